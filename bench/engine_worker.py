@@ -1,0 +1,73 @@
+"""Our engine, in a process of its own, with the same commands as `llama_cpp_worker.py`."""
+
+import asyncio
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as `bmrt` does
+
+from baremetalrt.serve.node import Model, Node, NodeConfig
+from baremetalrt.serve.opening import Opening
+from baremetalrt.session.sampling import SamplingOptions
+from baremetalrt.session.session import GenerationOptions
+from baremetalrt.weights.store import StoredModel
+from processes import peak_memory_bytes
+
+
+async def _one(model: Model, prompt: list[int], num_tokens: int) -> dict[str, Any]:
+    # Prompts without meaning may end at once; llama.cpp's side goes on regardless.
+    options = GenerationOptions(
+        sampling=SamplingOptions(temperature=0.0), max_tokens=num_tokens, ignore_end=True
+    )
+    session = model.session(prompt, options)
+    started, first, ids = time.perf_counter(), 0.0, []
+    async for token in session.generate():
+        first = first or time.perf_counter()
+        ids.append(token.id)
+    return {"started": started, "first": first, "ended": time.perf_counter(), "tokens": ids}
+
+
+async def generate(model: Model, prompts: list[list[int]], num_tokens: int) -> dict[str, Any]:
+    """All prompts at once: they prefill in turn and decode together."""
+    answers = await asyncio.gather(*(_one(model, p, num_tokens) for p in prompts))
+    prefilled = max(a["first"] for a in answers)
+    return {
+        "prefill_s": prefilled - min(a["started"] for a in answers),
+        "decode_s": max(a["ended"] for a in answers) - prefilled,
+        "tokens": [a["tokens"] for a in answers],
+    }
+
+
+def main() -> None:
+    arguments = json.loads(sys.argv[1])
+    node = Node(
+        NodeConfig(
+            context=arguments["context"],
+            num_threads=arguments["num_threads"],
+            max_sessions=arguments["num_sequences"],
+        )
+    )
+    path = Path(arguments["model"])
+    model = node.load(Opening(StoredModel(path.stem, path, is_default=False)))
+    print(json.dumps({"ready": True}), flush=True)
+
+    async def serve() -> None:
+        loop = asyncio.get_running_loop()
+        while line := await loop.run_in_executor(None, sys.stdin.readline):
+            command = json.loads(line)
+            if command == "memory":
+                answer: dict[str, Any] = {"peak_bytes": peak_memory_bytes()}
+            else:
+                answer = await generate(model, **command)
+            print(json.dumps(answer), flush=True)
+
+    asyncio.run(serve())
+    node.close()
+
+
+if __name__ == "__main__":
+    main()

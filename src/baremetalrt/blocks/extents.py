@@ -1,0 +1,217 @@
+"""Which cells of a KV cache belong to whom, and whose text can be built upon. Pure.
+
+A sequence owns one extent: consecutive cells, cell `i` of it holding position `i` of its text. That
+makes a sliding window a plain sub-range, a rollback a smaller length, and a shared prefix a copy.
+"""
+
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from baremetalrt.core.units import round_up
+
+# Extents and what attention reads are multiples of this: a graph serves 256 tokens before it is rebuilt,
+# and attention splits its sums where llama.cpp does, so that a single session gives its exact logits.
+CELL_QUANTUM: Final = 256
+# A shorter common beginning is cheaper to compute again than to look after.
+_MIN_SHARED: Final = 16
+
+
+class ExtentAllocator:
+    """First-fit allocation of ranges of cells. Adjacent free ranges are always merged."""
+
+    def __init__(self, num_cells: int) -> None:
+        self.num_cells = num_cells
+        self._free: list[tuple[int, int]] = [(0, num_cells)]
+
+    @property
+    def num_free(self) -> int:
+        return sum(end - start for start, end in self._free)
+
+    def allocate(self, length: int) -> int | None:
+        """The first cell of `length` free ones, or None when no gap is wide enough."""
+        for i, (start, end) in enumerate(self._free):
+            if end - start >= length:
+                self._take(i, start, start + length)
+                return start
+        return None
+
+    def extend(self, end: int, length: int) -> bool:
+        """Takes the `length` cells that follow `end`, if they are free."""
+        for i, (start, stop) in enumerate(self._free):
+            if start == end and stop - start >= length:
+                self._take(i, start, start + length)
+                return True
+        return False
+
+    def free(self, start: int, length: int) -> None:
+        """Gives cells back."""
+        self._free.append((start, start + length))
+        self._free.sort()
+        merged: list[tuple[int, int]] = []
+        for begin, end in self._free:
+            if merged and merged[-1][1] == begin:
+                merged[-1] = (merged[-1][0], end)
+            else:
+                merged.append((begin, end))
+        self._free = merged
+
+    def _take(self, i: int, start: int, end: int) -> None:
+        stop = self._free[i][1]
+        self._free[i : i + 1] = [(end, stop)] if end < stop else []
+
+
+@dataclass(eq=False)
+class CachedSequence:
+    """One text in the cache, token by token. `tokens` are those whose keys and values are stored."""
+
+    first_cell: int
+    capacity: int
+    tokens: "array[int]" = field(default_factory=lambda: array("i"))
+    active: bool = True
+    last_used: int = 0
+
+    @property
+    def length(self) -> int:
+        return len(self.tokens)
+
+
+@dataclass(frozen=True)
+class CopyCells:
+    """Copy `num_cells` cells; the ranges do not overlap."""
+
+    source: int
+    target: int
+    num_cells: int
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A sequence ready to go on at `sequence.length`, once the copies are made, in order."""
+
+    sequence: CachedSequence
+    copies: tuple[CopyCells, ...]
+
+
+class NoRoomError(Exception):
+    """No gap is wide enough, even without every idle sequence."""
+
+
+class SequenceTable:
+    """All sequences of one KV cache: active ones, and idle ones kept for their beginnings."""
+
+    def __init__(self, num_cells: int) -> None:
+        self.allocator = ExtentAllocator(num_cells)
+        self.sequences: list[CachedSequence] = []
+        self._clock = 0
+
+    def open(self, tokens: Sequence[int], capacity: int) -> Opened:
+        """A sequence with room for `capacity` tokens that shares what it can of `tokens`.
+
+        The last token is never taken from the cache: its logits are wanted.
+
+        Raises:
+            NoRoomError: active sequences hold too many cells.
+        """
+        capacity = round_up(max(capacity, len(tokens)), CELL_QUANTUM)
+        wanted = np.asarray(tokens[:-1], dtype=np.int32)
+        shared = [(common_prefix(s.tokens, wanted), s) for s in self.sequences]
+        donors = [(n, s) for n, s in shared if n >= _MIN_SHARED]
+        length, donor = max(donors, key=lambda d: (d[0], not d[1].active), default=(0, None))
+        if donor is not None and not donor.active and 2 * length > donor.length:
+            return self._adopt(donor, length, capacity)
+        first_cell = self._allocate(capacity, keep=donor)
+        if first_cell is None and donor is not None and not donor.active:
+            return self._adopt(donor, length, capacity)
+        if first_cell is None:
+            raise NoRoomError
+        sequence = CachedSequence(first_cell, capacity)
+        self.sequences.append(sequence)
+        self._touch(sequence)
+        if donor is None:
+            return Opened(sequence, ())
+        sequence.tokens.extend(donor.tokens[:length])
+        self._touch(donor)
+        return Opened(sequence, (CopyCells(donor.first_cell, first_cell, length),))
+
+    def grow(self, sequence: CachedSequence, capacity: int) -> tuple[CopyCells, ...]:
+        """Makes room for `capacity` tokens, moving the sequence where it must.
+
+        Raises:
+            NoRoomError: active sequences hold too many cells.
+        """
+        capacity = round_up(capacity, CELL_QUANTUM)
+        more = capacity - sequence.capacity
+        if more <= 0:
+            return ()
+        while True:
+            if self.allocator.extend(sequence.first_cell + sequence.capacity, more):
+                sequence.capacity = capacity
+                return ()
+            first_cell = self.allocator.allocate(capacity)
+            if first_cell is not None:
+                break
+            if not self._evict(keep=sequence):
+                raise NoRoomError
+        copy = CopyCells(sequence.first_cell, first_cell, sequence.length)
+        self.allocator.free(sequence.first_cell, sequence.capacity)
+        sequence.first_cell, sequence.capacity = first_cell, capacity
+        return (copy,) if sequence.length else ()
+
+    def close(self, sequence: CachedSequence, *, keep: bool) -> None:
+        """Ends a sequence; `keep` leaves its text for later ones to build upon."""
+        if not keep or sequence.length < _MIN_SHARED:
+            self._drop(sequence)
+            return
+        sequence.active = False
+        spare = sequence.capacity - round_up(sequence.length, CELL_QUANTUM)
+        if spare:
+            sequence.capacity -= spare
+            self.allocator.free(sequence.first_cell + sequence.capacity, spare)
+        self._touch(sequence)
+
+    def _adopt(self, donor: CachedSequence, length: int, capacity: int) -> Opened:
+        del donor.tokens[length:]
+        donor.active = True
+        self._touch(donor)
+        try:
+            return Opened(donor, self.grow(donor, capacity))
+        except NoRoomError:
+            donor.active = False
+            raise
+
+    def _allocate(self, capacity: int, *, keep: CachedSequence | None) -> int | None:
+        while (first_cell := self.allocator.allocate(capacity)) is None:
+            if not self._evict(keep=keep):
+                return None
+        return first_cell
+
+    def _evict(self, *, keep: CachedSequence | None) -> bool:
+        """Forgets the idle sequence that was not used for longest; False when there is none."""
+        idle = [s for s in self.sequences if not s.active and s is not keep]
+        if not idle:
+            return False
+        self._drop(min(idle, key=lambda s: s.last_used))
+        return True
+
+    def _drop(self, sequence: CachedSequence) -> None:
+        self.sequences.remove(sequence)
+        self.allocator.free(sequence.first_cell, sequence.capacity)
+
+    def _touch(self, sequence: CachedSequence) -> None:
+        self._clock += 1
+        sequence.last_used = self._clock
+
+
+def common_prefix(stored: "array[int]", wanted: NDArray[np.int32]) -> int:
+    """How many tokens two texts share from their beginning."""
+    n = min(len(stored), len(wanted))
+    if n == 0:
+        return 0
+    differs = np.frombuffer(stored, np.int32)[:n] != wanted[:n]
+    first = int(differs.argmax())
+    return first if differs[first] else n

@@ -1,0 +1,221 @@
+"""The graphs of a span: built once per shape of step, kept, and run again and again."""
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from baremetalrt.blocks.architecture import Architecture
+from baremetalrt.blocks.builder import BlockBuilder
+from baremetalrt.blocks.hyperparameters import Hyperparameters
+from baremetalrt.blocks.inputs import Input, StepInputs
+from baremetalrt.blocks.kv_cache import KVCache
+from baremetalrt.blocks.loading import SpanWeights
+from baremetalrt.blocks.streams import StepShape
+from baremetalrt.core.errors import CapacityError, UsageError
+from baremetalrt.core.spans import BlockSpan
+from baremetalrt.native import backend
+from baremetalrt.native.backend import BackendDevice, HostBuffer
+from baremetalrt.native.graph import (
+    F32,
+    I32,
+    GraphAllocator,
+    GraphBuilder,
+    MovableViews,
+    Tensor,
+)
+
+# A block of any architecture is at most this many operations, views included; attention adds a few
+# per group of streams, experts a few per expert used.
+_NODES_PER_BLOCK: Final = 48
+_NODES_PER_GROUP: Final = 10
+_NODES_PER_EXPERT: Final = 4
+_OUTER_NODES: Final = 32
+# Prefill of a full and of a last odd chunk, decode before and after the next quantum of cells, for
+# some numbers of sessions.
+_MAX_GRAPHS: Final = 12
+
+
+@dataclass
+class SpanGraph:
+    """A graph, its inputs and its output."""
+
+    builder: GraphBuilder
+    x: Input
+    inputs: StepInputs
+    output: Tensor
+    output_shape: tuple[int, int]
+    # where the output lies, when that is memory of the host
+    rows: NDArray[np.float32] | None
+    _rows_buffer: HostBuffer | None
+    _views: list[Tensor]
+    _movable: MovableViews | None
+    _base_cell: int
+
+    def move_to(self, base_cell: int, cell_bytes: int) -> None:
+        """Lets attention read another stretch of the cache, laid out alike."""
+        if base_cell == self._base_cell:
+            return
+        if self._movable is None:
+            self._movable = MovableViews(self._views)
+        self._movable.move((base_cell - self._base_cell) * cell_bytes)
+        self._base_cell = base_cell
+
+    def close(self) -> None:
+        self.builder.context.close()
+        if self._rows_buffer is not None:
+            self._rows_buffer.close()
+
+
+class GraphCache:
+    """Builds graphs for a span, and keeps the last few."""
+
+    def __init__(
+        self,
+        architecture: Architecture,
+        h: Hyperparameters,
+        span: BlockSpan,
+        device: BackendDevice,
+        weights: SpanWeights,
+        cache: KVCache,
+        *,
+        context_limit: int,
+    ) -> None:
+        self._architecture = architecture
+        self._h = h
+        self._span = span
+        self._device = device
+        self._weights = weights
+        self._cache = cache
+        self._context_limit = context_limit
+        self._allocator = GraphAllocator(device.buffer_type())
+        self._graphs: OrderedDict[tuple[StepShape, int], SpanGraph] = OrderedDict()
+        self.generation = 0
+
+    def get(self, shape: StepShape, base_cell: int) -> SpanGraph:
+        """The graph for a step of this shape whose first session begins at `base_cell`.
+
+        A graph stays usable until `generation` changes.
+
+        Raises:
+            CapacityError: no memory for the step.
+        """
+        # Views are moved by changing addresses, which is for the host alone.
+        movable = self._device.kind == "cpu"
+        key = shape, 0 if movable else base_cell
+        graph = self._graphs.get(key)
+        if graph is None:
+            graph = self._graphs[key] = self._place(self._build(shape, base_cell), shape)
+        self._graphs.move_to_end(key)
+        if len(self._graphs) > _MAX_GRAPHS:
+            _, oldest = self._graphs.popitem(last=False)
+            oldest.close()
+            self.generation += 1
+        return graph
+
+    def close(self) -> None:
+        self._drop()
+        self._allocator.close()
+
+    def _drop(self) -> None:
+        for graph in self._graphs.values():
+            graph.close()
+        self._graphs.clear()
+        self.generation += 1
+
+    def _place(self, graph: SpanGraph, shape: StepShape) -> SpanGraph:
+        before = self._allocator.num_bytes
+        if not self._allocator.allocate(graph.builder.graph):
+            graph.close()
+            raise CapacityError(
+                f"no memory for a step of {shape.num_tokens} tokens",
+                code="native.allocation",
+                hint="use a shorter context or fewer sessions",
+            )
+        if self._allocator.num_bytes != before:
+            # The buffer moved: the tensors of older graphs point into freed memory.
+            self._drop()
+        if self._device.kind != "cpu":
+            self._check_supported(graph)
+        graph.x.bind(self._device)
+        graph.inputs.bind(self._device)
+        return graph
+
+    def _check_supported(self, graph: SpanGraph) -> None:
+        unsupported = backend.unsupported_operation(self._device, graph.builder.graph)
+        if unsupported:
+            graph.close()
+            raise UsageError(
+                f"{self._device.name} cannot compute {unsupported} of this model",
+                code="device.unsupported",
+                parameter="device",
+                hint="run it on the CPU, or use another quantization",
+            )
+
+    def _build(self, shape: StepShape, base_cell: int) -> SpanGraph:
+        h, weights, device = self._h, self._weights, self._device
+        per_block = _NODES_PER_BLOCK + _NODES_PER_GROUP * len(shape.groups)
+        per_block += _NODES_PER_EXPERT * h.num_experts_used
+        g = GraphBuilder(len(self._span) * per_block + _OUTER_NODES)
+        inputs = StepInputs(g, shape, h)
+        tokens = shape.num_tokens
+        if self._span.start == 0:
+            x = Input(g, I32, np.int32, tensor_shape=(tokens,), array_shape=(tokens,))
+            y = g.get_rows(weights.outer["token_embd.weight"], x.tensor)
+            if h.embedding_scale != 1.0:
+                y = g.scale(y, h.embedding_scale)
+        else:
+            widths = {"tensor_shape": (h.width, tokens), "array_shape": (tokens, h.width)}
+            x = Input(g, F32, np.float32, **widths)
+            y = x.tensor
+        views: list[Tensor] = []
+        for i in self._span:
+            block = BlockBuilder(
+                g,
+                inputs,
+                shape,
+                h,
+                self._cache,
+                index=i,
+                base_cell=base_cell,
+                weights=weights.blocks[i],
+                rope_factors=self._rope_factors(),
+                rope_mode=self._architecture.rope_mode,
+                selects=i == h.num_blocks - 1,
+            )
+            y = self._architecture.block(block, y)
+            views += block.cache_views
+        is_last, width = self._span.end == h.num_blocks, h.width
+        rows, rows_buffer = None, None
+        output_shape = (shape.num_outputs if is_last else tokens, width)
+        if shape.wants_logits:
+            y = self._head(g, y)
+            output_shape = (shape.num_outputs, h.vocabulary_size)
+            if device.kind == "cpu":
+                # Results are written where they will be read: nothing is copied out.
+                rows, rows_buffer = backend.host_array(device, output_shape, np.float32)
+                backend.place(y, rows_buffer, rows_buffer.base)
+        g.output(y)
+        return SpanGraph(g, x, inputs, y, output_shape, rows, rows_buffer, views, None, base_cell)
+
+    def _head(self, g: GraphBuilder, x: Tensor) -> Tensor:
+        h, outer = self._h, self._weights.outer
+        y = g.mul(g.rms_norm(x, h.norm_epsilon), outer["output_norm.weight"])
+        y = g.mul_mat(outer["output.weight"], y)
+        if "output.bias" in outer:
+            y = g.add(y, outer["output.bias"])
+        if h.logit_scale != 1.0:
+            y = g.scale(y, h.logit_scale)
+        if h.logit_softcap:
+            y = g.scale(g.tanh(g.scale(y, 1.0 / h.logit_softcap)), h.logit_softcap)
+        return y
+
+    def _rope_factors(self) -> Tensor | None:
+        """Llama 3's frequency factors, or Phi's long or short ones as the context asks."""
+        outer = self._weights.outer
+        if "rope_freqs.weight" in outer:
+            return outer["rope_freqs.weight"]
+        is_long = self._context_limit > self._h.rope.original_context
+        return outer.get(f"rope_factors_{'long' if is_long else 'short'}.weight")

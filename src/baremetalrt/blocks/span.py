@@ -1,0 +1,231 @@
+"""A span of blocks on one device: weights, KV cache and the graphs that run them.
+
+Not safe for concurrent use: one thread at a time, see `session/stage.py`.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from baremetalrt.blocks.architecture import Architecture
+from baremetalrt.blocks.extents import CachedSequence, NoRoomError
+from baremetalrt.blocks.graphs import GraphCache, SpanGraph
+from baremetalrt.blocks.hyperparameters import Hyperparameters
+from baremetalrt.blocks.inventory import take_inventory
+from baremetalrt.blocks.kv_cache import KVCache
+from baremetalrt.blocks.loading import load_weights
+from baremetalrt.blocks.streams import StepShape, group_streams, last_quantum, window_start
+from baremetalrt.core.errors import CapacityError
+from baremetalrt.core.spans import BlockSpan
+from baremetalrt.native import backend
+from baremetalrt.native.backend import Backend, BackendDevice
+from baremetalrt.weights.gguf import GGUFFile
+
+_MAX_RECENT: Final = 32
+
+Reads = Literal["all", "last", "none"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpanConfig:
+    """How a span uses its device. `context_limit` picks between long and short rope factors."""
+
+    num_threads: int
+    context_limit: int
+    num_cells: int
+    copy_budget_bytes: int
+
+
+@dataclass(slots=True)
+class Slice:
+    """What one session contributes to a step: the next tokens of its text.
+
+    Spans after the first compute from `x_TD`; the tokens then only name what was computed, so that a
+    later text with the same beginning finds it.
+    """
+
+    sequence: CachedSequence
+    tokens: Sequence[int]
+    x_TD: NDArray[np.float32] | None = None
+
+
+class Span:
+    """The blocks `span` of a model on `device`, with embedding and head where it is an end."""
+
+    def __init__(
+        self,
+        file: GGUFFile,
+        architecture: Architecture,
+        h: Hyperparameters,
+        span: BlockSpan,
+        device: BackendDevice,
+        config: SpanConfig,
+    ) -> None:
+        self.hyperparameters = h
+        self.blocks = span
+        self.is_first = span.start == 0
+        self.is_last = span.end == h.num_blocks
+        self._weights = load_weights(
+            take_inventory(file, architecture, h, span),
+            file.map(),
+            device,
+            copy_budget_bytes=config.copy_budget_bytes,
+        )
+        self._backend = Backend(device, num_threads=config.num_threads)
+        self.cache = KVCache(h, span, device, config.num_cells)
+        self._graphs = GraphCache(
+            architecture,
+            h,
+            span,
+            device,
+            self._weights,
+            self.cache,
+            context_limit=config.context_limit,
+        )
+        # Graphs by what a step brings along, which is quicker to compare than the shape it makes.
+        self._recent: dict[tuple[object, ...], SpanGraph] = {}
+        self._generation = 0
+
+    # sequences
+
+    def open(self, tokens: Sequence[int], capacity: int) -> CachedSequence:
+        """A sequence with room for `capacity` tokens, standing after what the cache has of `tokens`.
+
+        Raises:
+            CapacityError: other sequences hold too much of the cache.
+        """
+        with self._room_for(capacity):
+            opened = self.cache.sequences.open(tokens, capacity)
+        self.cache.copy(opened.copies)
+        return opened.sequence
+
+    def grow(self, sequence: CachedSequence, capacity: int) -> None:
+        """Makes room for `capacity` tokens; raises like `open`."""
+        with self._room_for(capacity):
+            copies = self.cache.sequences.grow(sequence, capacity)
+        self.cache.copy(copies)
+
+    def release(self, sequence: CachedSequence, *, keep: bool) -> None:
+        """Ends a sequence. `keep` leaves its text for others; numbers gone bad must not stay."""
+        if not keep:
+            self.cache.scrub(sequence)
+        self.cache.sequences.close(sequence, keep=keep)
+
+    @contextmanager
+    def _room_for(self, capacity: int) -> Iterator[None]:
+        try:
+            yield
+        except NoRoomError as error:
+            raise CapacityError(
+                f"the cache of {self.cache.num_cells} tokens has no room for {capacity} more",
+                code="cache.full",
+                needed=capacity,
+                available=self.cache.sequences.allocator.num_free,
+                hint="wait for other answers to end, or give the cache more memory",
+            ) from error
+
+    # steps
+
+    def forward(self, slices: Sequence[Slice], reads: Reads) -> NDArray[np.float32]:
+        """Computes one step for one or more sessions, which contribute equally many tokens.
+
+        The first span of a model takes token ids, later ones `x_TD`. Returns one row per token that
+        is read (`reads` picks per session): logits `(R, V)` from the last span, `x_RD` from others.
+        The sequences grow by what was computed. Logits stay valid until a sequence of this step is
+        stepped again, and belong to the caller so long: they may be written to.
+
+        Raises:
+            ValueError: slices of unequal length, tokens outside of the vocabulary, or a sequence
+                without room: all of them mistakes of the caller.
+            CapacityError: no memory for a step this large.
+        """
+        if len(slices) == 1:
+            return self._compute(slices, reads)
+        # Streams are grouped by where they lie in the cache; results return in the caller's order.
+        order = sorted(range(len(slices)), key=lambda i: slices[i].sequence.first_cell)
+        out = self._compute([slices[i] for i in order], reads)
+        each = out.reshape(len(slices), -1, out.shape[1])
+        return each[np.argsort(order)].reshape(out.shape)
+
+    def _compute(self, slices: Sequence[Slice], reads: Reads) -> NDArray[np.float32]:
+        self._check(slices)
+        graph = self._graph_for(slices, reads)
+        x, tokens_each = graph.x.values, len(slices[0].tokens)
+        for i, s in enumerate(slices):
+            x[i * tokens_each : (i + 1) * tokens_each] = s.tokens if self.is_first else s.x_TD
+        graph.x.send()
+        graph.inputs.send(
+            [len(s.sequence.tokens) for s in slices], [s.sequence.first_cell for s in slices]
+        )
+        self._backend.compute(graph.builder.graph)
+        for s in slices:
+            s.sequence.tokens.extend(s.tokens)
+        if reads == "none":
+            return np.empty((0, graph.output_shape[1]), dtype=np.float32)
+        if graph.rows is not None:
+            return graph.rows
+        out = np.empty(graph.output_shape, dtype=np.float32)
+        backend.read(graph.output, out)
+        return out
+
+    def _check(self, slices: Sequence[Slice]) -> None:
+        h, tokens_each = self.hyperparameters, len(slices[0].tokens)
+        for s in slices:
+            if len(s.tokens) != tokens_each or tokens_each == 0:
+                raise ValueError("every session contributes the same number of tokens to a step")
+            if s.sequence.length + tokens_each > s.sequence.capacity:
+                raise ValueError("a sequence has no room for its next tokens")
+            if not 0 <= min(s.tokens) <= max(s.tokens) < h.vocabulary_size:
+                raise ValueError("a token is not in the vocabulary")
+            if not self.is_first and (s.x_TD is None or s.x_TD.shape != (tokens_each, h.width)):
+                raise ValueError(f"expected {tokens_each} rows of {h.width}")
+
+    def _graph_for(self, slices: Sequence[Slice], reads: Reads) -> SpanGraph:
+        """The graph that computes these slices. Nearly always the one of the step before."""
+        tokens_each, window = len(slices[0].tokens), self.hyperparameters.window
+        base_cell = slices[0].sequence.first_cell
+        parts: list[object] = [tokens_each, reads]
+        for s in slices:
+            parts += (s.sequence.first_cell, last_quantum(s.sequence, tokens_each))
+            if window:
+                parts.append(window_start(s.sequence, window))
+        key = tuple(parts)
+        graph = self._recent.get(key) if self._generation == self._graphs.generation else None
+        if graph is None:
+            reads_all = reads == "all" or not self.is_last
+            sequences = [s.sequence for s in slices]
+            shape = StepShape(
+                tokens_each=tokens_each,
+                outputs_each=tokens_each if reads_all else 1,
+                wants_logits=self.is_last and reads != "none",
+                groups=group_streams(sequences, tokens_each, window, self.cache.num_cells),
+            )
+            graph = self._graphs.get(shape, base_cell)
+            if self._generation != self._graphs.generation or len(self._recent) >= _MAX_RECENT:
+                self._recent.clear()
+                self._generation = self._graphs.generation
+            self._recent[key] = graph
+        graph.move_to(base_cell, self.cache.cell_bytes)
+        return graph
+
+    def close(self) -> None:
+        """Frees weights, cache and graphs. The span cannot be used afterwards."""
+        self._graphs.close()
+        self._recent.clear()
+        self.cache.close()
+        self._weights.close()
+        self._backend.close()
+
+    @property
+    def mapped_bytes(self) -> int:
+        """Weights used in place, in the mapped file."""
+        return self._weights.mapped_bytes
+
+    @property
+    def copied_bytes(self) -> int:
+        """Weights held as a copy: reordered for speed, or on a device with memory of its own."""
+        return self._weights.copied_bytes

@@ -1,0 +1,93 @@
+"""`bmrt`: finds the command, runs it, and turns errors into one line, a hint and an exit status."""
+
+import difflib
+import importlib
+import logging
+import os
+import sys
+from typing import Any, Final
+
+import click
+
+from baremetalrt import __version__
+from baremetalrt.cli import output
+from baremetalrt.core.errors import BareMetalError, outcome
+
+_INTERRUPTED: Final = 130
+# Commands are imported when they are used: `bmrt run` should not pay for the web server.
+_COMMANDS: Final = {
+    "run": "Answer a prompt, or chat.",
+    "serve": "Serve models over the OpenAI API.",
+    "ls": "List the models that are here.",
+    "show": "Describe a model: architecture, blocks, types.",
+    "doctor": "Check library, devices, memory and store.",
+    "bench": "Measure the speed of a model on this machine.",
+    "completion": "Print a completion script for your shell.",
+}
+
+
+class _Commands(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module = importlib.import_module(f"baremetalrt.cli.{cmd_name}")
+        command: click.Command = module.command
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        near = difflib.get_close_matches(args[0], _COMMANDS, n=1)
+        if near and args[0] not in _COMMANDS:
+            ctx.fail(f"No such command {args[0]!r}. Did you mean {near[0]!r}?")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(_COMMANDS.items()))
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="bmrt")
+@click.option("--debug", is_flag=True, help="Show traces and what the C library logs.")
+@click.pass_context
+def bmrt(ctx: click.Context, debug: bool) -> None:
+    """Large language models at home."""
+    ctx.obj = {"debug": debug}
+    if debug:
+        logging.basicConfig(level=logging.DEBUG, format="%(name)s: %(message)s")
+
+
+def main() -> None:
+    """The entry point of the `bmrt` command."""
+    # numpy's linear algebra is not used here; its threads would only cost memory.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    try:
+        status = bmrt.main(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        status = error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        status = _INTERRUPTED
+    except BrokenPipeError:
+        # The reader has seen enough; keep the interpreter from complaining while it flushes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 0
+    except BareMetalError as error:
+        if "--debug" in sys.argv:
+            raise
+        status = _report(error)
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _report(error: BareMetalError) -> int:
+    if "--json" in sys.argv:
+        body: dict[str, Any] = {"code": error.code, "message": error.message, "hint": error.hint}
+        output.print_json({"error": body})
+    output.note(f"error: {error.message}")
+    if error.hint:
+        output.note(f"hint: {error.hint}")
+    return outcome(error).exit_status

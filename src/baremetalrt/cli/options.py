@@ -1,0 +1,141 @@
+"""Options that several commands share."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from baremetalrt.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
+    from baremetalrt.serve.node import NodeConfig
+    from baremetalrt.session.grammar import Grammar
+    from baremetalrt.session.sampling import SamplingOptions
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def complete_model(
+    _ctx: click.Context, _parameter: click.Parameter, incomplete: str
+) -> "list[CompletionItem]":
+    """Names in the store, and files."""
+    from click.shell_completion import CompletionItem
+
+    from baremetalrt.weights.store import stored_models
+
+    names = [m.name for m in stored_models() if m.name.lower().startswith(incomplete.lower())]
+    return [*(CompletionItem(n) for n in names), CompletionItem(incomplete, type="file")]
+
+
+def model_options(command: F) -> F:
+    """How a model is loaded."""
+    for option in reversed(
+        (
+            click.option(
+                "--context",
+                type=click.IntRange(min=1),
+                metavar="TOKENS",
+                help="Longest text, prompt and answer together.  [default: the model's, "
+                "memory permitting]",
+            ),
+            click.option(
+                "--threads",
+                type=click.IntRange(1, 512),
+                metavar="N",
+                help="Compute threads.  [default: physical cores]",
+            ),
+            click.option("--device", default="cpu", show_default=True, help="See `bmrt doctor`."),
+            click.option(
+                "--no-repack",
+                is_flag=True,
+                help="Keep all weights in the mapped file: less memory, slower on some types.",
+            ),
+            click.option(
+                "--chat-template",
+                type=click.Path(exists=True, dir_okay=False, path_type=Path),
+                help="A Jinja template to use instead of the model's own.",
+            ),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def sampling_options(command: F) -> F:
+    """How tokens are chosen."""
+    for option in reversed(
+        (
+            click.option(
+                "-t", "--temperature", type=float, default=0.7, show_default=True, help="0: greedy."
+            ),
+            click.option("--top-k", type=int, default=40, show_default=True, help="0: off."),
+            click.option("--top-p", type=float, default=0.95, show_default=True, help="1: off."),
+            click.option("--min-p", type=float, default=0.05, show_default=True, help="0: off."),
+            click.option("--repetition-penalty", type=float, default=1.0, show_default=True),
+            click.option("--presence-penalty", type=float, default=0.0, show_default=True),
+            click.option("--frequency-penalty", type=float, default=0.0, show_default=True),
+            click.option("--seed", type=int, help="Makes sampling repeatable."),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def node_config(arguments: dict[str, Any], *, max_sessions: int) -> "NodeConfig":
+    """The node that the model options describe."""
+    from baremetalrt.serve.node import NodeConfig
+
+    template: Path | None = arguments["chat_template"]
+    return NodeConfig(
+        device=arguments["device"],
+        num_threads=arguments["threads"],
+        context=arguments["context"],
+        max_sessions=max_sessions,
+        repack=not arguments["no_repack"],
+        chat_template=template.read_text() if template else None,
+    )
+
+
+def sampling(arguments: dict[str, Any]) -> "SamplingOptions":
+    """The sampling that the options describe."""
+    from baremetalrt.session.sampling import SamplingOptions
+
+    return SamplingOptions(
+        temperature=arguments["temperature"],
+        top_k=arguments["top_k"],
+        top_p=arguments["top_p"],
+        min_p=arguments["min_p"],
+        repetition_penalty=arguments["repetition_penalty"],
+        presence_penalty=arguments["presence_penalty"],
+        frequency_penalty=arguments["frequency_penalty"],
+        seed=arguments["seed"],
+    )
+
+
+def grammar(json_schema: str | None, gbnf: Path | None) -> "Grammar | None":
+    """The grammar that `--json-schema` or `--grammar` asks for."""
+    if json_schema is None and gbnf is None:
+        return None
+    from baremetalrt.session import grammar as grammars
+
+    if json_schema is not None and gbnf is not None:
+        raise UsageError("give --json-schema or --grammar, not both")
+    if gbnf is not None:
+        return grammars.from_gbnf(gbnf.read_text())
+    text = json_schema or ""
+    if os.path.isfile(text):
+        text = Path(text).read_text()
+    try:
+        schema = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UsageError(
+            f"--json-schema is neither a file nor JSON: {error}",
+            code="grammar.invalid",
+            parameter="json_schema",
+        ) from error
+    return grammars.from_json_schema(schema)

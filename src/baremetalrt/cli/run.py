@@ -1,0 +1,170 @@
+"""`bmrt run`: one answer, or a chat."""
+
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from baremetalrt.cli import options, output
+from baremetalrt.core.errors import UsageError
+from baremetalrt.serve.opening import Opening
+from baremetalrt.session.chat_template import TemplateProcess
+from baremetalrt.weights.store import StoredModel, find_model, looks_like_model
+
+if TYPE_CHECKING:
+    from baremetalrt.serve.node import Model
+    from baremetalrt.session.session import GenerationOptions, Session
+
+_STARTED = time.perf_counter()
+
+
+@click.command("run")
+@click.argument("words", nargs=-1, metavar="[MODEL] [PROMPT]")
+@click.option("--system", metavar="TEXT", help="Instructions that come before the conversation.")
+@click.option("-n", "--max-tokens", type=click.IntRange(min=1), metavar="N", help="Longest answer.")
+@click.option("--stop", multiple=True, metavar="TEXT", help="End the answer here. Repeatable.")
+@click.option("--raw", is_flag=True, help="Continue the prompt as it is, without chat template.")
+@click.option("--json-schema", metavar="FILE|JSON", help="Answer with JSON that matches.")
+@click.option(
+    "--grammar",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Answer by a GBNF grammar.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per answer.")
+@click.option("-v", "--verbose", is_flag=True, help="Say how fast it was.")
+@options.sampling_options
+@options.model_options
+def command(words: tuple[str, ...], **arguments: Any) -> None:
+    """Answer a prompt, or chat.
+
+    MODEL is a GGUF file, a name from `bmrt ls`, or left out for the embedded default. Without PROMPT
+    the prompt is read from standard input; on a terminal a chat begins. A PROMPT of `-` stands for
+    standard input too: `cat notes.txt | bmrt run "Summarize:" -`.
+    """
+    stored, prompt = _split(words)
+    if prompt is None and sys.stdin.isatty():
+        if arguments["as_json"]:
+            raise UsageError("--json needs a prompt", hint='bmrt run --json "…"')
+        from baremetalrt.cli.chat import chat
+
+        chat(stored, arguments)
+        return
+    _answer(stored, _with_standard_input(prompt), arguments)
+
+
+def _split(words: tuple[str, ...]) -> tuple[StoredModel, list[str] | None]:
+    """Which of the words is the model, and which are the prompt."""
+    if not words:
+        return find_model(None), None
+    if len(words) == 1 and not looks_like_model(words[0]):
+        return find_model(None), [words[0]]
+    if words[0] == "-" or (words[-1] == "-" and len(words) == 2 and not looks_like_model(words[0])):
+        return find_model(None), list(words)
+    return find_model(words[0]), list(words[1:]) or None
+
+
+def _with_standard_input(prompt: list[str] | None) -> str:
+    parts = ["-"] if prompt is None else prompt
+    text = "\n\n".join(sys.stdin.read() if part == "-" else part for part in parts)
+    if not text.strip():
+        raise UsageError("the prompt is empty", code="prompt.empty", parameter="prompt")
+    return text
+
+
+def _answer(stored: StoredModel, prompt: str, arguments: dict[str, Any]) -> None:
+    opening = Opening(stored)
+    templates = TemplateProcess()
+    # Only now, while the vocabulary loads: importing the engine takes as long.
+    from baremetalrt.serve.node import Node
+
+    node = Node(options.node_config(arguments, max_sessions=1), templates)
+    try:
+        with output.progress(f"loading {stored.name}"):
+            model = node.load(opening)
+        loaded_s = time.perf_counter() - _STARTED
+        import asyncio
+
+        asyncio.run(_generate(model, prompt, arguments, loaded_s))
+    finally:
+        node.close()
+
+
+async def _generate(
+    model: "Model", prompt: str, arguments: dict[str, Any], loaded_s: float
+) -> None:
+    if arguments["raw"]:
+        tokens = model.encode(prompt)
+    else:
+        messages = [{"role": "user", "content": prompt}]
+        if arguments["system"]:
+            messages.insert(0, {"role": "system", "content": arguments["system"]})
+        tokens = await model.tokenize_chat(messages)
+    session = model.session(tokens, generation_options(arguments))
+    text: list[str] = []
+    ids: list[int] = []
+    first_token_s = 0.0
+    async for token in session.generate():
+        first_token_s = first_token_s or time.perf_counter() - _STARTED
+        text.append(token.text)
+        if token.id is not None:
+            ids.append(token.id)
+        if not arguments["as_json"]:
+            print(token.text, end="", flush=True)
+    timings = _timings(session, loaded_s, first_token_s)
+    if arguments["as_json"]:
+        output.print_json(
+            {
+                "model": model.name,
+                "text": "".join(text),
+                "tokens": ids,
+                "prompt_tokens": session.stats.prompt_tokens,
+                "finish_reason": session.finish_reason,
+                "timings": timings,
+            }
+        )
+        return
+    print(flush=True)
+    if session.finish_reason == "length" and arguments["max_tokens"] is None:
+        output.note(
+            f"stopped: the context of {model.context_limit} tokens is full (raise it with --context)"
+        )
+    if arguments["verbose"]:
+        output.note(describe_speed(session))
+
+
+def generation_options(arguments: dict[str, Any]) -> "GenerationOptions":
+    """What to generate, from the command's options."""
+    from baremetalrt.session.session import GenerationOptions
+
+    return GenerationOptions(
+        sampling=options.sampling(arguments),
+        max_tokens=arguments["max_tokens"],
+        stop=arguments["stop"],
+        grammar=options.grammar(arguments["json_schema"], arguments["grammar"]),
+    )
+
+
+def _timings(session: "Session", loaded_s: float, first_token_s: float) -> dict[str, float]:
+    stats = session.stats
+    timings = {
+        "load_s": loaded_s,
+        "time_to_first_token_s": first_token_s,
+        "prefill_s": stats.prefill_s,
+        "prefill_tokens_per_s": stats.prefill_tokens_per_s,
+        "decode_s": stats.decode_s,
+        "decode_tokens_per_s": stats.decode_tokens_per_s,
+        "total_s": time.perf_counter() - _STARTED,
+    }
+    return {name: round(value, 6) for name, value in timings.items()}
+
+
+def describe_speed(session: "Session") -> str:
+    """One line about how fast an answer was."""
+    s = session.stats
+    cached = f" ({s.cached_tokens} from cache)" if s.cached_tokens else ""
+    return (
+        f"{s.prompt_tokens} prompt tokens{cached} at {s.prefill_tokens_per_s:.1f}/s, "
+        f"{s.generated_tokens} generated at {s.decode_tokens_per_s:.1f}/s"
+    )

@@ -1,0 +1,178 @@
+"""Finds a ggml/llama shared library, loads it once, and refuses one that it does not know."""
+
+import ctypes
+import importlib.util
+import logging
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from baremetalrt.core.errors import UsageError
+from baremetalrt.native import declarations, logs
+
+logger = logging.getLogger(__name__)
+
+ENVIRONMENT_VARIABLE: Final = "BMRT_LIBRARY"
+# The declarations were read from these releases; `llama_model_params` moves between releases.
+_SUPPORTED_GGML: Final = ((0, 25), (0, 26))
+_SUFFIX: Final = {"darwin": ".dylib", "win32": ".dll"}.get(sys.platform, ".so")
+
+
+@dataclass(frozen=True)
+class Library:
+    """A loaded library. `c` has every function of `declarations.py`, typed."""
+
+    path: Path
+    origin: str
+    ggml_version: str
+    llama_version: str
+    c: Any
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A file that may be a ggml/llama library, and who says so."""
+
+    path: Path
+    origin: str
+
+
+def candidates() -> Iterator[Candidate]:
+    """Where a library may be, best first. The environment, when set, is the only place looked at."""
+    named = os.environ.get(ENVIRONMENT_VARIABLE)
+    if named:
+        path = Path(named).expanduser()
+        if path.is_dir():
+            yield from (Candidate(p, ENVIRONMENT_VARIABLE) for p in _libllama_in(path))
+        elif path.is_file():
+            yield Candidate(path, ENVIRONMENT_VARIABLE)
+        return
+    # A package is located, never imported: we want its library, not its code.
+    for folder in _package_folders("llama_cpp"):
+        yield from (Candidate(p, "llama-cpp-python") for p in _libllama_in(folder / "lib"))
+    for folder in _package_folders("xllamacpp"):
+        for path in sorted(folder.glob("xllamacpp*.so")):
+            yield Candidate(path, "xllamacpp")
+
+
+def _libllama_in(folder: Path) -> Iterator[Path]:
+    for name in (f"libllama{_SUFFIX}", f"llama{_SUFFIX}"):
+        if (folder / name).is_file():
+            yield folder / name
+
+
+def _package_folders(name: str) -> Iterator[Path]:
+    spec = importlib.util.find_spec(name)
+    for location in (spec.submodule_search_locations or ()) if spec else ():
+        yield Path(location)
+
+
+_lock = threading.Lock()
+_loaded: Library | None = None
+
+
+def load_library() -> Library:
+    """The library, loaded on the first call.
+
+    Raises:
+        UsageError: none was found, or none of those found can be used.
+    """
+    global _loaded
+    with _lock:
+        if _loaded is None:
+            _loaded = _load_first_usable()
+        return _loaded
+
+
+def _load_first_usable() -> Library:
+    refused = []
+    for candidate in candidates():
+        try:
+            library = _load(candidate)
+        except UsageError as error:
+            refused.append(f"{candidate.path}: {error.message}")
+            logger.info("library refused: %s", refused[-1])
+            continue
+        logs.install(library.c)
+        return library
+    named = os.environ.get(ENVIRONMENT_VARIABLE)
+    if refused:
+        raise UsageError(
+            f"no usable ggml library; {refused[0]}",
+            code="library.unusable",
+            hint=f"supported: ggml {_versions()}; `pip install --force-reinstall baremetalrt` "
+            f"restores the bundled one",
+        )
+    raise UsageError(
+        f"{ENVIRONMENT_VARIABLE}={named} holds no libllama" if named else "no ggml library found",
+        code="library.not-found",
+        hint=f"point {ENVIRONMENT_VARIABLE} at a libllama{_SUFFIX} or the folder that has it, "
+        f"or unset it"
+        if named
+        else "`pip install xllamacpp` brings a prebuilt one",
+    )
+
+
+def _versions() -> str:
+    return ", ".join(f"{major}.{minor}.x" for major, minor in _SUPPORTED_GGML)
+
+
+def _load(candidate: Candidate) -> Library:
+    try:
+        c = ctypes.CDLL(str(candidate.path))
+    except OSError as error:
+        raise UsageError(f"cannot be loaded ({error})", code="library.unusable") from error
+    if not hasattr(c, "ggml_version"):
+        raise UsageError("exports no ggml functions", code="library.unusable")
+    c.ggml_version.restype = ctypes.c_char_p
+    ggml_version = c.ggml_version().decode()
+    parts = ggml_version.split(".")
+    if tuple(int(p) for p in parts[:2] if p.isdigit()) not in _SUPPORTED_GGML:
+        raise UsageError(
+            f"is ggml {ggml_version}, not {_versions()}", code="library.unsupported-version"
+        )
+    missing = declarations.declare(c)
+    if missing:
+        raise UsageError(
+            f"lacks {missing[0]} and {len(missing) - 1} more functions", code="library.unusable"
+        )
+    if not _layout_matches(c):
+        raise UsageError(
+            f"ggml {ggml_version} has another llama_model_params", code="library.unusable"
+        )
+    if candidate.origin != "xllamacpp":
+        # Builds with one shared object per backend register them from their own folder.
+        c.ggml_backend_load_all_from_path(str(candidate.path.parent).encode())
+    return Library(
+        path=candidate.path,
+        origin=candidate.origin,
+        ggml_version=ggml_version,
+        llama_version=c.llama_version().decode(),
+        c=c,
+    )
+
+
+def _layout_matches(c: Any) -> bool:
+    """Compares the defaults with the documented ones: a moved field shows at once.
+
+    Source: `llama_model_default_params` in `llama-model.cpp`.
+    """
+    p = c.llama_model_default_params()
+    return (p.n_gpu_layers, p.split_mode, p.load_mode, p.lazy_mode, p.main_gpu) == (
+        -1,
+        1,
+        -1,
+        1,
+        0,
+    ) and (p.vocab_only, p.check_tensors, p.use_extra_bufts, p.no_host, p.no_alloc, p.load_mtp) == (
+        False,
+        False,
+        True,
+        False,
+        False,
+        False,
+    )

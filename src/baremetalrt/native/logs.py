@@ -1,0 +1,58 @@
+"""Routes what the C libraries print into `logging`, and keeps it beside the call that caused it."""
+
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+from baremetalrt.native import declarations as d
+
+logger = logging.getLogger("baremetalrt.native")
+
+# ggml_log_level: 0 none, 1 debug, 2 info, 3 warning, 4 error, 5 continuation of the last line
+_LEVELS: Final = {1: logging.DEBUG, 2: logging.DEBUG, 3: logging.INFO, 4: logging.WARNING}
+_ERROR: Final = 4
+_MAX_CAPTURED_LINES: Final = 100
+
+_captured = threading.local()
+
+
+def _on_log(level: int, text: bytes | None, _user_data: object) -> None:
+    line = (text or b"").decode("utf-8", "replace").rstrip()
+    if not line:
+        return
+    lines: list[str] | None = getattr(_captured, "lines", None)
+    if lines is not None and level >= _ERROR and len(lines) < _MAX_CAPTURED_LINES:
+        lines.append(line)
+    logger.log(_LEVELS.get(level, logging.DEBUG), "%s", line)
+
+
+# The library keeps the address: this reference keeps the object alive as long as the process.
+_callback = d.LOG_CALLBACK(_on_log)
+
+
+def install(library: Any) -> None:
+    """Sends the library's log lines here instead of to standard error."""
+    library.ggml_log_set(_callback, None)
+    library.llama_log_set(_callback, None)
+
+
+@contextmanager
+def captured_errors() -> Iterator[list[str]]:
+    """The error lines that C code logs on this thread inside the block, for use in a message."""
+    outer = getattr(_captured, "lines", None)
+    lines: list[str] = []
+    _captured.lines = lines
+    try:
+        yield lines
+    finally:
+        _captured.lines = outer
+
+
+def reason(lines: list[str], default: str) -> str:
+    """The first error line without its `function:` prefix: usually the actual cause."""
+    if not lines:
+        return default
+    _, _, rest = lines[0].partition(": ")
+    return rest or lines[0]

@@ -1,0 +1,87 @@
+"""The tokenizer of libllama, loaded from the header of a GGUF alone.
+
+Source: `llama.h`, with `vocab_only`.
+"""
+
+import ctypes
+from pathlib import Path
+
+from baremetalrt.core.errors import IntegrityError
+from baremetalrt.native import logs
+from baremetalrt.native.handle import Handle
+from baremetalrt.native.library import load_library
+
+
+class Vocabulary(Handle):
+    """Text to token ids and back. Safe to use from several threads."""
+
+    def __init__(self, path: Path) -> None:
+        """Loads the vocabulary of the GGUF at `path`.
+
+        `check_vocabulary` must have passed.
+
+        Raises:
+            IntegrityError: libllama refuses the vocabulary.
+        """
+        self._c = load_library().c
+        parameters = self._c.llama_model_default_params()
+        parameters.vocab_only = True
+        with logs.captured_errors() as lines:
+            pointer = self._c.llama_model_load_from_file(bytes(path), parameters)
+        if not pointer:
+            raise IntegrityError(
+                f"{path.name}: the vocabulary cannot be loaded: "
+                f"{logs.reason(lines, 'libllama refuses it')}",
+                code="gguf.vocabulary",
+                source=str(path),
+                hint="the file is damaged or needs a newer library",
+            )
+        super().__init__(pointer, self._c.llama_model_free, what="a vocabulary")
+        self._vocab = self._c.llama_model_get_vocab(pointer)
+        self.size = int(self._c.llama_vocab_n_tokens(self._vocab))
+        self.bos = int(self._c.llama_vocab_bos(self._vocab))
+        self.eos = int(self._c.llama_vocab_eos(self._vocab))
+        self.adds_bos = bool(self._c.llama_vocab_get_add_bos(self._vocab))
+        adds_eos = bool(self._c.llama_vocab_get_add_eos(self._vocab))
+        if (self.adds_bos and self.bos < 0) or (adds_eos and self.eos < 0):
+            # libllama would end the process at the first prompt.
+            raise IntegrityError(
+                f"the vocabulary of {path.name} adds a token that it does not name",
+                code="gguf.vocabulary",
+                source=str(path),
+            )
+
+    def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
+        """Token ids of `text`.
+
+        `add_special` puts the begin-of-sequence token in front where the model wants one;
+        `parse_special` reads `<|im_end|>` and its like as one control token.
+        """
+        # A lone surrogate, as JSON may carry one, has no bytes of its own.
+        raw = text.encode("utf-8", "replace")
+        room = len(raw) + 8
+        while True:
+            tokens = (ctypes.c_int32 * room)()
+            count = self._c.llama_tokenize(
+                self._vocab, raw, len(raw), tokens, room, add_special, parse_special
+            )
+            if count >= 0:
+                return tokens[:count]
+            room = -count
+
+    def piece(self, token: int, *, special: bool) -> bytes:
+        """The bytes of one token; control tokens have some only when `special`."""
+        room = 64
+        while True:
+            buffer = ctypes.create_string_buffer(room)
+            count = self._c.llama_token_to_piece(self._vocab, token, buffer, room, 0, special)
+            if count >= 0:
+                return buffer.raw[:count]
+            room = -count
+
+    def is_end(self, token: int) -> bool:
+        """Whether generation ends with this token (end of sequence, of turn, of message)."""
+        return bool(self._c.llama_vocab_is_eog(self._vocab, token))
+
+    def is_control(self, token: int) -> bool:
+        return bool(self._c.llama_vocab_is_control(self._vocab, token))

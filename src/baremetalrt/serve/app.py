@@ -1,0 +1,196 @@
+"""The HTTP server: routes, keys, limits, and errors as JSON."""
+
+import asyncio
+import hmac
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from baremetalrt import __version__
+from baremetalrt.core.errors import BareMetalError, UsageError
+from baremetalrt.serve import metrics as prometheus
+from baremetalrt.serve.admission import Admission
+from baremetalrt.serve.node import Model, Node
+from baremetalrt.serve.openai import chat, completions, errors
+from baremetalrt.serve.openai.schema import (
+    MAX_BODY_BYTES,
+    ChatRequest,
+    CompletionRequest,
+    decode,
+)
+
+logger = logging.getLogger(__name__)
+
+_BODY_DEADLINE_S: Final = 30.0
+_LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "[::1]", "::1"})
+# 499, "client closed request", is nginx's; nobody is left to read it, but the metrics are.
+_CLIENT_GONE: Final = 499
+
+T = TypeVar("T", ChatRequest, CompletionRequest)
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerConfig:
+    """Who may ask, and how much at once."""
+
+    host: str = "127.0.0.1"
+    api_key: str | None = None
+    max_active: int = 4
+    max_waiting: int = 32
+
+    @property
+    def is_loopback(self) -> bool:
+        return self.host in _LOOPBACK
+
+
+class Server:
+    """The endpoints over one node."""
+
+    def __init__(self, node: Node, config: ServerConfig) -> None:
+        self._node = node
+        self._config = config
+        self._admission = Admission(max_active=config.max_active, max_waiting=config.max_waiting)
+        self._metrics = prometheus.Metrics(self._admission)
+
+    def application(self) -> Starlette:
+        """The ASGI application."""
+        return Starlette(
+            routes=[
+                Route("/health", self._guard(self._health, needs_key=False)),
+                Route("/metrics", self._guard(self._render_metrics)),
+                Route("/v1/models", self._guard(self._list_models)),
+                Route("/v1/models/{name:path}", self._guard(self._get_model)),
+                Route("/v1/chat/completions", self._guard(self._chat), methods=["POST"]),
+                Route("/v1/completions", self._guard(self._complete), methods=["POST"]),
+            ],
+            exception_handlers={HTTPException: _http_error, Exception: _bug},
+        )
+
+    def _guard(self, handler: Handler, *, needs_key: bool = True) -> Handler:
+        """Checks host and key, counts, and turns our errors into answers."""
+
+        async def guarded(request: Request) -> Response:
+            path = request.scope["path"]
+            try:
+                self._check_host(request)
+                if needs_key:
+                    self._check_key(request)
+                response = await handler(request)
+            except BareMetalError as error:
+                response = errors.response(error)
+            except HTTPException as error:
+                response = await _http_error(request, error)
+            except ClientDisconnect:
+                response = Response(status_code=_CLIENT_GONE)
+            known = path if not path.startswith("/v1/models/") else "/v1/models/{name}"
+            self._metrics.count_request(known, response.status_code)
+            return response
+
+        return guarded
+
+    def _check_host(self, request: Request) -> None:
+        # A page in a browser can point a name of its own at 127.0.0.1; its name gives it away.
+        if not self._config.is_loopback:
+            return
+        host = request.headers.get("host", "").rsplit("@")[-1].lower()
+        name = host if host.endswith("]") else host.rsplit(":", 1)[0]
+        if name not in _LOOPBACK and host not in _LOOPBACK:
+            raise HTTPException(403, f"requests for the host {name!r} are not answered here")
+
+    def _check_key(self, request: Request) -> None:
+        if self._config.api_key is None:
+            return
+        scheme, _, given = request.headers.get("authorization", "").partition(" ")
+        expected = self._config.api_key.encode()
+        if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), expected):
+            raise HTTPException(401, "wrong or missing API key")
+
+    # endpoints
+
+    async def _health(self, _request: Request) -> Response:
+        return JSONResponse(
+            {
+                "status": "ok",
+                "version": __version__,
+                "models": list(self._node.models),
+                "active": self._admission.active,
+                "waiting": self._admission.waiting,
+            }
+        )
+
+    async def _render_metrics(self, _request: Request) -> Response:
+        return Response(self._metrics.render(), media_type=prometheus.CONTENT_TYPE)
+
+    async def _list_models(self, _request: Request) -> Response:
+        models = [_model_card(model) for model in self._node.models.values()]
+        return JSONResponse({"object": "list", "data": models})
+
+    async def _get_model(self, request: Request) -> Response:
+        return JSONResponse(_model_card(self._find(request.path_params["name"])))
+
+    async def _chat(self, http: Request) -> Response:
+        request = decode(await _body(http), ChatRequest)
+        model = self._find(request.model)
+        response = await chat.complete(http, request, model, self._admission, self._metrics)
+        return response or Response(status_code=_CLIENT_GONE)
+
+    async def _complete(self, http: Request) -> Response:
+        request = decode(await _body(http), CompletionRequest)
+        model = self._find(request.model)
+        response = await completions.complete(http, request, model, self._admission, self._metrics)
+        return response or Response(status_code=_CLIENT_GONE)
+
+    def _find(self, name: str) -> Model:
+        """The model of that name; the first one when the request names none."""
+        for model in self._node.models.values():
+            if not name or name.lower() == model.name.lower():
+                return model
+        raise UsageError(
+            f"the model {name!r} is not served here",
+            code="model.not-found",
+            parameter="model",
+            hint="served: " + ", ".join(self._node.models),
+        )
+
+
+def _model_card(model: Model) -> dict[str, Any]:
+    return {
+        "id": model.name,
+        "object": "model",
+        "created": model.created,
+        "owned_by": "baremetalrt",
+        "context_length": model.context_limit,
+    }
+
+
+async def _body(request: Request) -> bytes:
+    """The whole body, if it comes within bounds of size and time."""
+    body = bytearray()
+    try:
+        async with asyncio.timeout(_BODY_DEADLINE_S):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > MAX_BODY_BYTES:
+                    raise HTTPException(413, f"the body is longer than {MAX_BODY_BYTES} bytes")
+    except TimeoutError as error:
+        raise HTTPException(408, "the body did not arrive in time") from error
+    return bytes(body)
+
+
+async def _http_error(_request: Request, error: Exception) -> Response:
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    message = error.detail if isinstance(error, HTTPException) else str(error)
+    return JSONResponse(errors.body(message, status=status), status_code=status)
+
+
+async def _bug(_request: Request, error: Exception) -> Response:
+    logger.error("a request failed", exc_info=error)
+    return JSONResponse(errors.body("internal error", status=500), status_code=500)

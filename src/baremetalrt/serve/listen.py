@@ -1,0 +1,57 @@
+"""Listens on an address and says which one it became."""
+
+import socket
+from collections.abc import Callable
+from typing import Final
+
+import uvicorn
+from starlette.applications import Starlette
+
+from baremetalrt.core.errors import UsageError
+
+_GRACE_S: Final = 5
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, announce: Callable[[str, int], None]) -> None:
+        super().__init__(config)
+        self._announce = announce
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        for listening in getattr(self, "servers", []):
+            for bound in listening.sockets:
+                self._announce(*bound.getsockname()[:2])
+                return
+
+
+def listen(
+    application: Starlette, *, host: str, port: int, announce: Callable[[str, int], None]
+) -> None:
+    """Serves until interrupted. `announce` hears the address once it answers; port 0 finds a free one.
+
+    Raises:
+        UsageError: the address cannot be had.
+    """
+    server = _Server(
+        uvicorn.Config(
+            application,
+            host=host,
+            port=port,
+            log_level="critical",
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=_GRACE_S,
+        ),
+        announce,
+    )
+    try:
+        server.run()
+    except SystemExit:
+        pass
+    if not server.started:
+        raise UsageError(
+            f"cannot listen on {host}:{port}",
+            code="server.address",
+            hint="is another server running there? choose a port with --port",
+        )

@@ -1,0 +1,238 @@
+"""Puts a model together: file, tokenizer, template, spans on devices, route. The only place that does."""
+
+import asyncio
+import gc
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from baremetalrt.blocks.architectures import read_model
+from baremetalrt.blocks.extents import CELL_QUANTUM
+from baremetalrt.blocks.hyperparameters import Hyperparameters
+from baremetalrt.blocks.kv_cache import cell_bytes
+from baremetalrt.blocks.span import Span, SpanConfig
+from baremetalrt.core.errors import CapacityError, IntegrityError, UsageError
+from baremetalrt.core.spans import BlockSpan
+from baremetalrt.core.units import format_bytes, round_up
+from baremetalrt.devices.memory import available_bytes
+from baremetalrt.devices.processor import default_threads
+from baremetalrt.native.backend import find_device
+from baremetalrt.serve.opening import Opening
+from baremetalrt.session.chat_template import (
+    CHATML,
+    TRANSCRIPT,
+    ChatTemplate,
+    Message,
+    TemplateProcess,
+)
+from baremetalrt.session.grammar import GrammarCompiler
+from baremetalrt.session.route import Route
+from baremetalrt.session.session import GenerationOptions, Session
+from baremetalrt.session.stage import LocalStage, SoloStage, Stage
+from baremetalrt.session.tokenizer import Tokenizer
+from baremetalrt.weights.gguf import GGUFFile
+
+# Shares of the memory that is free when a model is loaded. The rest is for the mapped file itself,
+# which the system may drop and read again, and for everybody else.
+_CACHE_SHARE: Final = 0.25
+_COPY_SHARE: Final = 0.5
+# Runs of spaces make the longest tokens there are; no text comes near this on average.
+_MAX_CHARS_PER_TOKEN: Final = 128
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeConfig:
+    """How this machine computes. None means: choose from what the machine has."""
+
+    device: str = "cpu"
+    num_threads: int | None = None
+    context: int | None = None
+    max_sessions: int = 1
+    repack: bool = True
+    chat_template: str | None = None
+
+
+@dataclass
+class Model:
+    """A model ready to answer."""
+
+    name: str
+    path: Path
+    hyperparameters: Hyperparameters
+    tokenizer: Tokenizer
+    template: ChatTemplate
+    route: Route
+    context_limit: int
+    created: int
+    _spans: list[Span] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._grammars = GrammarCompiler(self.tokenizer)
+
+    def session(self, prompt: list[int], options: GenerationOptions) -> Session:
+        """One generation from a tokenized prompt; raises `UsageError` when it does not fit."""
+        size = self.hyperparameters.vocabulary_size
+        if any(not 0 <= token < size for token in prompt):
+            raise UsageError(
+                f"the prompt has token ids outside of 0 to {size - 1}",
+                code="prompt.tokens",
+                parameter="prompt",
+            )
+        return Session(
+            self.route,
+            self.tokenizer,
+            self._grammars,
+            context_limit=self.context_limit,
+            prompt=prompt,
+            options=options,
+        )
+
+    async def tokenize_chat(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[dict[str, Any]] | None = None,
+        variables: dict[str, Any] | None = None,
+    ) -> list[int]:
+        """The prompt for a conversation, by the model's own template."""
+
+        def work() -> list[int]:
+            text = self.template.render(messages, tools=tools, variables=variables)
+            return self.encode(text)
+
+        return await asyncio.to_thread(work)
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a prompt; refuses at once what cannot possibly fit."""
+        if len(text) > _MAX_CHARS_PER_TOKEN * self.context_limit:
+            raise UsageError(
+                f"the prompt has {len(text)} characters, too many for a context of "
+                f"{self.context_limit} tokens",
+                code="context.exceeded",
+                parameter="messages",
+                hint="shorten the prompt",
+            )
+        return self.tokenizer.encode_prompt(text)
+
+    @property
+    def weight_bytes(self) -> tuple[int, int]:
+        """Weights used in the mapped file, and weights held as copies."""
+        return sum(s.mapped_bytes for s in self._spans), sum(s.copied_bytes for s in self._spans)
+
+    def close(self) -> None:
+        for span in self._spans:
+            span.close()
+        self.tokenizer.close()
+
+
+class Node:
+    """This machine: one place to compute, the models it has loaded, the process that renders chats."""
+
+    def __init__(self, config: NodeConfig, templates: TemplateProcess | None = None) -> None:
+        self.config = config
+        self.models: dict[str, Model] = {}
+        self.templates = templates or TemplateProcess()
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="compute")
+
+    def load(self, opening: Opening) -> Model:
+        """Loads a model that has begun to open; blocks. The vocabulary loads beside the weights.
+
+        Raises:
+            UsageError, IntegrityError, CapacityError: see `GGUFFile.open`, `read_model`, `Span`.
+        """
+        stored, file = opening.stored, opening.file()
+        _, h = read_model(file)
+        span, context_limit = self._load_span(file)
+        try:
+            tokenizer = opening.tokenizer()
+            _check_vocabulary(file, tokenizer, h)
+            template = self._template(file, tokenizer)
+        except BaseException:
+            span.close()
+            raise
+        is_shared = self.config.max_sessions > 1
+        stage: Stage = LocalStage(span, self._worker) if is_shared else SoloStage(span)
+        model = Model(
+            name=stored.name,
+            path=stored.path,
+            hyperparameters=h,
+            tokenizer=tokenizer,
+            template=template,
+            route=Route([stage]),
+            context_limit=context_limit,
+            created=int(stored.path.stat().st_mtime),
+            _spans=[span],
+        )
+        self.models[model.name] = model
+        # What was loaded stays: the collector need not look at it again and again.
+        gc.freeze()
+        return model
+
+    def _load_span(self, file: GGUFFile) -> tuple[Span, int]:
+        config = self.config
+        architecture, h = read_model(file)
+        device = find_device(config.device)
+        free = available_bytes() if device.kind == "cpu" else device.memory_bytes()[0]
+        context, num_cells = _cache_size(h, config, free)
+        copy_share = _COPY_SHARE if device.kind == "cpu" else 1.0
+        span = Span(
+            file,
+            architecture,
+            h,
+            BlockSpan(0, h.num_blocks),
+            device,
+            SpanConfig(
+                num_threads=config.num_threads or default_threads(),
+                context_limit=context,
+                num_cells=num_cells,
+                copy_budget_bytes=int(free * copy_share) if config.repack else 0,
+            ),
+        )
+        return span, context
+
+    def _template(self, file: GGUFFile, tokenizer: Tokenizer) -> ChatTemplate:
+        source = self.config.chat_template or file.text("tokenizer.chat_template")
+        if not source:
+            source = CHATML if tokenizer.knows("<|im_start|>") else TRANSCRIPT
+        return ChatTemplate(self.templates, source, bos=tokenizer.bos, eos=tokenizer.eos)
+
+    def close(self) -> None:
+        """Ends everything that was started; blocks until the step that runs is done."""
+        self._worker.shutdown(wait=True, cancel_futures=True)
+        for model in self.models.values():
+            model.close()
+        self.models.clear()
+        self.templates.close()
+
+
+def _cache_size(h: Hyperparameters, config: NodeConfig, free_bytes: int) -> tuple[int, int]:
+    """The context limit, and how many tokens the cache holds for all sessions together."""
+    token_bytes = 2 * h.num_blocks * cell_bytes(h)
+    room = max(CELL_QUANTUM, int(free_bytes * _CACHE_SHARE) // token_bytes)
+    if config.context is None:
+        context = min(h.training_context, room)
+    else:
+        context = config.context
+        needed = round_up(context, CELL_QUANTUM) * token_bytes
+        if needed > free_bytes:
+            raise CapacityError(
+                f"a context of {context} tokens needs {format_bytes(needed)}, "
+                f"{format_bytes(free_bytes)} are free",
+                code="context.memory",
+                needed=needed,
+                available=free_bytes,
+                hint=f"use --context {room} or less",
+            )
+    wanted = round_up(context, CELL_QUANTUM) * config.max_sessions
+    return context, max(round_up(context, CELL_QUANTUM), min(wanted, room))
+
+
+def _check_vocabulary(file: GGUFFile, tokenizer: Tokenizer, h: Hyperparameters) -> None:
+    if tokenizer.size > h.vocabulary_size:
+        raise IntegrityError(
+            f"{file.path.name} has {tokenizer.size} tokens but {h.vocabulary_size} embeddings",
+            code="gguf.vocabulary",
+            source=str(file.path),
+        )

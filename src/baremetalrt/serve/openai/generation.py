@@ -1,0 +1,242 @@
+"""What chat and plain completions share: options, running several choices, streaming, disconnects."""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from baremetalrt.core.errors import BareMetalError, UsageError
+from baremetalrt.serve.metrics import Metrics
+from baremetalrt.serve.openai import errors
+from baremetalrt.serve.openai.schema import ChatRequest, CompletionRequest
+from baremetalrt.session.grammar import Grammar, from_gbnf
+from baremetalrt.session.sampling import SamplingOptions
+from baremetalrt.session.session import GenerationOptions, Session, Token
+from baremetalrt.session.tokenizer import Tokenizer
+
+# A client that stops reading holds a place in the queue: after this long it loses it.
+_STALLED_CLIENT_S: Final = 30.0
+_QUEUED_TOKENS: Final = 64
+
+
+def sampling_of(request: ChatRequest | CompletionRequest, choice: int) -> SamplingOptions:
+    """How to sample; OpenAI's defaults where the request is silent, ours for the extensions."""
+    given: dict[str, Any] = {
+        "temperature": request.temperature,
+        "top_p": request.top_p,
+        "top_k": request.top_k,
+        "min_p": request.min_p,
+        "repetition_penalty": request.repetition_penalty,
+        "presence_penalty": request.presence_penalty,
+        "frequency_penalty": request.frequency_penalty,
+        "seed": None if request.seed is None else request.seed + choice,
+    }
+    defaults = {"temperature": 1.0, "top_p": 1.0}
+    return SamplingOptions(
+        **(defaults | {k: v for k, v in given.items() if v is not None}),
+        logit_bias=_logit_bias(request.logit_bias or {}),
+    )
+
+
+def _logit_bias(biases: Mapping[str, float]) -> dict[int, float]:
+    try:
+        return {int(token): bias for token, bias in biases.items()}
+    except ValueError as error:
+        raise UsageError(
+            "logit_bias maps token ids to numbers", code="request.invalid", parameter="logit_bias"
+        ) from error
+
+
+def stops_of(request: ChatRequest | CompletionRequest) -> tuple[str, ...]:
+    if request.stop is None:
+        return ()
+    return (request.stop,) if isinstance(request.stop, str) else tuple(request.stop)
+
+
+def grammar_of(request: ChatRequest | CompletionRequest) -> Grammar | None:
+    return from_gbnf(request.grammar) if request.grammar is not None else None
+
+
+def options_of(
+    request: ChatRequest | CompletionRequest,
+    choice: int,
+    *,
+    max_tokens: int | None,
+    grammar: Grammar | None,
+    top_logprobs: int | None,
+) -> GenerationOptions:
+    return GenerationOptions(
+        sampling=sampling_of(request, choice),
+        max_tokens=max_tokens,
+        stop=stops_of(request),
+        grammar=grammar,
+        top_logprobs=top_logprobs,
+    )
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A token of one choice, or the end of that choice (`token` is None)."""
+
+    choice: int
+    token: Token | None
+
+
+async def run_choices(sessions: Sequence[Session], metrics: Metrics) -> AsyncIterator[Piece]:
+    """Generates all choices at once, token by token; closing the iterator ends them all."""
+    queue: asyncio.Queue[Piece | BaseException] = asyncio.Queue(_QUEUED_TOKENS)
+
+    async def pump(choice: int, session: Session) -> None:
+        try:
+            async for token in session.generate():
+                await queue.put(Piece(choice, token))
+            await queue.put(Piece(choice, None))
+        except BareMetalError as error:
+            await queue.put(error)
+        finally:
+            metrics.count_generation(session.stats)
+
+    tasks = [asyncio.create_task(pump(i, session)) for i, session in enumerate(sessions)]
+    try:
+        left = len(tasks)
+        while left:
+            piece = await _next(queue, tasks)
+            if isinstance(piece, BaseException):
+                raise piece
+            left -= piece.token is None
+            yield piece
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _next(
+    queue: "asyncio.Queue[Piece | BaseException]", tasks: Sequence["asyncio.Task[None]"]
+) -> Piece | BaseException:
+    """The next piece; a task that died of a bug raises here instead of leaving us waiting."""
+    while queue.empty():
+        getting = asyncio.ensure_future(queue.get())
+        running = [task for task in tasks if not task.done()]
+        await asyncio.wait([getting, *running], return_when=asyncio.FIRST_COMPLETED)
+        if getting.done():
+            return getting.result()
+        getting.cancel()
+        for task in tasks:
+            if task.done() and task.exception() is not None:
+                task.result()
+    return queue.get_nowait()
+
+
+def usage(sessions: Sequence[Session], prompts: int = 1) -> dict[str, Any]:
+    """Token counts; a prompt that several choices share counts once."""
+    per_prompt = len(sessions) // prompts
+    prompt = sum(s.stats.prompt_tokens for s in sessions[::per_prompt])
+    generated = sum(s.stats.generated_tokens for s in sessions)
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": generated,
+        "total_tokens": prompt + generated,
+        "prompt_tokens_details": {
+            "cached_tokens": sum(s.stats.cached_tokens for s in sessions[::per_prompt])
+        },
+    }
+
+
+def token_text(tokenizer: Tokenizer, token: int) -> tuple[str, list[int]]:
+    """A token as text and as bytes, for log probabilities."""
+    raw = tokenizer.name(token)
+    return raw.decode("utf-8", "replace"), list(raw)
+
+
+def envelope(kind: str, prefix: str, model: str) -> dict[str, Any]:
+    """The fields that every answer and every chunk begins with."""
+    import uuid
+
+    return {
+        "id": f"{prefix}-{uuid.uuid4().hex[:24]}",
+        "object": kind,
+        "created": int(time.time()),
+        "model": model,
+    }
+
+
+async def unless_disconnected(request: Request, work: "asyncio.Task[Response]") -> Response | None:
+    """The result of `work`, or None when the client went away first; then `work` is cancelled."""
+
+    async def gone() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    watcher = asyncio.create_task(gone())
+    try:
+        await asyncio.wait([work, watcher], return_when=asyncio.FIRST_COMPLETED)
+        return work.result() if work.done() else None
+    finally:
+        for task in (work, watcher):
+            task.cancel()
+        await asyncio.gather(work, watcher, return_exceptions=True)
+
+
+class EventStream(Response):
+    """Server-sent events. A client that leaves, or stops reading, closes the source of the events."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, events: AsyncIterator[dict[str, Any]]) -> None:
+        super().__init__(headers={"cache-control": "no-cache"})
+        self._events = events
+        del self.headers["content-length"]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        pump = asyncio.create_task(self._pump(send))
+        watcher = asyncio.create_task(_until_disconnect(receive))
+        try:
+            await asyncio.wait([pump, watcher], return_when=asyncio.FIRST_COMPLETED)
+            if pump.done():
+                pump.result()
+        finally:
+            for task in (pump, watcher):
+                task.cancel()
+            await asyncio.gather(pump, watcher, return_exceptions=True)
+
+    async def _pump(self, send: Send) -> None:
+        start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
+        try:
+            await _send(send, start)
+            try:
+                async for event in self._events:
+                    await _send(send, _body(json.dumps(event, ensure_ascii=False)))
+                await _send(send, _body("[DONE]"))
+            except BareMetalError as error:
+                _, content = errors.of(error)
+                await _send(send, _body(json.dumps(content)))
+            await _send(send, {"type": "http.response.body", "body": b"", "more_body": False})
+        except (OSError, TimeoutError):
+            pass
+        finally:
+            await self._events.aclose()  # type: ignore[attr-defined]
+
+
+def _body(data: str) -> dict[str, Any]:
+    return {
+        "type": "http.response.body",
+        "body": f"data: {data}\n\n".encode("utf-8", "replace"),
+        "more_body": True,
+    }
+
+
+async def _send(send: Send, message: dict[str, Any]) -> None:
+    async with asyncio.timeout(_STALLED_CLIENT_S):
+        await send(message)
+
+
+async def _until_disconnect(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

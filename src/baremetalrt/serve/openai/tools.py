@@ -1,0 +1,219 @@
+"""Tool calls: what a request offers, how a model writes a call, and finding it in streamed text.
+
+Models write calls in the notation that their chat template teaches them; three cover the field.
+"""
+
+import json
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+import msgspec
+
+from baremetalrt.core.errors import UsageError
+from baremetalrt.serve.openai.schema import ChatRequest, Tool, ToolChoice
+from baremetalrt.session.grammar import Grammar, from_lark
+
+Notation = Literal["hermes", "mistral", "llama"]
+
+
+@dataclass(frozen=True)
+class _Style:
+    opening: str
+    closing: str
+    arguments: str
+    is_list: bool
+
+
+_STYLES: Final[dict[Notation, _Style]] = {
+    # <tool_call>{"name": …, "arguments": {…}}</tool_call>: Hermes, Qwen, SmolLM
+    "hermes": _Style("<tool_call>", "</tool_call>", "arguments", is_list=False),
+    # [TOOL_CALLS][{"name": …, "arguments": {…}}]: Mistral
+    "mistral": _Style("[TOOL_CALLS]", "", "arguments", is_list=True),
+    # {"name": …, "parameters": {…}} as the whole answer: Llama 3
+    "llama": _Style("", "", "parameters", is_list=False),
+}
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call that a model made; `arguments` is JSON text."""
+
+    name: str
+    arguments: str
+
+    def as_openai(self, index: int | None = None) -> dict[str, Any]:
+        call: dict[str, Any] = {
+            "id": f"call_{uuid.uuid4().hex[:24]}",
+            "type": "function",
+            "function": {"name": self.name, "arguments": self.arguments},
+        }
+        return call if index is None else {"index": index, **call}
+
+
+@dataclass(frozen=True)
+class ToolUse:
+    """The tools of one request, and what the model must or may do with them."""
+
+    notation: Notation
+    tools: tuple[Tool, ...]
+    grammar: Grammar | None
+
+    def for_template(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = msgspec.to_builtins(list(self.tools))
+        for tool in found:
+            tool["function"] = {k: v for k, v in tool["function"].items() if v is not None}
+        return found
+
+
+def read_tools(request: ChatRequest, template: str) -> ToolUse | None:
+    """The tools that the model gets to see; None when there are none or it may not use any.
+
+    Raises:
+        UsageError: the model's template knows no tools, or a tool is chosen that is not offered.
+    """
+    if not request.tools or request.tool_choice == "none":
+        if isinstance(request.tool_choice, ToolChoice) or request.tool_choice == "required":
+            raise UsageError(
+                "tool_choice asks for a tool but none are given",
+                code="request.invalid",
+                parameter="tool_choice",
+            )
+        return None
+    notation = _notation(template)
+    offered = tuple(request.tools)
+    if request.tool_choice in (None, "auto"):
+        return ToolUse(notation, offered, None)
+    if isinstance(request.tool_choice, ToolChoice):
+        wanted = request.tool_choice.function.name
+        chosen = tuple(t for t in offered if t.function.name == wanted)
+        if not chosen:
+            raise UsageError(
+                f"tool_choice asks for {wanted!r}, which is not among the tools",
+                code="request.invalid",
+                parameter="tool_choice",
+            )
+        return ToolUse(notation, offered, _call_grammar(notation, chosen))
+    return ToolUse(notation, offered, _call_grammar(notation, offered))
+
+
+def _notation(template: str) -> Notation:
+    if "tools" not in template:
+        raise UsageError(
+            "this model's chat template knows no tools",
+            code="template.no-tools",
+            parameter="tools",
+            hint="use another model, or a template that has them with --chat-template",
+        )
+    if "[TOOL_CALLS]" in template:
+        return "mistral"
+    return "hermes" if "tool_call>" in template else "llama"
+
+
+def _call_grammar(notation: Notation, tools: Sequence[Tool]) -> Grammar:
+    """Output that is exactly one call of one of `tools`."""
+    style = _STYLES[notation]
+    calls = [
+        {
+            "type": "object",
+            "properties": {
+                "name": {"const": t.function.name},
+                style.arguments: t.function.parameters or {"type": "object"},
+            },
+            "required": ["name", style.arguments],
+            "additionalProperties": False,
+        }
+        for t in tools
+    ]
+    schema: dict[str, Any] = calls[0] if len(calls) == 1 else {"anyOf": calls}
+    if style.is_list:
+        schema = {"type": "array", "items": schema, "minItems": 1, "maxItems": 1}
+    # Hermes puts the call on a line of its own.
+    gap = "\n" if style.closing else ""
+    opening, closing = json.dumps(style.opening + gap), json.dumps(gap + style.closing)
+    parts = [opening] if style.opening else []
+    parts += ["call", closing] if style.closing else ["call"]
+    return from_lark(f"start: {' '.join(parts)}\ncall: %json {json.dumps(schema)}\n")
+
+
+class CallFinder:
+    """Separates calls from ordinary text while both stream in."""
+
+    def __init__(self, use: ToolUse) -> None:
+        self._style = _STYLES[use.notation]
+        self._names = {t.function.name for t in use.tools}
+        self._held = ""
+        self._inside = False
+
+    def add(self, text: str) -> tuple[str, list[Call]]:
+        """Text that can be shown, and calls that are complete."""
+        self._held += text
+        if not self._style.opening:
+            # The whole answer is a call or it is not: known at the end, or at its first character.
+            stripped = self._held.lstrip()
+            if stripped and not stripped.startswith(("{", "<|python_tag|>")):
+                return self._release(), []
+            return "", []
+        shown, calls = "", list[Call]()
+        while True:
+            if not self._inside:
+                before, opening, after = self._held.partition(self._style.opening)
+                if not opening:
+                    keep = _partial(self._held, self._style.opening)
+                    cut = len(self._held) - keep
+                    shown += self._held[:cut]
+                    self._held = self._held[cut:]
+                    return shown, calls
+                shown, self._held, self._inside = shown + before, after, True
+            if not self._style.closing:
+                return shown, calls
+            inner, closing, after = self._held.partition(self._style.closing)
+            if not closing:
+                return shown, calls
+            self._inside, self._held = False, after
+            found = self._parse(inner)
+            shown += "" if found else self._style.opening + inner + closing
+            calls += found
+
+    def finish(self) -> tuple[str, list[Call]]:
+        """What is left at the end: an unfinished call may still be a whole one."""
+        if self._inside or not self._style.opening:
+            calls = self._parse(self._held)
+            if calls:
+                self._held = ""
+                return "", calls
+        opening = self._style.opening if self._inside else ""
+        return opening + self._release(), []
+
+    def _release(self) -> str:
+        shown, self._held = self._held, ""
+        return shown
+
+    def _parse(self, text: str) -> list[Call]:
+        try:
+            value = json.loads(text.removeprefix("<|python_tag|>").strip())
+        except (json.JSONDecodeError, RecursionError):
+            return []
+        found = []
+        for item in value if isinstance(value, list) else [value]:
+            if not isinstance(item, dict) or item.get("name") not in self._names:
+                return []
+            arguments = item.get("arguments", item.get("parameters", {}))
+            found.append(
+                Call(
+                    item["name"],
+                    arguments
+                    if isinstance(arguments, str)
+                    else json.dumps(arguments, ensure_ascii=False),
+                )
+            )
+        return found
+
+
+def _partial(text: str, marker: str) -> int:
+    """How many characters at the end of `text` may be the beginning of `marker`."""
+    for n in range(min(len(text), len(marker) - 1), 0, -1):
+        if text.endswith(marker[:n]):
+            return n
+    return 0

@@ -1,0 +1,145 @@
+"""From messages to the prompt that a model was trained on, by the template in its file."""
+
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from baremetalrt.core.errors import IntegrityError, UsageError
+
+_WORKER: Final = Path(__file__).with_name("template_worker.py")
+_DEADLINE_S: Final = 5.0
+_MAX_TEMPLATE_CHARS: Final = 1 << 20
+
+# For files without a template: ChatML where the vocabulary has its tokens, a transcript elsewhere.
+CHATML: Final = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+TRANSCRIPT: Final = (
+    "{{ bos_token }}{% for m in messages %}{{ m.role | capitalize }}: {{ m.content }}\n\n{% endfor %}"
+    "{% if add_generation_prompt %}Assistant:{% endif %}"
+)
+
+Message = Mapping[str, Any]
+
+
+class TemplateProcess:
+    """The process that renders. Started at once, so that it is ready when the model is."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = self._start()
+
+    def _start(self) -> "subprocess.Popen[bytes]":
+        return subprocess.Popen(
+            [sys.executable, "-E", "-s", str(_WORKER)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+
+    def render(self, template: str, variables: Mapping[str, Any]) -> dict[str, str]:
+        """The worker's reply: `text`, `refused` or `error`. Blocks for at most the deadline."""
+        request = json.dumps({"template": template, "variables": variables}).encode() + b"\n"
+        with self._lock:
+            if self._process is None or self._process.poll() is not None:
+                self._process = self._start()
+            process = self._process
+            # Killing the process is what ends a read that takes too long.
+            alarm = threading.Timer(_DEADLINE_S, process.kill)
+            alarm.start()
+            try:
+                reply = self._exchange(process, request)
+            finally:
+                alarm.cancel()
+            if not reply:
+                self._stop()
+                return {"error": "it took too long or too much memory"}
+            parsed: dict[str, str] = json.loads(reply)
+            return parsed
+
+    @staticmethod
+    def _exchange(process: "subprocess.Popen[bytes]", request: bytes) -> bytes:
+        assert process.stdin is not None and process.stdout is not None
+        try:
+            process.stdin.write(request)
+            process.stdin.flush()
+            return process.stdout.readline()
+        except BrokenPipeError:
+            return b""
+
+    def _stop(self) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.kill()
+        process.wait()
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                try:
+                    pipe.close()
+                except BrokenPipeError:
+                    pass
+
+    def close(self) -> None:
+        """Ends the process; a later `render` starts another."""
+        with self._lock:
+            self._stop()
+
+
+class ChatTemplate:
+    """The chat template of one model."""
+
+    def __init__(self, process: TemplateProcess, source: str, *, bos: str, eos: str) -> None:
+        if len(source) > _MAX_TEMPLATE_CHARS:
+            raise IntegrityError(
+                f"the chat template is longer than {_MAX_TEMPLATE_CHARS} characters",
+                code="template.invalid",
+                source="chat template",
+            )
+        self.source = source
+        self._process = process
+        self._tokens = {"bos_token": bos, "eos_token": eos}
+
+    def render(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        variables: Mapping[str, Any] | None = None,
+        add_generation_prompt: bool = True,
+    ) -> str:
+        """The prompt for `messages`. Blocks for a few milliseconds, and never longer than 5 s.
+
+        Raises:
+            UsageError: the template refuses these messages.
+            IntegrityError: the template is broken or hostile.
+        """
+        reply = self._process.render(
+            self.source,
+            {
+                **self._tokens,
+                "messages": list(messages),
+                "tools": list(tools) if tools else None,
+                "add_generation_prompt": add_generation_prompt,
+                **(variables or {}),
+            },
+        )
+        if "text" in reply:
+            return reply["text"]
+        if "refused" in reply:
+            raise UsageError(
+                f"the chat template refuses these messages: {reply['refused']}",
+                code="template.refused",
+                parameter="messages",
+            )
+        raise IntegrityError(
+            f"the chat template cannot be used: {reply['error']}",
+            code="template.invalid",
+            source="chat template",
+            hint="give another one with --chat-template",
+        )

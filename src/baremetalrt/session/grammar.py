@@ -1,0 +1,170 @@
+"""Output that follows a JSON schema or a grammar: which tokens may come next.
+
+llguidance does the parsing; it is imported when a first grammar asks for it. libllama's own grammar
+sampler has no JSON schema in its C interface, and throws C++ exceptions through it on input that it
+dislikes, which would end the process.
+"""
+
+import json
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from baremetalrt.core.errors import UsageError
+from baremetalrt.session.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    import llguidance
+
+_MAX_GRAMMAR_CHARS: Final = 1 << 20
+# One space after separators and none elsewhere: small models lose themselves in free white space.
+_JSON_STYLE: Final[Any] = {
+    "whitespace_flexible": False,
+    "item_separator": ", ",
+    "key_separator": ": ",
+}
+_ANY_OBJECT: Final[dict[str, Any]] = {"type": "object"}
+
+
+@dataclass(frozen=True)
+class Grammar:
+    """A compiled description of allowed output, in llguidance's own notation."""
+
+    source: str
+
+
+def from_json_schema(schema: dict[str, Any] | bool) -> Grammar:
+    """Output that is one JSON value matching `schema`.
+
+    Raises:
+        UsageError: the schema is not one, or uses what cannot be enforced.
+    """
+    import llguidance
+
+    try:
+        source = llguidance.LLMatcher.grammar_from_json_schema(
+            json.dumps(schema), defaults=_JSON_STYLE
+        )
+    except ValueError as error:
+        raise _bad("JSON schema", str(error)) from error
+    return _validated(source, "JSON schema")
+
+
+def any_json_object() -> Grammar:
+    """Output that is one JSON object."""
+    return from_json_schema(_ANY_OBJECT)
+
+
+def from_gbnf(text: str) -> Grammar:
+    """Output that follows a grammar in llama.cpp's GBNF notation."""
+    import llguidance
+    from llguidance.gbnf_to_lark import GbnfToLarkError, gbnf_to_lark
+
+    if len(text) > _MAX_GRAMMAR_CHARS:
+        raise _bad("grammar", f"longer than {_MAX_GRAMMAR_CHARS} characters")
+    try:
+        source = llguidance.LLMatcher.grammar_from_lark(gbnf_to_lark(text))
+    except (GbnfToLarkError, RecursionError, ValueError) as error:
+        raise _bad("grammar", str(error) or "nested too deeply") from error
+    return _validated(source, "grammar")
+
+
+def from_lark(text: str) -> Grammar:
+    """Output that follows a grammar in llguidance's Lark notation."""
+    import llguidance
+
+    if len(text) > _MAX_GRAMMAR_CHARS:
+        raise _bad("grammar", f"longer than {_MAX_GRAMMAR_CHARS} characters")
+    return _validated(llguidance.LLMatcher.grammar_from_lark(text), "grammar")
+
+
+def _validated(source: str, what: str) -> Grammar:
+    import llguidance
+
+    problem = llguidance.LLMatcher.validate_grammar(source)
+    if problem and not problem.startswith("WARNING"):
+        raise _bad(what, problem)
+    return Grammar(source)
+
+
+def _bad(what: str, why: str) -> UsageError:
+    line = why.strip().splitlines()[0] if why.strip() else "not understood"
+    return UsageError(f"the {what} cannot be used: {line}", code="grammar.invalid")
+
+
+class GrammarCompiler:
+    """Knows the tokens of one model; made when the first grammar is used, as it takes a moment."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._lock = threading.Lock()
+        self._compiled: llguidance.LLTokenizer | None = None
+
+    def matcher(self, grammar: Grammar) -> "GrammarMatcher":
+        import llguidance
+
+        with self._lock:
+            if self._compiled is None:
+                self._compiled = self._compile()
+        return GrammarMatcher(llguidance.LLMatcher(self._compiled, grammar.source, log_level=0))
+
+    def _compile(self) -> "llguidance.LLTokenizer":
+        import llguidance
+
+        ends = sorted(self._tokenizer.end_tokens) or [0]
+        wrapper = llguidance.TokenizerWrapper(_TokenTable(self._tokenizer, ends[0]))
+        return llguidance.LLTokenizer(wrapper, eos_token=ends)
+
+
+class _TokenTable:
+    """What llguidance asks of a tokenizer."""
+
+    def __init__(self, tokenizer: Tokenizer, eos: int) -> None:
+        self._tokenizer = tokenizer
+        self.eos_token_id = eos
+        self.bos_token_id = tokenizer.bos_token if tokenizer.bos_token >= 0 else None
+        self.special_token_ids = [i for i in range(tokenizer.size) if tokenizer.is_control(i)]
+        special = set(self.special_token_ids)
+        self.tokens = [
+            tokenizer.name(i) if i in special else tokenizer.piece(i) for i in range(tokenizer.size)
+        ]
+
+    def __call__(self, text: bytes) -> list[int]:
+        return self._tokenizer.encode(text.decode("utf-8", "replace"), special=False)
+
+
+class GrammarMatcher:
+    """How far one answer has come in its grammar."""
+
+    def __init__(self, matcher: "llguidance.LLMatcher") -> None:
+        self._matcher = matcher
+        self._check()
+
+    def allowed(self, vocabulary_size: int) -> NDArray[np.bool_]:
+        """Which tokens may come next, one truth value per token of the vocabulary.
+
+        Raises:
+            UsageError: the grammar has become too complex to follow.
+        """
+        mask = np.frombuffer(self._matcher.compute_logit_bias(), np.uint8) != 0
+        self._check()
+        allowed = np.zeros(vocabulary_size, dtype=np.bool_)
+        n = min(len(mask), vocabulary_size)
+        allowed[:n] = mask[:n]
+        return allowed
+
+    def accept(self, token: int) -> None:
+        self._matcher.consume_token(token)
+        self._check()
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether nothing but the end can follow."""
+        return self._matcher.is_stopped()
+
+    def _check(self) -> None:
+        if self._matcher.is_error():
+            raise _bad("grammar", self._matcher.get_error())

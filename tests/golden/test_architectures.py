@@ -1,0 +1,249 @@
+"""Every architecture gives llama.cpp's logits, on the same file, from the same library."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from baremetalrt.blocks.architectures import ARCHITECTURES, read_model
+from baremetalrt.blocks.span import Reads, Slice, Span, SpanConfig
+from baremetalrt.core.spans import BlockSpan
+from baremetalrt.native.backend import find_device
+from baremetalrt.weights.gguf import GGUFFile
+from oracle import LlamaCpp
+from tiny_models import TinyModel, write
+
+# Largest absolute difference of any logit, as a share of the largest logit.
+#
+# SAME_ORDER: both sides take the same chunks, and so sum in the same order; what is left is a factor
+# applied before a product on one side and after it on the other. We see 0 nearly everywhere, 2e-7 at
+# most.
+#
+# OTHER_ORDER: the text is cut otherwise, or several sessions share a batch. Attention stores and sums
+# in half precision (steps of 2**-11, 5e-4), so each block moves its output by about that much. We see
+# 6e-3 at most between llama.cpp's own prefill and its own decode of these unquantized models. Quantized
+# matrices round activations to 8 bit besides, so that a step may tip by 1/127 of the largest in its
+# block; llama.cpp differs from itself by up to 4e-2 then.
+SAME_ORDER = 1e-5
+OTHER_ORDER = 2e-2
+OTHER_ORDER_QUANTIZED = 8e-2
+
+CASES = {
+    "llama": TinyModel("llama"),
+    "llama-heads": TinyModel("llama", num_heads=6, num_kv_heads=6, head_size=8),
+    "llama-one-kv-head": TinyModel("llama", num_heads=4, num_kv_heads=1, head_size=32),
+    "llama-tied": TinyModel("llama", tied=True),
+    "llama-biases": TinyModel("llama", biases=True),
+    "llama3-rope": TinyModel(
+        "llama", rope_factors=("rope_freqs",), metadata={"rope.freq_base": 500000.0}
+    ),
+    "llama-linear-rope": TinyModel(
+        "llama", metadata={"rope.scaling.type": "linear", "rope.scaling.factor": 4.0}
+    ),
+    "llama-yarn": TinyModel(
+        "llama",
+        metadata={
+            "rope.scaling.type": "yarn",
+            "rope.scaling.factor": 8.0,
+            "rope.scaling.original_context_length": 512,
+        },
+    ),
+    "mixtral": TinyModel("llama", num_experts=4, num_experts_used=2),
+    "mistral3": TinyModel(
+        "mistral3",
+        metadata={
+            "rope.scaling.type": "yarn",
+            "rope.scaling.factor": 4.0,
+            "rope.scaling.original_context_length": 128,
+            "rope.scaling.yarn_log_multiplier": 1.0,
+            "attention.temperature_scale": 0.1,
+        },
+    ),
+    "granite": TinyModel(
+        "granite",
+        metadata={
+            "logit_scale": 8.0,
+            "residual_scale": 0.22,
+            "embedding_scale": 12.0,
+            "attention.scale": 0.0625,
+        },
+    ),
+    "smollm3": TinyModel("smollm3", num_blocks=5),
+    "seed_oss": TinyModel("seed_oss", biases=True),
+    "qwen2": TinyModel("qwen2", biases=True, tied=True),
+    "qwen3": TinyModel("qwen3", head_size=32),
+    "qwen3moe": TinyModel("qwen3moe", num_experts=8, num_experts_used=3),
+    "qwen3moe-one": TinyModel("qwen3moe", num_experts=4, num_experts_used=1),
+    "gemma": TinyModel("gemma", tied=True, num_kv_heads=1),
+    "gemma2": TinyModel(
+        "gemma2",
+        tied=True,
+        num_blocks=4,
+        metadata={
+            "attention.sliding_window": 64,
+            "attn_logit_softcapping": 50.0,
+            "final_logit_softcapping": 30.0,
+        },
+    ),
+    "gemma3": TinyModel(
+        "gemma3",
+        tied=True,
+        num_blocks=7,
+        metadata={"attention.sliding_window": 48, "rope.freq_base": 1000000.0},
+    ),
+    "gemma3-no-window": TinyModel("gemma3", tied=True),
+    "phi3": TinyModel("phi3"),
+    "phi3-partial-rope": TinyModel("phi3", rope_dims=8),
+    "phi3-long-rope": TinyModel(
+        "phi3",
+        rope_factors=("rope_factors_long", "rope_factors_short"),
+        metadata={
+            "rope.scaling.original_context_length": 512,
+            "rope.scaling.attn_factor": 1.19,
+            "rope.scaling.type": "longrope",
+        },
+    ),
+    "olmo2": TinyModel("olmo2"),
+    "olmo3": TinyModel(
+        "olmo2",
+        num_blocks=4,
+        metadata={
+            "attention.sliding_window": 64,
+            "rope.scaling.type": "yarn",
+            "rope.scaling.factor": 8.0,
+            "rope.scaling.original_context_length": 512,
+        },
+    ),
+}
+# Widths that every quantization type divides.
+_WIDE = {"width": 256, "head_size": 64, "feed_forward_width": 512}
+QUANTIZED = ["Q8_0", "Q4_0", "Q4_K"]
+CONTEXT = 1024
+
+
+def open_span(path: Path, *, blocks: BlockSpan | None = None, num_cells: int = 8192) -> Span:
+    file = GGUFFile.open(path)
+    architecture, h = read_model(file)
+    return Span(
+        file,
+        architecture,
+        h,
+        blocks or BlockSpan(0, h.num_blocks),
+        find_device("cpu"),
+        SpanConfig(
+            num_threads=2, context_limit=CONTEXT, num_cells=num_cells, copy_budget_bytes=1 << 30
+        ),
+    )
+
+
+def run(span: Span, tokens: NDArray[np.int32], chunks: list[int], reads: Reads = "all"):
+    """The logits of a text that is computed in chunks of the given sizes."""
+    sequence = span.open([int(tokens[0])], len(tokens))
+    rows, done = [], 0
+    for n in chunks:
+        chunk = tokens[done : done + n].tolist()
+        rows.append(span.forward([Slice(sequence, chunk)], reads).copy())
+        done += n
+    span.release(sequence, keep=False)
+    return np.concatenate(rows)
+
+
+def assert_close(ours: NDArray[np.float32], theirs: NDArray[np.float32], tolerance: float) -> None:
+    assert np.isfinite(ours).all()
+    assert np.abs(ours - theirs).max() <= tolerance * np.abs(theirs).max()
+
+
+def tokens_of(model: TinyModel, count: int) -> NDArray[np.int32]:
+    rng = np.random.default_rng(model.seed + 1)
+    return rng.integers(0, model.vocabulary_size, count).astype(np.int32)
+
+
+CHUNKS = (128, 1, 71, 100)
+
+
+def check(model: TinyModel, path: Path) -> None:
+    """Prefill, decode, and chunked prefill of 300 tokens: past every window and cell quantum."""
+    write(model, path)
+    tokens = tokens_of(model, sum(CHUNKS))
+    ids = tokens.tolist()
+    span = open_span(path)
+    with LlamaCpp(path, n_ctx=CONTEXT) as oracle:
+        whole = oracle.prefill(ids)
+        assert_close(run(span, tokens, [300]), whole, SAME_ORDER)
+
+        starts = np.cumsum((0, *CHUNKS[:-1])).tolist()
+        chunked = np.concatenate(
+            [oracle.prefill(ids[s : s + n], start=s) for s, n in zip(starts, CHUNKS, strict=True)]
+        )
+        assert_close(run(span, tokens, list(CHUNKS)), chunked, SAME_ORDER)
+        last = run(span, tokens, list(CHUNKS), reads="last")
+        quantized = model.weights != "F32"
+        assert_close(last[-1], chunked[-1], OTHER_ORDER_QUANTIZED if quantized else OTHER_ORDER)
+
+        oracle.prefill(ids[:240])
+        stepped = np.stack([oracle.step(ids[i], i) for i in range(240, 300)])
+        ours = run(span, tokens, [240] + [1] * 60, reads="last")
+        assert_close(ours[1:], stepped, SAME_ORDER)
+    span.close()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_logits_equal_llama_cpp(name: str, tmp_path: Path) -> None:
+    """Unquantized, so that nothing hides a difference."""
+    check(CASES[name], tmp_path / "model.gguf")
+
+
+@pytest.mark.parametrize("weights", QUANTIZED)
+@pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
+def test_quantized_logits_equal_llama_cpp(architecture: str, weights: str, tmp_path: Path) -> None:
+    """The same with quantized weights, reordered ones among them."""
+    check(replace(CASES[architecture], weights=weights, **_WIDE), tmp_path / "model.gguf")
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma3", "qwen3moe", "phi3"])
+def test_spans_in_a_row_equal_the_whole(name: str, tmp_path: Path) -> None:
+    """Two spans, one after the other, give the logits of one span with all blocks."""
+    model = replace(CASES[name], num_blocks=5)
+    path = write(model, tmp_path / "model.gguf")
+    tokens = tokens_of(model, 90)
+    whole = open_span(path)
+    expected = run(whole, tokens, [50, 1, 39])
+    first, second = (
+        open_span(path, blocks=BlockSpan(0, 2)),
+        open_span(path, blocks=BlockSpan(2, 5)),
+    )
+    a, b = first.open([1], 90), second.open([1], 90)
+    rows, done = [], 0
+    for n in (50, 1, 39):
+        chunk = tokens[done : done + n].tolist()
+        x_TD = first.forward([Slice(a, chunk)], "all")
+        rows.append(second.forward([Slice(b, chunk, x_TD)], "all").copy())
+        done += n
+    np.testing.assert_array_equal(np.concatenate(rows), expected)
+    for span in (whole, first, second):
+        span.close()
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma2", "gemma3", "phi3"])
+def test_sessions_in_one_batch_equal_sessions_alone(name: str, tmp_path: Path) -> None:
+    """Streams of different length, with gaps between them and moved extents, decode as one batch."""
+    model = CASES[name]
+    span = open_span(write(model, tmp_path / "model.gguf"))
+    texts = [tokens_of(replace(model, seed=i), n) for i, n in enumerate((310, 20, 150, 260, 9))]
+    alone = [run(span, t, [len(t) - 8] + [1] * 8, reads="last")[1:] for t in texts]
+    sequences = [span.open([i], len(t)) for i, t in enumerate(texts)]
+    span.release(sequences.pop(1), keep=False)
+    del texts[1], alone[1]
+    for sequence, t in zip(sequences, texts, strict=True):
+        span.forward([Slice(sequence, t[:-8].tolist())], "none")
+    span.grow(sequences[0], 600)
+    for step in range(8):
+        slices = [
+            Slice(s, [int(t[len(t) - 8 + step])]) for s, t in zip(sequences, texts, strict=True)
+        ]
+        together = span.forward(slices, "last")
+        for row, expected in zip(together, alone, strict=True):
+            assert_close(row, expected[step], OTHER_ORDER)
+    span.close()
