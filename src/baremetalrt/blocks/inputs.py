@@ -165,8 +165,8 @@ class StepInputs:
             temperatures.send()
         if self._selection is not None:
             streams = np.arange(self._shape.num_streams)[:, None]
-            first = streams * self._shape.tokens_each + self._first_output
-            self._selection.values[:] = first + np.arange(self._shape.outputs_each)
+            first_rows = streams * self._shape.tokens_each + self._first_output
+            self._selection.values[:] = first_rows + np.arange(self._shape.outputs_each)
             self._selection.send()
         first = 0
         for i, stream in enumerate(self._shape.groups):
@@ -185,23 +185,23 @@ class StepInputs:
         for i, position in enumerate(positions_S):
             cells[i, 0] = first_cells_S[i] + position
         self._cells.send()
-        for positions in self._positions.values():
-            positions.values[:, 0] = positions_S
-            positions.send()
+        for found in self._positions.values():
+            found.values[:, 0] = positions_S
+            found.send()
         first = 0
         for i, stream in enumerate(self._shape.groups):
             for windowed in (False, True):
-                found = self._masks.get((i, windowed, False))
-                if found is None:
+                mask = self._masks.get((i, windowed, False))
+                if mask is None:
                     continue
                 start = stream.window_start if windowed else 0
-                for j, row in enumerate(found.values[:, 0]):
+                for j, row in enumerate(mask.values[:, 0]):
                     end = positions_S[first + j] + 1 - start
                     row[:end] = _F16_ZERO
                     row[end:] = _F16_MINUS_INFINITY
                     if windowed:
                         row[: max(0, end - self._h.window)] = _F16_MINUS_INFINITY
-                found.send()
+                mask.send()
             first += stream.num_streams
 
 

@@ -113,7 +113,7 @@ def host_view(tensor: Tensor, shape: tuple[int, ...], dtype: DTypeLike) -> NDArr
     address = ctypes.c_uint64.from_address(tensor + _address_offset()).value
     num_bytes = math.prod(shape) * np.dtype(dtype).itemsize
     memory = (ctypes.c_uint8 * num_bytes).from_address(address)
-    return np.frombuffer(memory, dtype).reshape(shape)
+    return np.frombuffer(memoryview(memory), dtype).reshape(shape)
 
 
 class MovableViews:
