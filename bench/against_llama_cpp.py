@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from baremetalrt.devices.processor import default_threads
-from baremetalrt.weights.store import find_model
+from baremetalrt.serve.node import Node, NodeConfig
+from baremetalrt.serve.opening import Opening
+from baremetalrt.weights.store import StoredModel, find_model
 from processes import Worker
 from qwen import fetch_qwen
 
@@ -113,11 +115,11 @@ class Bench:
 
     def first_token(self) -> None:
         """From the start of a process to the first byte of its answer."""
-        common = [str(self._model), QUESTION]
-        mine = [str(Path(sys.executable).with_name("bmrt")), "run", *common]
-        mine += ["--context", str(CONTEXT), "-t", "0", "-n", "1", "--threads", str(self._threads)]
-        other = [sys.executable, str(_HERE / "first_token_llama_cpp.py"), *common]
-        other += [str(CONTEXT), str(self._threads)]
+        limits = [str(CONTEXT), str(self._threads)]
+        mine = [str(Path(sys.executable).with_name("bmrt")), "run", str(self._model), QUESTION]
+        mine += ["-t", "0", "-n", "1", "--context", limits[0], "--threads", limits[1]]
+        other = [sys.executable, str(_HERE / "first_token_llama_cpp.py"), str(self._model)]
+        other += [rendered(self._model, QUESTION), *limits]
 
         def inverse_time(command: list[str]) -> float:
             started = time.perf_counter()
@@ -133,6 +135,16 @@ class Bench:
         for command in (mine, other):
             inverse_time(command)  # the file and the libraries are in the page cache for both
         self._compare("to the first token", inverse_time, (mine, other), "per s")
+
+
+def rendered(model: Path, question: str) -> str:
+    """The question as the model's template puts it."""
+    node = Node(NodeConfig(context=CONTEXT))
+    try:
+        loaded = node.load(Opening(StoredModel(model.stem, model, is_default=False)))
+        return loaded.template.render([{"role": "user", "content": question}])
+    finally:
+        node.close()
 
 
 def report(name: str, ratios: list[float], ours: float, theirs: float, unit: str) -> None:

@@ -1,4 +1,7 @@
-"""llama.cpp from a cold process to its first token, with nothing in the way; prints that token."""
+"""llama.cpp from a cold process to its first token, with nothing in the way; prints that token.
+
+The prompt comes rendered: libllama knows some chat templates by name and runs none.
+"""
 
 import ctypes as c
 import sys
@@ -8,7 +11,7 @@ from baremetalrt.native.library import load_library
 
 
 def main() -> None:
-    path, question, context, num_threads = sys.argv[1:5]
+    path, prompt, context, num_threads = sys.argv[1:5]
     load_library()
     lib = llama_h.load()
     model = lib.llama_model_load_from_file(path.encode(), lib.llama_model_default_params())
@@ -17,12 +20,9 @@ def main() -> None:
     p.n_threads = p.n_threads_batch = int(num_threads)
     ctx = lib.llama_init_from_model(model, p)
     vocab = lib.llama_model_get_vocab(model)
-    messages = (llama_h.ChatMessage * 1)(llama_h.ChatMessage(b"user", question.encode()))
-    text = c.create_string_buffer(16384)
-    template = lib.llama_model_chat_template(model, None)
-    n = lib.llama_chat_apply_template(template, messages, 1, True, text, len(text))
+    text = prompt.encode()
     tokens = (c.c_int32 * 4096)()
-    n = lib.llama_tokenize(vocab, text.raw[:n], n, tokens, len(tokens), True, True)
+    n = lib.llama_tokenize(vocab, text, len(text), tokens, len(tokens), True, True)
     batch = lib.llama_batch_init(n, 0, 1)
     batch.n_tokens = n
     for i in range(n):

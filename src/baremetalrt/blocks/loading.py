@@ -9,7 +9,8 @@ from typing import Final
 
 from baremetalrt.blocks.inventory import Inventory, Weight
 from baremetalrt.core.errors import CapacityError
-from baremetalrt.core.units import format_bytes, round_up
+from baremetalrt.core.spans import ByteRange, merge
+from baremetalrt.core.units import MIB, format_bytes, round_up
 from baremetalrt.native import backend
 from baremetalrt.native.backend import BackendDevice, Buffer, HostBuffer
 from baremetalrt.native.graph import F32, I32, GraphBuilder, Tensor, TensorContext
@@ -18,6 +19,8 @@ from baremetalrt.weights.gguf import FileMapping, TensorInfo
 
 # ggml wants tensors on vector boundaries; every writer of GGUF aligns to this or more.
 _TENSOR_ALIGNMENT: Final = 32
+# Norms and the like lie between the matrices; one call for a long stretch beats many.
+_POPULATE_GAP_BYTES: Final = MIB
 
 
 @dataclass
@@ -29,10 +32,18 @@ class SpanWeights:
     mapped_bytes: int = 0
     copied_bytes: int = 0
     _memory: list[Handle] = field(default_factory=list)
+    # matrices that every step reads from the mapped files
+    streamed: list[ByteRange] = field(default_factory=list)
+    mappings: list[FileMapping] = field(default_factory=list)
 
     def keep(self, memory: Handle) -> None:
         """Holds on to memory as long as the tensors in it."""
         self._memory.append(memory)
+
+    def populate(self) -> None:
+        """Brings mapped matrices into memory now, so that the first step need not wait page by page."""
+        for r in merge(self.streamed, gap_bytes=_POPULATE_GAP_BYTES):
+            self.mappings[r.file].populate(r.start, r.end)
 
     def close(self) -> None:
         for memory in reversed(self._memory):
@@ -74,8 +85,7 @@ class _Loader:
         num_tensors: int,
         copy_budget_bytes: int,
     ) -> None:
-        self.weights = SpanWeights()
-        self._mappings = mappings
+        self.weights = SpanWeights(mappings=mappings)
         self._device = device
         self._budget = copy_budget_bytes
         self._context = TensorContext(num_tensors)
@@ -94,12 +104,15 @@ class _Loader:
         info = weight.info
         shape = _trim(info.shape)
         tensor = self._context.new_tensor(info.type, *shape)
-        mapping = self._mappings[info.file]
+        mapping = self.weights.mappings[info.file]
         address = mapping.address + info.start
         buffer_type = self._faster_memory(info, shape) if weight.multiplied else None
         if buffer_type is None and self._mapped and info.start % _TENSOR_ALIGNMENT == 0:
             backend.place(tensor, self._mapped[info.file], address)
             self.weights.mapped_bytes += info.num_bytes
+            if weight.multiplied:
+                where = ByteRange(info.file, info.start, info.start + info.num_bytes)
+                self.weights.streamed.append(where)
             return tensor
         self._copy(tensor, buffer_type or self._device.buffer_type(), address, info)
         mapping.release(info.start, info.start + info.num_bytes)

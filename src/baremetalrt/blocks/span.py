@@ -212,6 +212,10 @@ class Span:
         graph.move_to(base_cell, self.cache.cell_bytes)
         return graph
 
+    def populate(self) -> None:
+        """Brings mapped weights into memory now, rather than page by page in the first step."""
+        self._weights.populate()
+
     def close(self) -> None:
         """Frees weights, cache and graphs. The span cannot be used afterwards."""
         self._graphs.close()

@@ -10,7 +10,6 @@ import click
 from baremetalrt.cli import options, output
 from baremetalrt.core.errors import UsageError
 from baremetalrt.serve.opening import Opening
-from baremetalrt.session.chat_template import TemplateProcess
 from baremetalrt.weights.store import StoredModel, find_model, looks_like_model
 
 if TYPE_CHECKING:
@@ -75,11 +74,10 @@ def _with_standard_input(prompt: list[str] | None) -> str:
 
 def _answer(stored: StoredModel, prompt: str, arguments: dict[str, Any]) -> None:
     opening = Opening(stored)
-    templates = TemplateProcess()
     # Only now, while the vocabulary loads: importing the engine takes as long.
     from baremetalrt.serve.node import Node
 
-    node = Node(options.node_config(arguments, max_sessions=1), templates)
+    node = Node(options.node_config(arguments, max_sessions=1))
     try:
         with output.progress(f"loading {stored.name}"):
             model = node.load(opening)

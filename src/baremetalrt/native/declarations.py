@@ -95,6 +95,7 @@ FUNCTIONS: Final[dict[str, tuple[Any, ...]]] = {
     "llama_version": (STR,),
     "ggml_log_set": (None, LOG_CALLBACK, P),
     "llama_log_set": (None, LOG_CALLBACK, P),
+    "ggml_time_us": (I64,),
     # contexts and tensors
     "ggml_init": (P, InitParams),
     "ggml_free": (None, P),

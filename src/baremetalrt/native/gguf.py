@@ -37,6 +37,11 @@ _SCALARS: Final[dict[int, Any]] = {
 }
 
 
+def type_name(type_: int) -> str:
+    """The name of a tensor type in lower case: `q4_k`."""
+    return str(load_library().c.ggml_type_name(type_).decode()).lower()
+
+
 class HeaderError(Exception):
     """The C reader refused the bytes; the message is its own reason."""
 

@@ -66,11 +66,6 @@ def row_bytes(type_: int, width: int) -> int:
     return int(load_library().c.ggml_row_size(type_, width))
 
 
-def type_name(type_: int) -> str:
-    """The name of a tensor type in lower case: `q4_k`."""
-    return str(load_library().c.ggml_type_name(type_).decode()).lower()
-
-
 def num_bytes(tensor: Tensor) -> int:
     return int(load_library().c.ggml_nbytes(tensor))
 

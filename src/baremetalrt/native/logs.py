@@ -1,5 +1,6 @@
 """Routes what the C libraries print into `logging`, and keeps it beside the call that caused it."""
 
+import ctypes
 import logging
 import threading
 from collections.abc import Iterator
@@ -36,6 +37,26 @@ def install(library: Any) -> None:
     """Sends the library's log lines here instead of to standard error."""
     library.ggml_log_set(_callback, None)
     library.llama_log_set(_callback, None)
+
+
+@contextmanager
+def silenced(library: Any) -> Iterator[None]:
+    """Drops what the library logs inside the block, unless somebody debugs.
+
+    A Python callback waits for the interpreter lock, line by line, while another thread imports or
+    computes: that made loading a vocabulary take twice as long. There is no call for "log nowhere", so
+    the lines go to a C function that takes no arguments and returns at once.
+    """
+    if logger.isEnabledFor(logging.DEBUG):
+        yield
+        return
+    nowhere = d.LOG_CALLBACK(ctypes.cast(library.ggml_time_us, ctypes.c_void_p).value or 0)
+    library.ggml_log_set(nowhere, None)
+    library.llama_log_set(nowhere, None)
+    try:
+        yield
+    finally:
+        install(library)
 
 
 @contextmanager

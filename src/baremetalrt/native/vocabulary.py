@@ -26,8 +26,12 @@ class Vocabulary(Handle):
         self._c = load_library().c
         parameters = self._c.llama_model_default_params()
         parameters.vocab_only = True
-        with logs.captured_errors() as lines:
+        with logs.silenced(self._c):
             pointer = self._c.llama_model_load_from_file(bytes(path), parameters)
+        if not pointer:
+            # Once more, for the reason.
+            with logs.captured_errors() as lines:
+                pointer = self._c.llama_model_load_from_file(bytes(path), parameters)
         if not pointer:
             raise IntegrityError(
                 f"{path.name}: the vocabulary cannot be loaded: "

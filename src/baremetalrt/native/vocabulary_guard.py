@@ -24,6 +24,8 @@ _BYTE_PAIRS: Final = b"gpt2"
 _STRING: Final = 8
 _ARRAY: Final = 9
 _SCALAR_BYTES: Final = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
+# Far more than the average token takes, length included.
+_SPLIT_BYTES_PER_STRING: Final = 32
 _COUNT: Final = struct.Struct("<Q")
 _TYPE: Final = struct.Struct("<I")
 _HEADER: Final = struct.Struct("<4sIQQ")
@@ -101,6 +103,29 @@ def _strings(data: mmap.mmap, at: int) -> tuple[list[bytes], int]:
     if type_ != _STRING or count * _COUNT.size > len(data):
         raise ValueError("not an array of strings within the header")
     at += _ARRAY_HEAD.size
+    return _short_strings(data, at, count) or _any_strings(data, at, count)
+
+
+def _short_strings(data: mmap.mmap, at: int, count: int) -> tuple[list[bytes], int] | None:
+    """The same for strings of 1 to 255 bytes, which is what tokens are, in a third of the time.
+
+    The lengths of two neighbours are then one byte and seven zeros: splitting at the zeros leaves
+    every string with the length of the next one at its end.
+    """
+    rest = data[at : at + _SPLIT_BYTES_PER_STRING * count]
+    pieces = rest.split(b"\0" * 7, count)
+    if len(pieces) != count + 1 or len(pieces[0]) != 1:
+        return None
+    last = pieces.pop()[: pieces[-1][-1]]
+    found = [piece[:-1] for piece in pieces[1:]]
+    found.append(last)
+    lengths = list(map(len, found))
+    if lengths != [piece[-1] for piece in pieces]:
+        return None
+    return found, at + _COUNT.size * count + sum(lengths)
+
+
+def _any_strings(data: mmap.mmap, at: int, count: int) -> tuple[list[bytes], int]:
     unpack = _COUNT.unpack_from
     found = []
     for _ in range(count):

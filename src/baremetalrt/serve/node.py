@@ -142,7 +142,7 @@ class Node:
         Raises:
             UsageError, IntegrityError, CapacityError: see `GGUFFile.open`, `read_model`, `Span`.
         """
-        stored, file = opening.stored, opening.file()
+        stored, file = opening.stored, opening.file
         _, h = read_model(file)
         span, context_limit = self._load_span(file)
         try:
@@ -190,6 +190,9 @@ class Node:
                 copy_budget_bytes=int(free * copy_share) if config.repack else 0,
             ),
         )
+        if span.mapped_bytes < free * _COPY_SHARE:
+            # The vocabulary still loads: this costs no time.
+            span.populate()
         return span, context
 
     def _template(self, file: GGUFFile, tokenizer: Tokenizer) -> ChatTemplate:

@@ -13,29 +13,24 @@ from baremetalrt.weights.store import StoredModel
 
 
 class Opening:
-    """A model that has begun to load, in threads of its own."""
+    """A model whose header is read and whose vocabulary has begun to load, in a thread of its own."""
 
     def __init__(self, stored: StoredModel) -> None:
+        """Reads the header; raises what `GGUFFile.open` raises."""
         self.stored = stored
-        self._threads = ThreadPoolExecutor(2, thread_name_prefix="opening")
-        self._file: Future[GGUFFile] = self._threads.submit(GGUFFile.open, stored.path)
-        self._tokenizer: Future[Tokenizer] = self._threads.submit(self._load_tokenizer)
-        # No thread is started after these two; they end by themselves.
-        self._threads.shutdown(wait=False)
-
-    def _load_tokenizer(self) -> Tokenizer:
+        threads = ThreadPoolExecutor(2, thread_name_prefix="opening")
         try:
-            check_vocabulary(self.stored.path)
+            checked = threads.submit(check_vocabulary, stored.path)
+            self.file = GGUFFile.open(stored.path)
+            self._tokenizer: Future[Tokenizer] = threads.submit(self._load_tokenizer, checked)
         finally:
-            # libllama reads the header once more: it must be a sound one. What is wrong with the file
-            # as a whole is said before what is wrong with its vocabulary.
-            file = self._file.result()
-        return Tokenizer(file.path)
+            # No thread is started after these; they end by themselves.
+            threads.shutdown(wait=False)
 
-    def file(self) -> GGUFFile:
-        """The header, once it is read; raises what `GGUFFile.open` raises."""
-        return self._file.result()
+    def _load_tokenizer(self, checked: Future[None]) -> Tokenizer:
+        checked.result()
+        return Tokenizer(self.file.path)
 
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer, once it is loaded."""
+        """The tokenizer, once it is loaded; raises what `check_vocabulary` raises."""
         return self._tokenizer.result()
