@@ -133,7 +133,11 @@ def open_span(path: Path, *, blocks: BlockSpan | None = None, num_cells: int = 8
         blocks or BlockSpan(0, h.num_blocks),
         find_device("cpu"),
         SpanConfig(
-            num_threads=2, context_limit=CONTEXT, num_cells=num_cells, copy_budget_bytes=1 << 30
+            num_threads=2,
+            context_limit=CONTEXT,
+            step_tokens=16,
+            num_cells=num_cells,
+            copy_budget_bytes=1 << 30,
         ),
     )
 

@@ -13,7 +13,7 @@ from baremetalrt.blocks.hyperparameters import Hyperparameters
 from baremetalrt.blocks.inputs import Input, StepInputs
 from baremetalrt.blocks.kv_cache import KVCache
 from baremetalrt.blocks.loading import SpanWeights
-from baremetalrt.blocks.streams import StepShape
+from baremetalrt.blocks.streams import StepShape, StreamGroup
 from baremetalrt.core.errors import CapacityError, UsageError
 from baremetalrt.core.spans import BlockSpan
 from baremetalrt.native import backend
@@ -114,6 +114,18 @@ class GraphCache:
             oldest.close()
             self.generation += 1
         return graph
+
+    def reserve(self, num_tokens: int, num_cells: int) -> None:
+        """Takes the memory for the largest step that is expected, so that the buffer never moves.
+
+        A buffer that grows step by step leaves holes behind, and costs the graphs placed in it.
+        """
+        is_last = self._span.end == self._h.num_blocks
+        group = StreamGroup(
+            first_cell=0, stride=0, num_streams=1, num_cells=num_cells, window_start=0
+        )
+        outputs = 1 if is_last else num_tokens
+        self.get(StepShape(num_tokens, outputs, is_last, (group,)), 0)
 
     def close(self) -> None:
         self._drop()

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from baremetalrt.blocks.architecture import Architecture
-from baremetalrt.blocks.extents import CachedSequence, NoRoomError
+from baremetalrt.blocks.extents import CELL_QUANTUM, CachedSequence, NoRoomError
 from baremetalrt.blocks.graphs import GraphCache, SpanGraph
 from baremetalrt.blocks.hyperparameters import Hyperparameters
 from baremetalrt.blocks.inventory import take_inventory
@@ -21,6 +21,7 @@ from baremetalrt.blocks.loading import load_weights
 from baremetalrt.blocks.streams import StepShape, group_streams, last_quantum, window_start
 from baremetalrt.core.errors import CapacityError
 from baremetalrt.core.spans import BlockSpan
+from baremetalrt.core.units import round_up
 from baremetalrt.native import backend
 from baremetalrt.native.backend import Backend, BackendDevice
 from baremetalrt.weights.gguf import GGUFFile
@@ -32,10 +33,15 @@ Reads = Literal["all", "last", "none"]
 
 @dataclass(frozen=True, kw_only=True)
 class SpanConfig:
-    """How a span uses its device. `context_limit` picks between long and short rope factors."""
+    """How a span uses its device.
+
+    `context_limit` picks between long and short rope factors. Memory for steps of `step_tokens` at the
+    end of the longest context is taken at the start; larger steps take more when they come.
+    """
 
     num_threads: int
     context_limit: int
+    step_tokens: int
     num_cells: int
     copy_budget_bytes: int
 
@@ -86,6 +92,8 @@ class Span:
             self.cache,
             context_limit=config.context_limit,
         )
+        longest = min(round_up(config.context_limit, CELL_QUANTUM), config.num_cells)
+        self._graphs.reserve(min(config.step_tokens, longest), longest)
         # Graphs by what a step brings along, which is quicker to compare than the shape it makes.
         self._recent: dict[tuple[object, ...], SpanGraph] = {}
         self._generation = 0

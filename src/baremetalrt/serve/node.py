@@ -29,7 +29,7 @@ from baremetalrt.session.chat_template import (
 )
 from baremetalrt.session.grammar import GrammarCompiler
 from baremetalrt.session.route import Route
-from baremetalrt.session.session import GenerationOptions, Session
+from baremetalrt.session.session import CHUNK_TOKENS, GenerationOptions, Session
 from baremetalrt.session.stage import LocalStage, SoloStage, Stage
 from baremetalrt.session.tokenizer import Tokenizer
 from baremetalrt.weights.gguf import GGUFFile
@@ -186,6 +186,7 @@ class Node:
             SpanConfig(
                 num_threads=config.num_threads or default_threads(),
                 context_limit=context,
+                step_tokens=CHUNK_TOKENS,
                 num_cells=num_cells,
                 copy_budget_bytes=int(free * copy_share) if config.repack else 0,
             ),
