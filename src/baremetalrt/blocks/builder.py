@@ -53,7 +53,7 @@ class BlockBuilder:
         self.cache_views: list[Tensor] = []
         self._rope_factors = rope_factors
         self._rope_mode = rope_mode
-        self._selects = selects and shape.outputs_each < shape.tokens_each
+        self._selects = selects and 0 < shape.outputs_each < shape.tokens_each
 
     @property
     def num_tokens(self) -> int:
@@ -62,8 +62,8 @@ class BlockBuilder:
 
     @property
     def num_rows(self) -> int:
-        """R: how many rows the block returns."""
-        return self._inputs.rows_each(self._selects) * self._shape.num_streams
+        """R: how many rows the block returns, and computes after attention."""
+        return self._shape.num_outputs if self._selects else self._shape.num_tokens
 
     # small pieces
 
@@ -79,8 +79,16 @@ class BlockBuilder:
         return self.g.add(y, bias) if bias else y
 
     def outputs(self, x: Tensor) -> Tensor:
-        """The rows that somebody will read."""
+        """Those of T rows that somebody will read."""
         return self.g.get_rows(x, self._inputs.selection()) if self._selects else x
+
+    def project(self, attended: Tensor) -> Tensor:
+        """The output matrix of attention, for the rows that somebody will read.
+
+        Rows are dropped here and not earlier: with fewer queries the attention kernel sums in another
+        order, and coarser.
+        """
+        return self.outputs(self.linear(attended, "attn_output"))
 
     # attention
 
@@ -91,10 +99,11 @@ class BlockBuilder:
         return k, self.linear(x, "attn_v")
 
     def queries(self, x: Tensor) -> Tensor:
-        """`q (S, H, R)` of the rows that somebody will read."""
+        """`q (S, H, T)` of every row."""
         h = self.h
-        q = self.linear(self.outputs(x), "attn_q")
-        return self.g.reshape(q, h.head_size, h.num_heads, self.num_rows)
+        return self.g.reshape(
+            self.linear(x, "attn_q"), h.head_size, h.num_heads, self._shape.num_tokens
+        )
 
     def fused_queries_keys_values(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The same three from one matrix."""
@@ -102,26 +111,17 @@ class BlockBuilder:
         qkv = self.linear(x, "attn_qkv")
         q_width = h.num_heads * h.head_size
         head, row = h.head_size * _F32_BYTES, (q_width + 2 * h.kv_width) * _F32_BYTES
-        if self._selects:
-            q = self.outputs(g.view_2d(qkv, (q_width, tokens), row, 0))
-            q = g.reshape(q, h.head_size, h.num_heads, self.num_rows)
-        else:
-            q = g.view_3d(qkv, (h.head_size, h.num_heads, tokens), (head, row), 0)
+        q = g.view_3d(qkv, (h.head_size, h.num_heads, tokens), (head, row), 0)
         k = g.view_3d(qkv, (h.head_size, h.num_kv_heads, tokens), (head, row), q_width * _F32_BYTES)
         v = g.view_2d(qkv, (h.kv_width, tokens), row, (q_width + h.kv_width) * _F32_BYTES)
         return q, k, v
 
-    def rope_queries(self, q: Tensor) -> Tensor:
-        return self._rope(q, self._selects)
-
-    def rope_keys(self, k: Tensor) -> Tensor:
-        return self._rope(k, selected=False)
-
-    def _rope(self, x: Tensor, selected: bool) -> Tensor:
+    def rope(self, x: Tensor) -> Tensor:
+        """Rotary positions for queries or keys, by the model's rule for this block."""
         rope = self.h.rope_of(self.index)
         return self.g.rope(
             x,
-            self._inputs.positions(selected),
+            self._inputs.positions(),
             self._rope_factors,
             num_dims=rope.num_dims,
             mode=self._rope_mode,
@@ -138,16 +138,16 @@ class BlockBuilder:
         """Scales queries by their position, where the model asks for it."""
         if not self.h.temperature_scale:
             return q
-        return self.g.mul(q, self._inputs.temperatures(self._selects))
+        return self.g.mul(q, self._inputs.temperatures())
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Stores keys and values, and attends to all that is stored: `(S * H, R)`."""
+        """Stores keys and values, and attends to all that is stored: `(S * H, T)`."""
         g, h = self.g, self.h
         k_cache, v_cache = self._cache.tensors(self.index)
         k_rows = g.reshape(k, h.kv_width, self._shape.num_tokens)
         g.run(g.set_rows(k_cache, k_rows, self._inputs.cells))
         g.run(g.set_rows(v_cache, v, self._inputs.cells))
-        rows, first_stream = self._inputs.rows_each(self._selects), 0
+        rows, first_stream = self._shape.tokens_each, 0
         head, row = h.head_size * _F32_BYTES, h.num_heads * h.head_size * _F32_BYTES
         parts: list[Tensor] = []
         for i, group in enumerate(self._shape.groups):
@@ -162,7 +162,7 @@ class BlockBuilder:
                 g.permute(q_group, 0, 2, 1, 3),
                 self._cells_of(k_cache, group, windowed),
                 self._cells_of(v_cache, group, windowed),
-                self._inputs.mask(i, windowed=windowed, selected=self._selects),
+                self._inputs.mask(i, windowed=windowed),
                 h.attention_scale,
                 h.attention_softcap,
             )

@@ -48,6 +48,22 @@ class ExtentAllocator:
                 return True
         return False
 
+    def move(self, start: int, length: int, wanted: int) -> int | None:
+        """The first of `wanted` cells in place of `length` others, or None when there is no room.
+
+        In a gap elsewhere, or down in the gap before, where that and the one behind give enough.
+        """
+        first_cell = self.allocate(wanted)
+        if first_cell is not None:
+            self.free(start, length)
+            return first_cell
+        before = next((s for s, stop in self._free if stop == start), start)
+        behind = next((stop for s, stop in self._free if s == start + length), start + length)
+        if behind - before < wanted:
+            return None
+        self.free(start, length)
+        return self.allocate(wanted)
+
     def free(self, start: int, length: int) -> None:
         """Gives cells back."""
         self._free.append((start, start + length))
@@ -152,15 +168,14 @@ class SequenceTable:
             if self.allocator.extend(sequence.first_cell + sequence.capacity, more):
                 sequence.capacity = capacity
                 return ()
-            first_cell = self.allocator.allocate(capacity)
+            first_cell = self.allocator.move(sequence.first_cell, sequence.capacity, capacity)
             if first_cell is not None:
                 break
             if not self._evict(keep=sequence):
                 raise NoRoomError
-        copy = CopyCells(sequence.first_cell, first_cell, sequence.length)
-        self.allocator.free(sequence.first_cell, sequence.capacity)
+        copies = _copies(sequence.first_cell, first_cell, sequence.length)
         sequence.first_cell, sequence.capacity = first_cell, capacity
-        return (copy,) if sequence.length else ()
+        return copies
 
     def close(self, sequence: CachedSequence, *, keep: bool) -> None:
         """Ends a sequence; `keep` leaves its text for later ones to build upon."""
@@ -205,6 +220,15 @@ class SequenceTable:
     def _touch(self, sequence: CachedSequence) -> None:
         self._clock += 1
         sequence.last_used = self._clock
+
+
+def _copies(source: int, target: int, num_cells: int) -> tuple[CopyCells, ...]:
+    """Copies to another extent; several where it begins less than `num_cells` further down."""
+    step = abs(source - target)
+    return tuple(
+        CopyCells(source + i, target + i, min(step, num_cells - i))
+        for i in range(0, num_cells, step)
+    )
 
 
 def common_prefix(stored: "array[int]", wanted: NDArray[np.int32]) -> int:

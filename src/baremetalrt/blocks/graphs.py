@@ -125,7 +125,7 @@ class GraphCache:
             first_cell=0, stride=0, num_streams=1, num_cells=num_cells, window_start=0
         )
         outputs = 1 if is_last else num_tokens
-        self.get(StepShape(num_tokens, outputs, is_last, (group,)), 0)
+        self.get(StepShape(num_tokens, outputs, (group,)), 0)
 
     def close(self) -> None:
         self._drop()
@@ -199,17 +199,18 @@ class GraphCache:
             )
             y = self._architecture.block(block, y)
             views += block.cache_views
-        is_last, width = self._span.end == h.num_blocks, h.width
         rows, rows_buffer = None, None
-        output_shape = (shape.num_outputs if is_last else tokens, width)
-        if shape.wants_logits:
-            y = self._head(g, y)
-            output_shape = (shape.num_outputs, h.vocabulary_size)
-            if device.kind == "cpu":
-                # Results are written where they will be read: nothing is copied out.
-                rows, rows_buffer = backend.host_array(device, output_shape, np.float32)
-                backend.place(y, rows_buffer, rows_buffer.base)
-        g.output(y)
+        output_shape = (shape.num_outputs, h.width)
+        if shape.num_outputs:
+            # Without a reader nothing asks for `y`: the last block only stores keys and values.
+            if self._span.end == h.num_blocks:
+                y = self._head(g, y)
+                output_shape = (shape.num_outputs, h.vocabulary_size)
+                if device.kind == "cpu":
+                    # Results are written where they will be read: nothing is copied out.
+                    rows, rows_buffer = backend.host_array(device, output_shape, np.float32)
+                    backend.place(y, rows_buffer, rows_buffer.base)
+            g.output(y)
         return SpanGraph(g, x, inputs, y, output_shape, rows, rows_buffer, views, None, base_cell)
 
     def _head(self, g: GraphBuilder, x: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ Source: the keys of ggml's `docs/gguf.md`; defaults follow llama.cpp's `llama-mo
 """
 
 import math
+import reprlib
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -136,7 +137,7 @@ class MetadataReader:
         return self.file.get(f"{self.architecture}.{key}")
 
     def wrong(self, key: str, value: object, expected: str) -> IntegrityError:
-        found = "nothing" if value is None else repr(value)
+        found = "nothing" if value is None else reprlib.repr(value)
         return IntegrityError(
             f"{self.file.path.name}: {self.architecture}.{key} is {found}, expected {expected}",
             code="gguf.metadata",
@@ -151,7 +152,6 @@ def read_hyperparameters(reader: MetadataReader) -> Hyperparameters:
         IntegrityError: one is absent, of the wrong type, or absurd.
     """
     file = reader.file
-    embedding = file.tensors.get("token_embd.weight")
     num_blocks = reader.integer("block_count", low=1, high=4096)
     width = reader.integer("embedding_length", low=1, high=_MAX_WIDTH)
     num_heads = reader.integer("attention.head_count", low=1, high=_MAX_HEADS)
@@ -177,7 +177,7 @@ def read_hyperparameters(reader: MetadataReader) -> Hyperparameters:
         num_heads=num_heads,
         num_kv_heads=num_kv_heads,
         head_size=head_size,
-        vocabulary_size=embedding.shape[1] if embedding else 0,
+        vocabulary_size=_vocabulary_size(file),
         training_context=training_context,
         norm_epsilon=reader.number("attention.layer_norm_rms_epsilon", low=0.0, high=1.0),
         rope=_read_rope(reader, head_size, training_context),
@@ -194,6 +194,21 @@ def read_hyperparameters(reader: MetadataReader) -> Hyperparameters:
         ),
         expert_weights_scale=reader.number("expert_weights_scale", low=0.0, high=1e4, default=0.0),
     )
+
+
+def _vocabulary_size(file: GGUFFile) -> int:
+    """How many tokens the embedding has a row for; zero without one."""
+    embedding = file.tensors.get("token_embd.weight")
+    num_rows = embedding.shape[1] if embedding else 0
+    num_tokens = file.array_length("tokenizer.ggml.tokens")
+    # A row without a token could win, and libllama ends the process when asked for its text.
+    if num_rows and num_tokens not in (None, num_rows):
+        raise IntegrityError(
+            f"{file.path.name} has {num_tokens} tokens but {num_rows} embeddings",
+            code="gguf.vocabulary",
+            source=str(file.path),
+        )
+    return num_rows
 
 
 def _read_rope(reader: MetadataReader, head_size: int, training_context: int) -> Rope:

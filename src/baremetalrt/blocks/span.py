@@ -204,12 +204,11 @@ class Span:
         key = tuple(parts)
         graph = self._recent.get(key) if self._generation == self._graphs.generation else None
         if graph is None:
-            reads_all = reads == "all" or not self.is_last
+            outputs = {"all": tokens_each, "last": 1, "none": 0}[reads]
             sequences = [s.sequence for s in slices]
             shape = StepShape(
                 tokens_each=tokens_each,
-                outputs_each=tokens_each if reads_all else 1,
-                wants_logits=self.is_last and reads != "none",
+                outputs_each=outputs if self.is_last else tokens_each,
                 groups=group_streams(sequences, tokens_each, window, self.cache.num_cells),
             )
             graph = self._graphs.get(shape, base_cell)

@@ -25,12 +25,11 @@ class StepShape:
     """Everything that a graph depends on: steps of equal shape run the same graph.
 
     Every session contributes `tokens_each` tokens, and the last `outputs_each` of them are read: as
-    logits where `wants_logits` (and the span ends the model), as rows of model width otherwise.
+    logits where the span ends the model, as rows of model width elsewhere.
     """
 
     tokens_each: int
     outputs_each: int
-    wants_logits: bool
     groups: tuple[StreamGroup, ...]
 
     @property

@@ -2,6 +2,7 @@
 
 import platform
 import sys
+from dataclasses import asdict
 from typing import Any
 
 import click
@@ -27,34 +28,15 @@ def command(as_json: bool) -> None:
 def _report() -> dict[str, Any]:
     from baremetalrt.devices.memory import available_bytes, total_bytes
     from baremetalrt.devices.processor import default_threads
-    from baremetalrt.native.backend import backend_devices, buffer_type_name
-    from baremetalrt.native.library import load_library
+    from baremetalrt.devices.survey import survey_devices, survey_library
     from baremetalrt.weights.store import default_model, models_folder, stored_models
 
     problems = []
     library: dict[str, Any] | None = None
     devices: list[dict[str, Any]] = []
     try:
-        found = load_library()
-        library = {
-            "path": str(found.path),
-            "from": found.origin,
-            "ggml": found.ggml_version,
-            "llama": found.llama_version,
-        }
-        for device in backend_devices():
-            free, total = device.memory_bytes()
-            devices.append(
-                {
-                    "name": device.name.lower(),
-                    "kind": device.kind,
-                    "description": device.description,
-                    "memory_free_bytes": free,
-                    "memory_total_bytes": total,
-                    "features": device.features(),
-                    "repacking": [buffer_type_name(t) for t in device.repacking_buffer_types()],
-                }
-            )
+        library = asdict(survey_library())
+        devices = [asdict(device) for device in survey_devices()]
     except BareMetalError as error:
         problems.append({"code": error.code, "message": error.message, "hint": error.hint})
     default = default_model()
@@ -86,7 +68,7 @@ def _print(r: dict[str, Any]) -> None:
     print(f"bmrt {r['version']}, Python {r['python']}, {r['system']}")
     if r["library"]:
         lib = r["library"]
-        print(f"library    ggml {lib['ggml']} from {lib['from']}: {lib['path']}")
+        print(f"library    ggml {lib['ggml']} from {lib['origin']}: {lib['path']}")
     for device in r["devices"]:
         memory = format_bytes(device["memory_total_bytes"])
         print(f"device     {device['name']}: {device['description']} ({device['kind']}, {memory})")

@@ -5,7 +5,18 @@ Errors follow what the caller does next: tell the user (`UsageError`), discard a
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Final
+
+# Messages quote what is in files of strangers.
+_MAX_LINE_CHARS: Final = 500
+
+
+def _line(text: str) -> str:
+    """`text` on one line that a terminal can take: not too long, and without control characters."""
+    line = text[: _MAX_LINE_CHARS + 1]
+    if not line.isprintable():
+        line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
+    return line if len(line) <= _MAX_LINE_CHARS else line[: _MAX_LINE_CHARS - 1] + "…"
 
 
 class BareMetalError(Exception):
@@ -14,10 +25,10 @@ class BareMetalError(Exception):
     default_code: ClassVar[str] = "error"
 
     def __init__(self, message: str, *, code: str | None = None, hint: str | None = None) -> None:
-        super().__init__(message)
-        self.message = message
+        self.message = _line(message)
+        super().__init__(self.message)
         self.code = code or self.default_code
-        self.hint = hint
+        self.hint = None if hint is None else _line(hint)
 
 
 class UsageError(BareMetalError):

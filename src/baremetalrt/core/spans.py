@@ -47,7 +47,7 @@ class ByteRange:
 def merge(ranges: Iterable[ByteRange], *, gap_bytes: int = 0) -> tuple[ByteRange, ...]:
     """The same bytes in as few ranges as possible, sorted; holes of up to `gap_bytes` are closed."""
     merged: list[ByteRange] = []
-    for r in sorted(ranges):
+    for r in sorted(r for r in ranges if len(r)):
         last = merged[-1] if merged else None
         if last is not None and last.file == r.file and r.start <= last.end + gap_bytes:
             merged[-1] = ByteRange(r.file, last.start, max(last.end, r.end))

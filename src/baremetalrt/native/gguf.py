@@ -5,6 +5,7 @@ Source: `gguf.h`; the format is described in ggml's `docs/gguf.md`.
 
 import ctypes
 import mmap
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
@@ -20,6 +21,13 @@ MetadataValue = bool | int | float | str | list[bool] | list[int] | list[float] 
 # Vocabularies of half a million tokens with merges take 15 MB. The bound keeps a hostile header
 # (arrays of millions of empty strings) from costing more memory than a small model.
 HEADER_LIMIT_BYTES: Final = 32 * MIB
+# The C reader compares every key with every other, and every tensor name likewise: with the million
+# that fit into a header it would take hours. The largest models have a few thousand tensors per file.
+_MAX_ENTRIES: Final = 1 << 14
+# magic, version, number of tensors, number of values
+_START: Final = struct.Struct("<4sIQQ")
+# The C reader names others in its message.
+_VERSIONS: Final = (2, 3)
 _STRING: Final = 8
 _ARRAY: Final = 9
 _SCALARS: Final[dict[int, Any]] = {
@@ -69,6 +77,10 @@ class GGUFHeader(Handle):
             HeaderError: not a GGUF header, or one that does not end within the buffer.
         """
         self._c = load_library().c
+        if len(data) >= _START.size:
+            _, version, num_tensors, num_values = _START.unpack_from(data)
+            if version in _VERSIONS and max(num_tensors, num_values) > _MAX_ENTRIES:
+                raise HeaderError(f"it claims {num_tensors} tensors and {num_values} values")
         address = ctypes.addressof(ctypes.c_char.from_buffer(data))
         with logs.captured_errors() as lines:
             pointer = self._c.gguf_init_from_buffer(

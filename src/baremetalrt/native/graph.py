@@ -103,6 +103,11 @@ def _address_offset() -> int:
     return found[0]
 
 
+def is_placed(tensor: Tensor) -> bool:
+    """Whether a tensor has storage: the inputs of operations that nobody reads get none."""
+    return bool(ctypes.c_uint64.from_address(tensor + _address_offset()).value)
+
+
 def host_view(tensor: Tensor, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
     """The memory of a tensor that is placed on the host, valid as long as it stays there."""
     address = ctypes.c_uint64.from_address(tensor + _address_offset()).value

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from baremetalrt.core.errors import IntegrityError, UsageError
 from baremetalrt.native.sampler import SamplerChain
 
-_MAX_SEED: Final = 0xFFFFFFFF
+# The largest 32-bit number is no seed: libllama takes it to mean any.
+_NUM_SEEDS: Final = 0xFFFFFFFF
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +71,7 @@ class Sampler:
     def __init__(
         self, options: SamplingOptions, vocabulary_size: int, prompt: Sequence[int]
     ) -> None:
-        seed = secrets.randbits(32) if options.seed is None else options.seed & _MAX_SEED
+        seed = secrets.randbits(32) if options.seed is None else options.seed % _NUM_SEEDS
         self._chain = _build_chain(options, vocabulary_size, seed)
         if self._chain is not None and options.penalizes:
             for token in prompt[-options.penalty_window :]:

@@ -178,7 +178,8 @@ class Session:
         chosen = self._sampler.sample(logits_V, allowed_V)
         self.stats.generated_tokens += 1
         if self._tokenizer.is_end(chosen) and not self._options.ignore_end:
-            return self._finish(None, self._detokenizer.finish(), "stop", logprobs_V)
+            rest = self._stops.add(self._detokenizer.finish())
+            return self._finish(None, rest, "stop", logprobs_V)
         if self._matcher is not None:
             self._matcher.accept(chosen)
         text = self._stops.add(self._detokenizer.add(chosen))

@@ -21,10 +21,11 @@ class StopMatcher:
         found = [(self._held.find(s), s) for s in self._stops]
         hits = [(at, s) for at, s in found if at >= 0]
         if hits:
-            at, self.matched = min(hits, key=lambda hit: (hit[0], -len(hit[1])))
+            # The one that is complete first: which it is must not depend on how the text is cut.
+            at, self.matched = min(hits, key=lambda hit: (hit[0] + len(hit[1]), hit[0]))
             shown, self._held = self._held[:at], ""
             return shown
-        keep = max(_overlap(self._held, s) for s in self._stops)
+        keep = max(overlap(self._held, s) for s in self._stops)
         cut = len(self._held) - keep
         shown, self._held = self._held[:cut], self._held[cut:]
         return shown
@@ -35,7 +36,7 @@ class StopMatcher:
         return shown
 
 
-def _overlap(text: str, stop: str) -> int:
+def overlap(text: str, stop: str) -> int:
     """How many characters at the end of `text` are a proper beginning of `stop`."""
     for n in range(min(len(text), len(stop) - 1), 0, -1):
         if text.endswith(stop[:n]):

@@ -151,6 +151,8 @@ class GGUFFile:
 
     def text(self, key: str) -> str | None:
         """The value under `key` when it is a string."""
+        if self._header.array_length(key) is not None:
+            return None  # without making a list of it
         value = self._header.get(key)
         return value if isinstance(value, str) else None
 

@@ -31,8 +31,8 @@ _GEMMA3_27B_BLOCKS = 62
 def _gemma_block(b: BlockBuilder, x_TD: Tensor) -> Tensor:
     normed = b.norm(x_TD, "attn_norm")
     k, v = b.keys_and_values(normed)
-    attended = b.attend(b.rope_queries(b.queries(normed)), b.rope_keys(k), v)
-    x_TD = b.g.add(b.linear(attended, "attn_output"), b.outputs(x_TD))
+    attended = b.attend(b.rope(b.queries(normed)), b.rope(k), v)
+    x_TD = b.g.add(b.project(attended), b.outputs(x_TD))
     return b.g.add(b.gelu_feed_forward(b.norm(x_TD, "ffn_norm")), x_TD)
 
 
@@ -43,8 +43,8 @@ def _gemma2_block(b: BlockBuilder, x_TD: Tensor) -> Tensor:
     q = b.queries(normed)
     if "attn_q_norm.weight" in b.weights:  # Gemma 3
         q, k = b.norm(q, "attn_q_norm"), b.norm(k, "attn_k_norm")
-    attended = b.linear(b.attend(b.rope_queries(q), b.rope_keys(k), v), "attn_output")
-    x_TD = b.g.add(b.norm(attended, "post_attention_norm"), b.outputs(x_TD))
+    branch = b.project(b.attend(b.rope(q), b.rope(k), v))
+    x_TD = b.g.add(b.norm(branch, "post_attention_norm"), b.outputs(x_TD))
     branch = b.gelu_feed_forward(b.norm(x_TD, "ffn_norm"))
     return b.g.add(b.norm(branch, "post_ffw_norm"), x_TD)
 

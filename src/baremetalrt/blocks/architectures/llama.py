@@ -26,9 +26,8 @@ def _block(b: BlockBuilder, x_TD: Tensor, *, ffn_norm: str, rotates: bool) -> Te
     k, v = b.keys_and_values(normed)
     q = b.queries(normed)
     if rotates:
-        k, q = b.rope_keys(k), b.rope_queries(q)
-    attended = b.linear(b.attend(b.temper(q), k, v), "attn_output")
-    x_TD = _add(b, attended, b.outputs(x_TD))
+        k, q = b.rope(k), b.rope(q)
+    x_TD = _add(b, b.project(b.attend(b.temper(q), k, v)), b.outputs(x_TD))
     normed = b.norm(x_TD, ffn_norm)
     return _add(b, b.experts(normed) if b.h.num_experts else b.silu_feed_forward(normed), x_TD)
 

@@ -26,13 +26,12 @@ _WINDOW_PERIOD = 4
 
 def _olmo2_block(b: BlockBuilder, x_TD: Tensor) -> Tensor:
     g, h = b.g, b.h
-    q_TD = b.norm(b.linear(b.outputs(x_TD), "attn_q"), "attn_q_norm")
+    q_TD = b.norm(b.linear(x_TD, "attn_q"), "attn_q_norm")
     k_TD = b.norm(b.linear(x_TD, "attn_k"), "attn_k_norm")
     v_TD = b.linear(x_TD, "attn_v")
-    q = b.rope_queries(g.reshape(q_TD, h.head_size, h.num_heads, b.num_rows))
-    k = b.rope_keys(g.reshape(k_TD, h.head_size, h.num_kv_heads, b.num_tokens))
-    attended = b.attend(q, k, v_TD)
-    branch = b.norm(b.linear(attended, "attn_output"), "post_attention_norm")
+    q = b.rope(g.reshape(q_TD, h.head_size, h.num_heads, b.num_tokens))
+    k = b.rope(g.reshape(k_TD, h.head_size, h.num_kv_heads, b.num_tokens))
+    branch = b.norm(b.project(b.attend(q, k, v_TD)), "post_attention_norm")
     x_TD = g.add(branch, b.outputs(x_TD))
     return g.add(b.norm(b.silu_feed_forward(x_TD), "post_ffw_norm"), x_TD)
 

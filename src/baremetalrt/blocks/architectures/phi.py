@@ -16,8 +16,7 @@ from baremetalrt.native.graph import ROPE_NEOX, Tensor
 
 def _phi3_block(b: BlockBuilder, x_TD: Tensor) -> Tensor:
     q, k, v = b.fused_queries_keys_values(b.norm(x_TD, "attn_norm"))
-    attended = b.attend(b.rope_queries(q), b.rope_keys(k), v)
-    x_TD = b.g.add(b.linear(attended, "attn_output"), b.outputs(x_TD))
+    x_TD = b.g.add(b.project(b.attend(b.rope(q), b.rope(k), v)), b.outputs(x_TD))
     return b.g.add(
         b.linear(b.g.swiglu(b.linear(b.norm(x_TD, "ffn_norm"), "ffn_up")), "ffn_down"), x_TD
     )

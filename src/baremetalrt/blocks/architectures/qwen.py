@@ -21,9 +21,9 @@ from baremetalrt.native.graph import ROPE_NEOX, Tensor
 def _qwen3_block(b: BlockBuilder, x_TD: Tensor) -> Tensor:
     normed = b.norm(x_TD, "attn_norm")
     k, v = b.keys_and_values(normed)
-    q = b.rope_queries(b.norm(b.queries(normed), "attn_q_norm"))
-    attended = b.attend(q, b.rope_keys(b.norm(k, "attn_k_norm")), v)
-    x_TD = b.g.add(b.linear(attended, "attn_output"), b.outputs(x_TD))
+    q = b.rope(b.norm(b.queries(normed), "attn_q_norm"))
+    attended = b.attend(q, b.rope(b.norm(k, "attn_k_norm")), v)
+    x_TD = b.g.add(b.project(attended), b.outputs(x_TD))
     normed = b.norm(x_TD, "ffn_norm")
     return b.g.add(b.experts(normed) if b.h.num_experts else b.silu_feed_forward(normed), x_TD)
 

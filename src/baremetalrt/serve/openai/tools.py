@@ -14,6 +14,7 @@ import msgspec
 from baremetalrt.core.errors import UsageError
 from baremetalrt.serve.openai.schema import ChatRequest, Tool, ToolChoice
 from baremetalrt.session.grammar import Grammar, from_lark
+from baremetalrt.session.stopping import overlap
 
 Notation = Literal["hermes", "mistral", "llama"]
 
@@ -160,7 +161,7 @@ class CallFinder:
             if not self._inside:
                 before, opening, after = self._held.partition(self._style.opening)
                 if not opening:
-                    keep = _partial(self._held, self._style.opening)
+                    keep = overlap(self._held, self._style.opening)
                     cut = len(self._held) - keep
                     shown += self._held[:cut]
                     self._held = self._held[cut:]
@@ -209,11 +210,3 @@ class CallFinder:
                 )
             )
         return found
-
-
-def _partial(text: str, marker: str) -> int:
-    """How many characters at the end of `text` may be the beginning of `marker`."""
-    for n in range(min(len(text), len(marker) - 1), 0, -1):
-        if text.endswith(marker[:n]):
-            return n
-    return 0
