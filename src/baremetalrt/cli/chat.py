@@ -4,7 +4,7 @@ import asyncio
 import json
 import signal
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -96,9 +96,10 @@ async def _answer(state: _Chat) -> None:
             session = state.model.session(
                 await state.model.tokenize_chat(state.messages), state.options
             )
-            async for token in session.generate():
-                text.append(token.text)
-                print(token.text, end="", flush=True)
+            async with aclosing(session.generate()) as tokens:
+                async for token in tokens:
+                    text.append(token.text)
+                    print(token.text, end="", flush=True)
             state.speed = describe_speed(session)
     except BareMetalError:
         if not text:

@@ -74,10 +74,6 @@ def main() -> None:
         status = error.exit_code
     except (KeyboardInterrupt, click.Abort):
         status = _INTERRUPTED
-    except BrokenPipeError:
-        # The reader has seen enough; keep the interpreter from complaining while it flushes.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        status = 0
     except BareMetalError as error:
         if "--debug" in sys.argv:
             raise

@@ -116,7 +116,10 @@ def _short_strings(data: mmap.mmap, at: int, count: int) -> tuple[list[bytes], i
     pieces = rest.split(b"\0" * 7, count)
     if len(pieces) != count + 1 or len(pieces[0]) != 1:
         return None
-    last = pieces.pop()[: pieces[-1][-1]]
+    rest = pieces.pop()
+    if not all(pieces):
+        return None  # an empty string is among them
+    last = rest[: pieces[-1][-1]]
     found = [piece[:-1] for piece in pieces[1:]]
     found.append(last)
     lengths = list(map(len, found))

@@ -1,6 +1,8 @@
 """Listens on an address and says which one it became."""
 
+import signal
 import socket
+import sys
 from collections.abc import Callable
 from typing import Final
 
@@ -45,6 +47,8 @@ def listen(
         ),
         announce,
     )
+    # uvicorn shuts down gracefully, then raises the signal once more: this time it is for us.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     try:
         server.run()
     except SystemExit:

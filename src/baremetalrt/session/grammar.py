@@ -45,10 +45,10 @@ def from_json_schema(schema: dict[str, Any] | bool) -> Grammar:
     import llguidance
 
     try:
-        source = llguidance.LLMatcher.grammar_from_json_schema(
-            json.dumps(schema), defaults=_JSON_STYLE
-        )
-    except ValueError as error:
+        text = json.dumps(schema)
+        _check_length("JSON schema", text)
+        source = llguidance.LLMatcher.grammar_from_json_schema(text, defaults=_JSON_STYLE)
+    except (RecursionError, ValueError) as error:
         raise _bad("JSON schema", str(error)) from error
     return _validated(source, "JSON schema")
 
@@ -60,25 +60,31 @@ def any_json_object() -> Grammar:
 
 def from_gbnf(text: str) -> Grammar:
     """Output that follows a grammar in llama.cpp's GBNF notation."""
-    import llguidance
-    from llguidance.gbnf_to_lark import GbnfToLarkError, gbnf_to_lark
+    from llguidance.gbnf_to_lark import gbnf_to_lark
 
-    if len(text) > _MAX_GRAMMAR_CHARS:
-        raise _bad("grammar", f"longer than {_MAX_GRAMMAR_CHARS} characters")
+    _check_length("grammar", text)
     try:
-        source = llguidance.LLMatcher.grammar_from_lark(gbnf_to_lark(text))
-    except (GbnfToLarkError, RecursionError, ValueError) as error:
-        raise _bad("grammar", str(error) or "nested too deeply") from error
-    return _validated(source, "grammar")
+        lark = gbnf_to_lark(text)
+    except Exception as error:  # it raises nothing more special where a rule is missing
+        raise _bad("grammar", str(error)) from error
+    return from_lark(lark)
 
 
 def from_lark(text: str) -> Grammar:
     """Output that follows a grammar in llguidance's Lark notation."""
     import llguidance
 
+    _check_length("grammar", text)
+    try:
+        source = llguidance.LLMatcher.grammar_from_lark(text)
+    except ValueError as error:
+        raise _bad("grammar", str(error)) from error
+    return _validated(source, "grammar")
+
+
+def _check_length(what: str, text: str) -> None:
     if len(text) > _MAX_GRAMMAR_CHARS:
-        raise _bad("grammar", f"longer than {_MAX_GRAMMAR_CHARS} characters")
-    return _validated(llguidance.LLMatcher.grammar_from_lark(text), "grammar")
+        raise _bad(what, f"longer than {_MAX_GRAMMAR_CHARS} characters")
 
 
 def _validated(source: str, what: str) -> Grammar:

@@ -66,17 +66,28 @@ def _check(name: str, value: float, low: float, high: float) -> None:
 
 
 class Sampler:
-    """Chooses the tokens of one answer. The same seed and logits give the same tokens."""
+    """Chooses the tokens of one answer. The same seed and logits give the same tokens.
+
+    Raises:
+        UsageError: a bias for a token that is not in the vocabulary.
+    """
 
     def __init__(
         self, options: SamplingOptions, vocabulary_size: int, prompt: Sequence[int]
     ) -> None:
+        for token in options.logit_bias:
+            if not 0 <= token < vocabulary_size:
+                raise UsageError(
+                    f"logit_bias has the token {token}, outside of 0 to {vocabulary_size - 1}",
+                    code="sampling.range",
+                    parameter="logit_bias",
+                )
         seed = secrets.randbits(32) if options.seed is None else options.seed % _NUM_SEEDS
         self._chain = _build_chain(options, vocabulary_size, seed)
         if self._chain is not None and options.penalizes:
             for token in prompt[-options.penalty_window :]:
                 self._chain.accept(token)
-        bias = {t: b for t, b in options.logit_bias.items() if 0 <= t < vocabulary_size}
+        bias = options.logit_bias
         self._biased_tokens = np.fromiter(bias.keys(), np.int64, len(bias))
         self._biases = np.fromiter(bias.values(), np.float32, len(bias))
 

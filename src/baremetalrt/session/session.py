@@ -5,7 +5,7 @@ compute together round differently than one alone, which can tip a tie between t
 """
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
@@ -118,7 +118,7 @@ class Session:
         self.stats = GenerationStats(prompt_tokens=len(prompt))
         self.finish_reason: FinishReason | None = None
 
-    async def generate(self) -> AsyncIterator[Token]:
+    async def generate(self) -> AsyncGenerator[Token, None]:
         """The answer, token by token. After the last one `finish_reason` and `stats` are final.
 
         Raises:

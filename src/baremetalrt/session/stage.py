@@ -125,23 +125,27 @@ class LocalStage:
         self._running: list[_Request] = []
         self._scheduled = False
         self._prefilled_last = False
+        # A batch is done, and those who decode have not come back yet with their next token.
+        self._just_decoded = False
 
     @property
     def is_shared(self) -> bool:
-        return len(self._decodes) + len(self._prefills) + len(self._running) > 0
+        queued = len(self._decodes) + len(self._prefills) + len(self._running)
+        return queued > 0 or self._just_decoded
 
     async def open(self, tokens: Sequence[int], capacity: int) -> CachedSequence:
-        opening = self._submit(lambda: self._span.open(tokens, capacity))
+        opening = self._worker.submit(self._span.open, tokens, capacity)
         try:
-            return await asyncio.shield(opening)
+            return await asyncio.wrap_future(opening)
         except asyncio.CancelledError:
-            # The sequence exists although nobody waits for it any more.
-            opening.add_done_callback(self._release_unwanted)
+            # The sequence may exist although nobody waits for it any more. At once, and not when the
+            # loop hears of it: whoever opens next must find its cells free.
+            self._worker.submit(self._release_unwanted, opening)
             raise
 
-    def _release_unwanted(self, opened: asyncio.Future[CachedSequence]) -> None:
+    def _release_unwanted(self, opened: "Future[CachedSequence]") -> None:
         if not opened.cancelled() and opened.exception() is None:
-            self.release(opened.result(), keep=True)
+            self._span.release(opened.result(), keep=True)
 
     async def grow(self, place: Place, capacity: int) -> None:
         await self._submit(lambda: self._span.grow(_sequence(place), capacity))
@@ -181,7 +185,7 @@ class LocalStage:
             asyncio.get_running_loop().call_soon(self._start)
 
     def _start(self) -> None:
-        self._scheduled = False
+        self._scheduled = self._just_decoded = False
         batch = self._next_batch()
         if not batch:
             return
@@ -210,6 +214,7 @@ class LocalStage:
 
     def _finish(self, future: "Future[NDArray[np.float32]]") -> None:
         batch, self._running = self._running, []
+        self._just_decoded = batch[0].num_tokens == 1
         error = RuntimeError("the stage was closed") if future.cancelled() else future.exception()
         rows = None if error else future.result()
         each = 0 if rows is None else len(rows) // len(batch)

@@ -1,10 +1,17 @@
 """Text to tokens and back, one token at a time, without ever showing half a character."""
 
 import codecs
+import re
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
+from typing import Final
 
 from baremetalrt.native.vocabulary import Vocabulary
+
+# libllama looks through the rest of a text after each control token in it: a prompt full of them
+# would take minutes, unless it comes in pieces.
+_PIECE_CHARS: Final = 1 << 12
 
 
 class Tokenizer:
@@ -24,7 +31,27 @@ class Tokenizer:
     def encode_prompt(self, text: str) -> list[int]:
         """Token ids of a whole prompt, with a begin-of-sequence token where the model wants one."""
         add_bos = self._vocabulary.adds_bos and not (self.bos and text.startswith(self.bos))
-        return self.encode(text, special=True, add_bos=add_bos)
+        tokens = [self.bos_token] if add_bos else []
+        for piece in self._cut(text):
+            tokens += self.encode(piece, special=True)
+        return tokens
+
+    def _cut(self, text: str) -> Iterator[str]:
+        """A long text in pieces that begin with control tokens, where tokenizing starts anew anyway."""
+        start = 0
+        while len(text) - start > _PIECE_CHARS:
+            found = self._control_names.search(text, start + _PIECE_CHARS)
+            if found is None:
+                break
+            yield text[start : found.start()]
+            start = found.start()
+        yield text[start:]
+
+    @cached_property
+    def _control_names(self) -> re.Pattern[str]:
+        names = (self.name(i) for i in range(self.size) if self.is_control(i))
+        texts = (re.escape(name.decode("utf-8", "replace")) for name in names if name)
+        return re.compile("|".join(texts) or "(?!)")
 
     def piece(self, token: int) -> bytes:
         """The bytes that a token adds to a text; none for control tokens."""

@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, aclosing
 from typing import Any
 
 from starlette.requests import Request
@@ -75,10 +75,10 @@ async def complete(
         for i in range(request.n or 1)
     ]
     if request.stream:
-        stack = AsyncExitStack()
+        slot = AsyncExitStack()
         # Entered here, so that a full queue is an error with a status and not an event.
-        await stack.enter_async_context(admission.slot())
-        return g.EventStream(_events(request, model, choices, metrics, stack))
+        await slot.enter_async_context(admission.slot())
+        return g.EventStream(_events(request, model, choices, metrics), slot)
     work = asyncio.create_task(_whole(model, choices, admission, metrics))
     return await g.unless_disconnected(http, work)
 
@@ -86,8 +86,9 @@ async def complete(
 async def _whole(
     model: Model, choices: list[_Choice], admission: Admission, metrics: Metrics
 ) -> Response:
-    async with admission.slot():
-        async for piece in g.run_choices([c.session for c in choices], metrics):
+    sessions = [choice.session for choice in choices]
+    async with admission.slot(), aclosing(g.run_choices(sessions, metrics)) as pieces:
+        async for piece in pieces:
             choice = choices[piece.choice]
             if piece.token is None:
                 choice.finish()
@@ -96,7 +97,7 @@ async def _whole(
                 choice.logprobs += _logprobs(model, piece.token)
     answer = g.envelope("chat.completion", "chatcmpl", model.name)
     answer["choices"] = [_as_message(i, choice) for i, choice in enumerate(choices)]
-    answer["usage"] = g.usage([c.session for c in choices])
+    answer["usage"] = g.usage(sessions)
     return JSONResponse(answer)
 
 
@@ -119,7 +120,6 @@ async def _events(
     model: Model,
     choices: list[_Choice],
     metrics: Metrics,
-    stack: AsyncExitStack,
 ) -> AsyncGenerator[dict[str, Any], None]:
     head = g.envelope("chat.completion.chunk", "chatcmpl", model.name)
     wants_usage = request.stream_options is not None and request.stream_options.include_usage
@@ -130,10 +130,10 @@ async def _events(
         choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": None}
         return {**head, "choices": [choice | more]}
 
-    async with stack:
-        for i in range(len(choices)):
-            yield chunk(i, {"role": "assistant", "content": ""})
-        async for piece in g.run_choices([c.session for c in choices], metrics):
+    for i in range(len(choices)):
+        yield chunk(i, {"role": "assistant", "content": ""})
+    async with aclosing(g.run_choices([c.session for c in choices], metrics)) as pieces:
+        async for piece in pieces:
             i, choice = piece.choice, choices[piece.choice]
             ended = piece.token is None
             text, calls = choice.finish() if piece.token is None else choice.add(piece.token.text)
@@ -148,8 +148,8 @@ async def _events(
                 yield chunk(i, {"tool_calls": deltas})
             if ended:
                 yield chunk(i, {}, finish_reason=choice.finish_reason)
-        if wants_usage:
-            yield {**head, "choices": [], "usage": g.usage([c.session for c in choices])}
+    if wants_usage:
+        yield {**head, "choices": [], "usage": g.usage([c.session for c in choices])}
 
 
 def _logprobs(model: Model, token: Token) -> list[dict[str, Any]]:

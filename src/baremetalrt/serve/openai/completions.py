@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, aclosing
 from typing import Any
 
 from starlette.requests import Request
@@ -75,9 +75,9 @@ async def complete(
         for i in range(request.n or 1)
     ]
     if request.stream:
-        stack = AsyncExitStack()
-        await stack.enter_async_context(admission.slot())
-        return g.EventStream(_events(request, model, choices, len(prompts), metrics, stack))
+        slot = AsyncExitStack()
+        await slot.enter_async_context(admission.slot())
+        return g.EventStream(_events(request, model, choices, len(prompts), metrics), slot)
     work = asyncio.create_task(_whole(model, choices, len(prompts), admission, metrics))
     return await g.unless_disconnected(http, work)
 
@@ -85,8 +85,9 @@ async def complete(
 async def _whole(
     model: Model, choices: list[_Choice], num_prompts: int, admission: Admission, metrics: Metrics
 ) -> Response:
-    async with admission.slot():
-        async for piece in g.run_choices([c.session for c in choices], metrics):
+    sessions = [choice.session for choice in choices]
+    async with admission.slot(), aclosing(g.run_choices(sessions, metrics)) as pieces:
+        async for piece in pieces:
             if piece.token is not None:
                 choices[piece.choice].add(model, piece.token)
     answer = g.envelope("text_completion", "cmpl", model.name)
@@ -99,7 +100,7 @@ async def _whole(
         }
         for i, choice in enumerate(choices)
     ]
-    answer["usage"] = g.usage([c.session for c in choices], num_prompts)
+    answer["usage"] = g.usage(sessions, num_prompts)
     return JSONResponse(answer)
 
 
@@ -109,14 +110,13 @@ async def _events(
     choices: list[_Choice],
     num_prompts: int,
     metrics: Metrics,
-    stack: AsyncExitStack,
 ) -> AsyncGenerator[dict[str, Any], None]:
     head = g.envelope("text_completion", "cmpl", model.name)
     wants_usage = request.stream_options is not None and request.stream_options.include_usage
     if wants_usage:
         head["usage"] = None
-    async with stack:
-        async for piece in g.run_choices([c.session for c in choices], metrics):
+    async with aclosing(g.run_choices([c.session for c in choices], metrics)) as pieces:
+        async for piece in pieces:
             choice = choices[piece.choice]
             before = len(choice.tokens)
             if piece.token is not None:
@@ -135,9 +135,9 @@ async def _events(
                     }
                 ],
             }
-        if wants_usage:
-            sessions = [c.session for c in choices]
-            yield {**head, "choices": [], "usage": g.usage(sessions, num_prompts)}
+    if wants_usage:
+        sessions = [c.session for c in choices]
+        yield {**head, "choices": [], "usage": g.usage(sessions, num_prompts)}
 
 
 def _prompts(request: CompletionRequest, model: Model) -> list[list[int]]:

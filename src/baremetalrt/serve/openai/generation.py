@@ -3,7 +3,8 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -88,14 +89,15 @@ class Piece:
     token: Token | None
 
 
-async def run_choices(sessions: Sequence[Session], metrics: Metrics) -> AsyncIterator[Piece]:
+async def run_choices(sessions: Sequence[Session], metrics: Metrics) -> AsyncGenerator[Piece, None]:
     """Generates all choices at once, token by token; closing the iterator ends them all."""
     queue: asyncio.Queue[Piece | BaseException] = asyncio.Queue(_QUEUED_TOKENS)
 
     async def pump(choice: int, session: Session) -> None:
         try:
-            async for token in session.generate():
-                await queue.put(Piece(choice, token))
+            async with aclosing(session.generate()) as tokens:
+                async for token in tokens:
+                    await queue.put(Piece(choice, token))
             await queue.put(Piece(choice, None))
         except BareMetalError as error:
             await queue.put(error)
@@ -185,13 +187,17 @@ async def unless_disconnected(request: Request, work: "asyncio.Task[Response]") 
 
 
 class EventStream(Response):
-    """Server-sent events. A client that leaves, or stops reading, closes the source of the events."""
+    """Server-sent events. A client that leaves, or stops reading, closes the source of the events.
+
+    `held` is what the request holds meanwhile; it is let go in any case, even when nothing was sent.
+    """
 
     media_type = "text/event-stream"
 
-    def __init__(self, events: AsyncIterator[dict[str, Any]]) -> None:
+    def __init__(self, events: AsyncGenerator[dict[str, Any], None], held: AsyncExitStack) -> None:
         super().__init__(headers={"cache-control": "no-cache"})
         self._events = events
+        self._held = held
         del self.headers["content-length"]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -205,6 +211,8 @@ class EventStream(Response):
             for task in (pump, watcher):
                 task.cancel()
             await asyncio.gather(pump, watcher, return_exceptions=True)
+            await self._events.aclose()
+            await self._held.aclose()
 
     async def _pump(self, send: Send) -> None:
         start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
@@ -220,8 +228,6 @@ class EventStream(Response):
             await _send(send, {"type": "http.response.body", "body": b"", "more_body": False})
         except (OSError, TimeoutError):
             pass
-        finally:
-            await self._events.aclose()  # type: ignore[attr-defined]
 
 
 def _body(data: str) -> dict[str, Any]:

@@ -1,0 +1,5 @@
+"""`python -m baremetalrt` is `bmrt`."""
+
+from baremetalrt.cli.main import main
+
+main()

@@ -1,0 +1,138 @@
+"""What arrives on the port of `bmrt serve` need not be HTTP, nor JSON, nor sane."""
+
+import http.client
+import json
+import socket
+
+import pytest
+
+from commands import ServerProcess
+
+COMPLETIONS = "/v1/completions"
+_POST = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\n"
+
+
+@pytest.fixture(autouse=True)
+def still_answers(server: ServerProcess):  # type: ignore[no-untyped-def]
+    """After every attack the server is the same process, idle, and answers."""
+    yield
+    status, body = post(server, json.dumps({"prompt": "One, two,", "max_tokens": 2}).encode())
+    assert status == 200 and body["usage"]["completion_tokens"] == 2
+    assert server.process.poll() is None
+
+
+def post(
+    server: ServerProcess, body: bytes, *, path: str = COMPLETIONS, host: str = "localhost"
+) -> tuple[int, dict]:  # type: ignore[type-arg]
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+    try:
+        connection.request("POST", path, body, {"Host": host, "Content-Type": "application/json"})
+        answer = connection.getresponse()
+        return answer.status, json.loads(answer.read())
+    finally:
+        connection.close()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"null",
+        b"[]",
+        b'"text"',
+        b"\xff\xfe\x00",
+        b'{"prompt": "\xc3\x28"}',
+        b'{"prompt": "a", "temperature": NaN}',
+        b'{"prompt": "a", "temperature": 1e999}',
+        b'{"prompt": "a", "max_tokens": 1' + b"0" * 400 + b"}",
+        b'{"prompt": "a", "max_tokens": -1}',
+        b'{"prompt": "a", "max_tokens": 1.5}',
+        b'{"prompt": "a", "top_p": "all"}',
+        b'{"prompt": "a", "n": 100000}',
+        b'{"prompt": "a", "seed": 1e400}',
+        b'{"prompt": "a", "logit_bias": {"x": 1}}',
+        b'{"prompt": "a", "logit_bias": {"99999999999999999999": 1}}',
+        b'{"prompt": [1, -5, 3]}',
+        b'{"prompt": [99999999]}',
+        b'{"prompt": [123456789012345678901234567890]}',
+        b'{"prompt": []}',
+        b'{"prompt": ""}',
+        b'{"prompt": [[]]}',
+        b'{"prompt": "a", "stop": ["x", 1]}',
+        b'{"prompt": "a", "stop": ' + json.dumps(["s"] * 5000).encode() + b"}",
+        b'{"prompt": "a", "grammar": "root ::= root"}',
+        b'{"prompt": "a", "grammar": "("}',
+        b'{"prompt": "a", "surprise": 1}',
+        b"[" * 100_000,
+        b'{"prompt": ' * 50_000,
+        b'{"prompt": "a", "user": ' + b"[" * 5_000 + b"]" * 5_000 + b"}",
+    ],
+)
+def test_bad_json_is_refused(server: ServerProcess, body: bytes) -> None:
+    """Status 400, OpenAI's shape, one message."""
+    status, answer = post(server, body)
+    assert status == 400, answer
+    assert answer["error"]["type"] == "invalid_request_error"
+    assert answer["error"]["message"]
+
+
+def test_a_lone_surrogate_is_text(server: ServerProcess) -> None:
+    """JSON can write what UTF-8 cannot; it is read as a replacement, not as a crash."""
+    status, answer = post(server, b'{"prompt": "a \\ud800 b", "max_tokens": 2}')
+    assert status in (200, 400), answer
+
+
+def test_a_long_body_is_refused(server: ServerProcess) -> None:
+    status, answer = post(server, b'{"prompt": "' + b"a" * (17 * 2**20) + b'"}')
+    assert status == 413 and answer["error"]["message"]
+
+
+def test_another_name_for_this_host_is_refused(server: ServerProcess) -> None:
+    """A web page that points its own name at 127.0.0.1 gets nothing."""
+    for host in ("evil.example", "evil.example:80", "localhost.evil.example", "127.0.0.1.evil"):
+        assert post(server, b'{"prompt": "a"}', host=host)[0] == 403
+
+
+def test_paths_and_methods(server: ServerProcess) -> None:
+    for method, path, expected in (
+        ("GET", "/", 404),
+        ("GET", "/../../etc/passwd", 404),
+        ("GET", COMPLETIONS, 405),
+        ("DELETE", "/v1/models", 405),
+        ("GET", "/v1/models/" + "a" * 4000, 404),
+        ("GET", "/v1/models/%00%ff", 404),
+    ):
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+        connection.request(method, path, headers={"Host": "localhost"})
+        answer = connection.getresponse()
+        assert answer.status == expected, path
+        assert "error" in json.loads(answer.read())
+        connection.close()
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"\0" * 1000,
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+        b"GET\r\n\r\n",
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 20_000 + b"\r\n",
+        b"GET /" + b"a" * 200_000 + b" HTTP/1.1\r\n\r\n",
+        _POST + b"Content-Length: -5\r\n\r\n",
+        _POST + b"Content-Length: 9999999999999\r\n\r\n{",
+        _POST + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{}\r\n0\r\n\r\n",
+        _POST + b"Transfer-Encoding: chunked\r\n\r\nFFFFFFFFFFFFFFFF\r\n",
+        _POST + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n",
+    ],
+)
+def test_bad_http_ends_the_connection_at_most(server: ServerProcess, raw: bytes) -> None:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+        try:
+            connection.sendall(raw)
+            connection.shutdown(socket.SHUT_WR)
+            while connection.recv(65536):
+                pass
+        except OSError:  # it hung up first
+            pass

@@ -1,0 +1,71 @@
+"""`bmrt` as a user starts it: real processes, ended by the tests that started them."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Self
+
+BMRT = [sys.executable, "-m", "baremetalrt"]
+_LISTENING = re.compile(rb"listening on (http://\S+)/v1")
+
+
+def environment(home: Path) -> dict[str, str]:
+    """Nothing of the caller's but the search path; a store of the test's own."""
+    kept = {
+        k: os.environ[k] for k in ("PATH", "LD_LIBRARY_PATH", "BMRT_LIBRARY") if k in os.environ
+    }
+    return {**kept, "BMRT_HOME": str(home), "HOME": str(home), "GGML_NO_BACKTRACE": "1"}
+
+
+def bmrt(
+    *arguments: str, home: Path, stdin: str = "", timeout_s: float = 60.0
+) -> subprocess.CompletedProcess[str]:
+    """Runs one command to its end."""
+    return subprocess.run(
+        [*BMRT, *arguments],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        env=environment(home),
+    )
+
+
+class ServerProcess:
+    """`bmrt serve` on a free port of the loopback address."""
+
+    def __init__(self, *arguments: str, home: Path) -> None:
+        self.process = subprocess.Popen(
+            [*BMRT, "serve", "--port", "0", *arguments],
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            env=environment(home),
+        )
+        assert self.process.stderr is not None
+        said = b""
+        for line in self.process.stderr:
+            said += line
+            found = _LISTENING.search(line)
+            if found:
+                self.url = found[1].decode()
+                self.port = int(self.url.rpartition(":")[2])
+                return
+        raise RuntimeError(f"the server did not start: {said.decode()}")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            self.process.wait(20)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            raise
+        finally:
+            assert self.process.stderr is not None
+            self.process.stderr.close()
