@@ -97,7 +97,7 @@ def node_config(arguments: dict[str, Any], *, max_sessions: int) -> "NodeConfig"
         context=arguments["context"],
         max_sessions=max_sessions,
         repack=not arguments["no_repack"],
-        chat_template=template.read_text() if template else None,
+        chat_template=template.read_text(errors="replace") if template else None,
     )
 
 
@@ -126,10 +126,10 @@ def grammar(json_schema: str | None, gbnf: Path | None) -> "Grammar | None":
     if json_schema is not None and gbnf is not None:
         raise UsageError("give --json-schema or --grammar, not both")
     if gbnf is not None:
-        return grammars.from_gbnf(gbnf.read_text())
+        return grammars.from_gbnf(gbnf.read_text(errors="replace"))
     text = json_schema or ""
     if os.path.isfile(text):
-        text = Path(text).read_text()
+        text = Path(text).read_text(errors="replace")
     try:
         schema = json.loads(text)
     except json.JSONDecodeError as error:
