@@ -24,9 +24,11 @@ def _on_log(level: int, text: bytes | None, _user_data: object) -> None:
     if not line:
         return
     lines: list[str] | None = getattr(_captured, "lines", None)
+    severity = _LEVELS.get(level, logging.DEBUG)
     if lines is not None and level >= _ERROR and len(lines) < _MAX_CAPTURED_LINES:
         lines.append(line)
-    logger.log(_LEVELS.get(level, logging.DEBUG), "%s", line)
+        severity = logging.DEBUG  # the error that is raised says it
+    logger.log(severity, "%s", line)
 
 
 # The library keeps the address: this reference keeps the object alive as long as the process.
