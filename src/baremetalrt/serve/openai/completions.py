@@ -57,7 +57,21 @@ async def complete(
 ) -> Response | None:
     """Continues one or several prompts, at once or as a stream of events."""
     _refuse_unsupported(request)
-    prompts = await asyncio.to_thread(_prompts, request, model)
+    choices, num_prompts = await asyncio.to_thread(_choices, request, model)
+    if request.stream:
+        slot = AsyncExitStack()
+        await slot.enter_async_context(admission.slot())
+        return g.EventStream(_events(request, model, choices, num_prompts, metrics), slot)
+    work = asyncio.create_task(_whole(model, choices, num_prompts, admission, metrics))
+    return await g.unless_disconnected(http, work)
+
+
+def _choices(request: CompletionRequest, model: Model) -> tuple[list[_Choice], int]:
+    """One session per prompt and choice, and how many prompts there are.
+
+    Takes seconds when a grammar or a prompt is large: not for the event loop.
+    """
+    prompts, grammar = _prompts(request, model), g.grammar_of(request)
     choices = [
         _Choice(
             model.session(
@@ -66,7 +80,7 @@ async def complete(
                     request,
                     i,
                     max_tokens=request.max_tokens or _DEFAULT_MAX_TOKENS,
-                    grammar=g.grammar_of(request),
+                    grammar=grammar,
                     top_logprobs=request.logprobs,
                 ),
             )
@@ -74,12 +88,7 @@ async def complete(
         for prompt in prompts
         for i in range(request.n or 1)
     ]
-    if request.stream:
-        slot = AsyncExitStack()
-        await slot.enter_async_context(admission.slot())
-        return g.EventStream(_events(request, model, choices, len(prompts), metrics), slot)
-    work = asyncio.create_task(_whole(model, choices, len(prompts), admission, metrics))
-    return await g.unless_disconnected(http, work)
+    return choices, len(prompts)
 
 
 async def _whole(

@@ -37,6 +37,10 @@ _STYLES: Final[dict[Notation, _Style]] = {
 }
 
 
+# Llama 3 may put this in front of a call.
+_PYTHON_TAG: Final = "<|python_tag|>"
+
+
 @dataclass(frozen=True)
 class Call:
     """A call that a model made; `arguments` is JSON text."""
@@ -146,16 +150,18 @@ class CallFinder:
         self._names = {t.function.name for t in use.tools}
         self._held = ""
         self._inside = False
+        # In a notation without an opening: the answer is known to be text.
+        self._is_text = False
 
     def add(self, text: str) -> tuple[str, list[Call]]:
         """Text that can be shown, and calls that are complete."""
         self._held += text
         if not self._style.opening:
-            # The whole answer is a call or it is not: known at the end, or at its first character.
-            stripped = self._held.lstrip()
-            if stripped and not stripped.startswith(("{", "<|python_tag|>")):
-                return self._release(), []
-            return "", []
+            # The whole answer is a call or it is not: known at the end, or by how it begins.
+            start = self._held.lstrip()
+            may_be_call = start.startswith(("{", _PYTHON_TAG)) or _PYTHON_TAG.startswith(start)
+            self._is_text = self._is_text or not may_be_call
+            return (self._release() if self._is_text else ""), []
         shown, calls = "", list[Call]()
         while True:
             if not self._inside:
@@ -179,7 +185,7 @@ class CallFinder:
 
     def finish(self) -> tuple[str, list[Call]]:
         """What is left at the end: an unfinished call may still be a whole one."""
-        if self._inside or not self._style.opening:
+        if self._inside or not (self._style.opening or self._is_text):
             calls = self._parse(self._held)
             if calls:
                 self._held = ""
@@ -193,17 +199,18 @@ class CallFinder:
 
     def _parse(self, text: str) -> list[Call]:
         try:
-            value = json.loads(text.removeprefix("<|python_tag|>").strip())
-        except (json.JSONDecodeError, RecursionError):
+            value = json.loads(text.strip().removeprefix(_PYTHON_TAG).strip())
+        except (ValueError, RecursionError):
             return []
         found = []
         for item in value if isinstance(value, list) else [value]:
-            if not isinstance(item, dict) or item.get("name") not in self._names:
+            name = item.get("name") if isinstance(item, dict) else None
+            if not isinstance(name, str) or name not in self._names:
                 return []
             arguments = item.get("arguments", item.get("parameters", {}))
             found.append(
                 Call(
-                    item["name"],
+                    name,
                     arguments
                     if isinstance(arguments, str)
                     else json.dumps(arguments, ensure_ascii=False),

@@ -1,0 +1,214 @@
+"""Cells of the KV cache under any order of opening, computing, growing, cutting and closing.
+
+The cache is a list here: a cell holds a number that depends on every token up to its own, as keys
+and values do. A copy that is wrong, too late or overlapping leaves a wrong number behind.
+"""
+
+from itertools import pairwise
+
+import numpy as np
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    consumes,
+    initialize,
+    invariant,
+    multiple,
+    rule,
+)
+
+from baremetalrt.blocks.extents import (
+    CELL_QUANTUM,
+    CachedSequence,
+    CopyCells,
+    ExtentAllocator,
+    NoRoomError,
+    SequenceTable,
+    common_prefix,
+)
+from baremetalrt.core.units import round_up
+
+NUM_CELLS = 8 * CELL_QUANTUM
+MIN_SHARED = 16
+
+
+@st.composite
+def texts(draw: st.DrawFn) -> list[int]:
+    """A beginning that many texts share, an end of its own."""
+    shared = draw(st.sampled_from([0, 3, 15, 16, 17, 200, 255, 256, 257, 600, 1300]))
+    own = draw(st.sampled_from([1, 2, 20, 300]))
+    return [draw(st.integers(1, 2))] * shared + [draw(st.integers(3, 5))] * own
+
+
+def content(tokens: list[int]) -> list[int]:
+    """What the cells of a text must hold."""
+    numbers, number = [], 0
+    for token in tokens:
+        number = hash((number, token))
+        numbers.append(number)
+    return numbers
+
+
+def shared_tokens(a: list[int], b: list[int]) -> int:
+    return next(
+        (i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b))
+    )
+
+
+class Cache(RuleBasedStateMachine):
+    """A table of sequences beside the simplest cache it can direct."""
+
+    active = Bundle("active")
+
+    @initialize()
+    def start(self) -> None:
+        self.table = SequenceTable(NUM_CELLS)
+        self.cells = [0] * NUM_CELLS
+
+    def widest_gap(self, *, without: CachedSequence | None = None) -> int:
+        """Cells in the widest gap between active sequences, idle ones and `without` not counted."""
+        taken = sorted(
+            (s.first_cell, s.first_cell + s.capacity)
+            for s in self.table.sequences
+            if s.active and s is not without
+        )
+        edges = [(0, 0), *taken, (NUM_CELLS, NUM_CELLS)]
+        return max(b[0] - a[1] for a, b in pairwise(edges))
+
+    def carry_out(self, copies: tuple[CopyCells, ...]) -> None:
+        for c in copies:
+            assert c.num_cells > 0 and abs(c.source - c.target) >= c.num_cells
+            self.cells[c.target : c.target + c.num_cells] = self.cells[
+                c.source : c.source + c.num_cells
+            ]
+
+    def compute(self, sequence: CachedSequence, tokens: list[int]) -> None:
+        sequence.tokens.extend(tokens)
+        numbers = content(sequence.tokens.tolist())
+        for i in range(sequence.length - len(tokens), sequence.length):
+            self.cells[sequence.first_cell + i] = numbers[i]
+
+    @rule(target=active, text=texts(), more=st.sampled_from([0, 1, 256, 500]))
+    def open(self, text: list[int], more: int) -> object:
+        """A text stands after the longest beginning that any stored text shares with it."""
+        longest = max(
+            (shared_tokens(s.tokens.tolist(), text[:-1]) for s in self.table.sequences), default=0
+        )
+        capacity = len(text) + more
+        try:
+            opened = self.table.open(text, capacity)
+        except NoRoomError:
+            assert self.widest_gap() < round_up(capacity, CELL_QUANTUM)
+            return multiple()
+        self.carry_out(opened.copies)
+        sequence = opened.sequence
+        assert sequence.active and sequence.capacity >= capacity
+        assert sequence.tokens.tolist() == text[: longest if longest >= MIN_SHARED else 0]
+        self.compute(sequence, text[sequence.length :])
+        return sequence
+
+    @rule(sequence=active, count=st.integers(1, 300), token=st.integers(1, 5))
+    def extend(self, sequence: CachedSequence, count: int, token: int) -> None:
+        self.compute(sequence, [token] * min(count, sequence.capacity - sequence.length))
+
+    @rule(sequence=active, more=st.integers(1, 800))
+    def grow(self, sequence: CachedSequence, more: int) -> None:
+        """Room is refused only where even an empty neighbourhood would not give it."""
+        capacity = sequence.capacity + more
+        before = sequence.tokens.tolist()
+        try:
+            self.carry_out(self.table.grow(sequence, capacity))
+        except NoRoomError:
+            wanted = round_up(capacity, CELL_QUANTUM)
+            assert self.widest_gap(without=sequence) < wanted
+            return
+        assert sequence.capacity >= capacity and sequence.tokens.tolist() == before
+
+    @rule(sequence=active, share=st.floats(0, 1))
+    def truncate(self, sequence: CachedSequence, share: float) -> None:
+        del sequence.tokens[int(share * sequence.length) :]
+
+    @rule(sequence=consumes(active), keep=st.booleans())
+    def close(self, sequence: CachedSequence, keep: bool) -> None:
+        self.table.close(sequence, keep=keep)
+        assert (sequence in self.table.sequences) == (keep and sequence.length >= MIN_SHARED)
+
+    @invariant()
+    def live_extents_never_overlap(self) -> None:
+        extents = sorted((s.first_cell, s.first_cell + s.capacity) for s in self.table.sequences)
+        edges = [(0, 0), *extents, (NUM_CELLS, NUM_CELLS)]
+        assert all(a[1] <= b[0] for a, b in pairwise(edges))
+        assert all(start % CELL_QUANTUM == end % CELL_QUANTUM == 0 for start, end in extents)
+
+    @invariant()
+    def every_cell_is_free_or_owned(self) -> None:
+        owned = sum(s.capacity for s in self.table.sequences)
+        assert owned + self.table.allocator.num_free == NUM_CELLS
+
+    @invariant()
+    def cells_hold_their_text(self) -> None:
+        for s in self.table.sequences:
+            assert s.length <= s.capacity
+            stored = self.cells[s.first_cell : s.first_cell + s.length]
+            assert stored == content(s.tokens.tolist())
+
+    def teardown(self) -> None:
+        """Once everybody has left, one text may have the whole cache, and leaves it empty."""
+        for s in [s for s in self.table.sequences if s.active]:
+            self.table.close(s, keep=False)
+        last = self.table.open([9], NUM_CELLS).sequence
+        assert self.table.sequences == [last]
+        self.table.close(last, keep=False)
+        assert self.table.allocator.num_free == NUM_CELLS
+
+
+TestCache = Cache.TestCase
+TestCache.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+
+
+def test_adjacent_gaps_are_one() -> None:
+    """Cells given back in any order can be taken in one piece again."""
+    allocator = ExtentAllocator(1024)
+    starts = [allocator.allocate(256) for _ in range(4)]
+    assert starts == [0, 256, 512, 768] and allocator.allocate(256) is None
+    for start in (512, 0, 768, 256):
+        allocator.free(start, 256)
+    assert allocator.allocate(1024) == 0
+
+
+def test_a_text_that_fills_the_cache_slides_down() -> None:
+    """A lone text at the end of the cache grows into all of it, once idle ones are forgotten."""
+    table = SequenceTable(1024)
+    table.close(_opened(table, [1] * 300), keep=True)
+    sequence = _opened(table, [2] * 300)
+    assert sequence.first_cell == 512
+    copies = table.grow(sequence, 1024)
+    assert (sequence.first_cell, sequence.capacity) == (0, 1024)
+    assert sum(c.num_cells for c in copies) == 300
+    assert table.sequences == [sequence]
+
+
+def test_the_idle_text_unused_for_longest_goes_first() -> None:
+    """What was built upon lately stays."""
+    table = SequenceTable(768)
+    for token in (1, 2, 3):
+        table.close(_opened(table, [token] * 100), keep=True)
+    table.close(table.open([1] * 101, 101).sequence, keep=True)
+    _opened(table, [4] * 100)
+    assert [s.tokens[0] for s in table.sequences] == [1, 3, 4]
+
+
+def test_common_prefix_counts_equal_tokens() -> None:
+    """Of an empty text, a shorter one, and one that differs."""
+    sequence = CachedSequence(0, 256)
+    sequence.tokens.extend([1, 2, 3])
+    for wanted, expected in (([], 0), ([1, 2], 2), ([1, 2, 3, 4], 3), ([1, 9, 3], 1), ([9], 0)):
+        assert common_prefix(sequence.tokens, np.array(wanted, dtype=np.int32)) == expected
+
+
+def _opened(table: SequenceTable, tokens: list[int]) -> CachedSequence:
+    sequence = table.open(tokens, len(tokens)).sequence
+    sequence.tokens.extend(tokens[sequence.length :])
+    return sequence

@@ -1,0 +1,30 @@
+"""Spans of tiny models, opened the way a node opens them."""
+
+from pathlib import Path
+
+from baremetalrt.blocks.architectures import read_model
+from baremetalrt.blocks.span import Span, SpanConfig
+from baremetalrt.core.spans import BlockSpan
+from baremetalrt.native.backend import find_device
+from baremetalrt.weights.gguf import GGUFFile
+
+
+def open_span(
+    path: Path, *, blocks: BlockSpan | None = None, num_cells: int = 2048, context: int = 1024
+) -> Span:
+    file = GGUFFile.open(path)
+    architecture, h = read_model(file)
+    return Span(
+        file,
+        architecture,
+        h,
+        blocks or BlockSpan(0, h.num_blocks),
+        find_device("cpu"),
+        SpanConfig(
+            num_threads=1,
+            context_limit=context,
+            step_tokens=16,
+            num_cells=num_cells,
+            copy_budget_bytes=1 << 30,
+        ),
+    )

@@ -1,0 +1,110 @@
+"""Who may import whom. The table is the map of the house; `ARCHITECTURE` in prose says why."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import baremetalrt
+
+PACKAGE = Path(baremetalrt.__file__).parent
+
+# Room or module -> the rooms or modules it may import besides itself and `core`.
+MAY_IMPORT: dict[str, tuple[str, ...]] = {
+    "core": (),
+    "native": (),
+    "devices": ("native",),
+    "weights": ("native",),
+    "blocks": ("native", "weights"),
+    "session": ("native", "blocks"),
+    "serve": ("weights", "blocks", "session"),
+    "cli": ("serve", "weights.store"),
+    # `python -m baremetalrt`
+    "__main__": ("cli",),
+}
+# Single modules that may do more than their room.
+EXCEPTIONS: dict[str, tuple[str, ...]] = {
+    # wires everything
+    "serve.node": ("native.backend", "devices"),
+    "serve.opening": ("native.vocabulary_guard",),
+    # turn arguments into options of a generation
+    "cli.bench": ("session.sampling", "session.session"),
+    "cli.chat": ("session.session",),
+    "cli.options": ("session.sampling", "session.grammar"),
+    "cli.run": ("session.session",),
+    # describe a machine or a file, without running anything
+    "cli.doctor": ("devices",),
+    "cli.ls": ("weights.gguf",),
+    "cli.show": ("weights.gguf", "blocks.architectures"),
+}
+
+
+def modules() -> dict[str, Path]:
+    """Every module by its name below the package: `serve.openai.chat`."""
+    found = {}
+    for path in PACKAGE.rglob("*.py"):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Full names of what a file imports, inside of functions too."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def ours(path: Path) -> Iterator[str]:
+    """What a file imports of ours, without the name of the package."""
+    for name in imports(path):
+        if name.startswith("baremetalrt.") and name != "baremetalrt.__version__":
+            yield name.removeprefix("baremetalrt.")
+
+
+def within(name: str, places: tuple[str, ...]) -> bool:
+    return any(name == place or name.startswith(f"{place}.") for place in places)
+
+
+MODULES = modules()
+
+
+@pytest.mark.parametrize("room", MAY_IMPORT)
+def test_a_room_imports_only_the_rooms_below_it(room: str) -> None:
+    """A new arrow between rooms is a decision: it is written into the table."""
+    broken = [
+        f"{module} imports {name}"
+        for module, path in MODULES.items()
+        if within(module, (room,))
+        for name in ours(path)
+        if not within(name, (room, "core", *MAY_IMPORT[room], *EXCEPTIONS.get(module, ())))
+    ]
+    assert not broken
+
+
+def test_every_room_is_in_the_table() -> None:
+    """No room escapes the rules by being new."""
+    assert {module.partition(".")[0] for module in MODULES if module} == set(MAY_IMPORT)
+
+
+@pytest.mark.parametrize("module", EXCEPTIONS)
+def test_no_exception_outlives_its_need(module: str) -> None:
+    """An exception that nobody uses any more is struck from the table."""
+    used = tuple(ours(MODULES[module]))
+    assert not [e for e in EXCEPTIONS[module] if not any(within(name, (e,)) for name in used)]
+
+
+def test_nobody_imports_the_command_line() -> None:
+    """What a command can do, a program can do without it."""
+    outside = [path for module, path in MODULES.items() if not within(module, ("cli", "__main__"))]
+    assert not [path for path in outside for name in ours(path) if within(name, ("cli",))]
+
+
+def test_foreign_calls_are_in_one_room() -> None:
+    """`ctypes` appears in `native` only."""
+    outside = [path for module, path in MODULES.items() if not within(module, ("native",))]
+    assert not [path for path in outside for name in imports(path) if within(name, ("ctypes",))]

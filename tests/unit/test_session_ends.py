@@ -1,0 +1,114 @@
+"""How an answer ends, on a stage that says what it is told to."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from baremetalrt.blocks.span import Reads
+from baremetalrt.core.errors import IntegrityError
+from baremetalrt.session.grammar import GrammarCompiler
+from baremetalrt.session.route import Route
+from baremetalrt.session.sampling import SamplingOptions
+from baremetalrt.session.session import GenerationOptions, Session
+from baremetalrt.session.stage import Place
+from baremetalrt.session.tokenizer import Tokenizer
+from baremetalrt.weights.store import find_model
+from session_kit import answer, run_async, text
+
+BAD = -1
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Iterator[Tokenizer]:
+    tokenizer = Tokenizer(find_model(None).path)
+    yield tokenizer
+    tokenizer.close()
+
+
+@dataclass
+class _Place:
+    length: int = 0
+
+
+@dataclass
+class Script:
+    """A stage whose logits make the script's tokens the best; `BAD` makes them no numbers."""
+
+    tokens: list[int]
+    vocabulary: int
+    kept: list[bool] = field(default_factory=list)
+    is_shared: bool = False
+
+    async def open(self, tokens: Sequence[int], capacity: int) -> Place:
+        return _Place()
+
+    async def grow(self, place: Place, capacity: int) -> None: ...
+
+    async def truncate(self, place: Place, length: int) -> None: ...
+
+    async def forward(
+        self, place: Place, tokens: Sequence[int], x_TD: object, reads: Reads
+    ) -> NDArray[np.float32]:
+        token = self.tokens.pop(0)
+        logits = np.full((1, self.vocabulary), np.nan if token == BAD else 0.0, dtype=np.float32)
+        logits[0, token] = np.nan if token == BAD else 10.0
+        return logits
+
+    def release(self, place: Place, *, keep: bool) -> None:
+        self.kept.append(keep)
+
+
+def play(
+    tokenizer: Tokenizer, tokens: list[int], *, stop: tuple[str, ...] = (), max_tokens: int = 100
+) -> tuple[Session, Script]:
+    script = Script(tokens, tokenizer.size)
+    options = GenerationOptions(
+        sampling=SamplingOptions(temperature=0.0), stop=stop, max_tokens=max_tokens
+    )
+    session = Session(
+        Route([script]),
+        tokenizer,
+        GrammarCompiler(tokenizer),
+        context_limit=1000,
+        prompt=[1, 2, 3],
+        options=options,
+    )
+    return session, script
+
+
+@run_async
+async def test_an_end_token_ends_an_answer_and_is_not_counted(tokenizer: Tokenizer) -> None:
+    """Nothing is computed after it, and nothing of it is shown."""
+    said = tokenizer.encode("Good bye", special=False)
+    session, script = play(tokenizer, [*said, tokenizer.eos_token, *said])
+    assert text(await answer(session)) == "Good bye"
+    assert (session.finish_reason, session.stats.generated_tokens) == ("stop", len(said))
+    assert script.tokens == said and script.kept == [True]
+
+
+@pytest.mark.parametrize("ends", [True, False])
+@run_async
+async def test_what_was_held_back_comes_in_order(tokenizer: Tokenizer, ends: bool) -> None:
+    """Letters that might have begun a stop stand before the character that was cut off."""
+    half = tokenizer.encode("𓀀", special=False)[:1]
+    said = [*tokenizer.encode("ab", special=False), *half]
+    session, _ = play(
+        tokenizer,
+        [*said, tokenizer.eos_token],
+        stop=("bx",),
+        max_tokens=100 if ends else len(said),
+    )
+    assert text(await answer(session)) == "ab\N{REPLACEMENT CHARACTER}"
+    assert session.finish_reason == ("stop" if ends else "length")
+
+
+@run_async
+async def test_numbers_gone_bad_are_not_built_upon(tokenizer: Tokenizer) -> None:
+    """The error reaches the caller, and the text is not kept for others."""
+    session, script = play(tokenizer, [*tokenizer.encode("so far", special=False), BAD])
+    with pytest.raises(IntegrityError):
+        await answer(session)
+    assert script.kept == [False]
