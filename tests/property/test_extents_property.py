@@ -67,15 +67,10 @@ class Cache(RuleBasedStateMachine):
         self.table = SequenceTable(NUM_CELLS)
         self.cells = [0] * NUM_CELLS
 
-    def widest_gap(self, *, without: CachedSequence | None = None) -> int:
-        """Cells in the widest gap between active sequences, idle ones and `without` not counted."""
-        taken = sorted(
-            (s.first_cell, s.first_cell + s.capacity)
-            for s in self.table.sequences
-            if s.active and s is not without
-        )
-        edges = [(0, 0), *taken, (NUM_CELLS, NUM_CELLS)]
-        return max(b[0] - a[1] for a, b in pairwise(edges))
+    def num_free(self, *, without: CachedSequence | None = None) -> int:
+        """Cells that no active sequence owns; those of `without` are not counted as owned."""
+        owned = (s.capacity for s in self.table.sequences if s.active and s is not without)
+        return NUM_CELLS - sum(owned)
 
     def carry_out(self, copies: tuple[CopyCells, ...]) -> None:
         for c in copies:
@@ -100,7 +95,7 @@ class Cache(RuleBasedStateMachine):
         try:
             opened = self.table.open(text, capacity)
         except NoRoomError:
-            assert self.widest_gap() < round_up(capacity, CELL_QUANTUM)
+            assert self.num_free() < round_up(capacity, CELL_QUANTUM)
             return multiple()
         self.carry_out(opened.copies)
         sequence = opened.sequence
@@ -115,14 +110,13 @@ class Cache(RuleBasedStateMachine):
 
     @rule(sequence=active, more=st.integers(1, 800))
     def grow(self, sequence: CachedSequence, more: int) -> None:
-        """Room is refused only where even an empty neighbourhood would not give it."""
+        """Room is refused only where there are too few cells, wherever they lie."""
         capacity = sequence.capacity + more
         before = sequence.tokens.tolist()
         try:
             self.carry_out(self.table.grow(sequence, capacity))
         except NoRoomError:
-            wanted = round_up(capacity, CELL_QUANTUM)
-            assert self.widest_gap(without=sequence) < wanted
+            assert self.num_free(without=sequence) < round_up(capacity, CELL_QUANTUM)
             return
         assert sequence.capacity >= capacity and sequence.tokens.tolist() == before
 
@@ -188,6 +182,18 @@ def test_a_text_that_fills_the_cache_slides_down() -> None:
     assert (sequence.first_cell, sequence.capacity) == (0, 1024)
     assert sum(c.num_cells for c in copies) == 300
     assert table.sequences == [sequence]
+
+
+def test_cells_in_scattered_gaps_are_room_too() -> None:
+    """Two gaps of half the size make room for a third text, and neighbours move for a longer one."""
+    table = SequenceTable(2048)
+    texts = [_opened(table, [token] * 512) for token in range(4)]
+    for i in (0, 2):
+        table.close(texts[i], keep=False)
+    opened = table.open([7] * 1024, 1024)
+    assert opened.copies and opened.sequence.first_cell == 1024
+    table.close(opened.sequence, keep=False)
+    assert table.grow(texts[1], 1536) and texts[3].first_cell == 1536
 
 
 def test_the_idle_text_unused_for_longest_goes_first() -> None:

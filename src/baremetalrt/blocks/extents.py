@@ -48,21 +48,9 @@ class ExtentAllocator:
                 return True
         return False
 
-    def move(self, start: int, length: int, wanted: int) -> int | None:
-        """The first of `wanted` cells in place of `length` others, or None when there is no room.
-
-        In a gap elsewhere, or down in the gap before, where that and the one behind give enough.
-        """
-        first_cell = self.allocate(wanted)
-        if first_cell is not None:
-            self.free(start, length)
-            return first_cell
-        before = next((s for s, stop in self._free if stop == start), start)
-        behind = next((stop for s, stop in self._free if s == start + length), start + length)
-        if behind - before < wanted:
-            return None
-        self.free(start, length)
-        return self.allocate(wanted)
+    def compacted(self, start: int, end: int) -> None:
+        """What is free from now on: one gap, after everything that was in use has moved."""
+        self._free = [(start, end)] if start < end else []
 
     def free(self, start: int, length: int) -> None:
         """Gives cells back."""
@@ -114,7 +102,7 @@ class Opened:
 
 
 class NoRoomError(Exception):
-    """No gap is wide enough, even without every idle sequence."""
+    """There are too few cells, even without every idle sequence."""
 
 
 class SequenceTable:
@@ -140,19 +128,23 @@ class SequenceTable:
         length, donor = max(donors, key=lambda d: (d[0], not d[1].active), default=(0, None))
         if donor is not None and not donor.active and 2 * length > donor.length:
             return self._adopt(donor, length, capacity)
+        copies: list[CopyCells] = []
         first_cell = self._allocate(capacity, keep=donor)
         if first_cell is None and donor is not None and not donor.active:
             return self._adopt(donor, length, capacity)
+        if first_cell is None and self.allocator.num_free >= capacity:
+            copies += self._compact()
+            first_cell = self.allocator.allocate(capacity)
         if first_cell is None:
             raise NoRoomError
         sequence = CachedSequence(first_cell, capacity)
         self.sequences.append(sequence)
         self._touch(sequence)
-        if donor is None:
-            return Opened(sequence, ())
-        sequence.tokens.extend(donor.tokens[:length])
-        self._touch(donor)
-        return Opened(sequence, (CopyCells(donor.first_cell, first_cell, length),))
+        if donor is not None:
+            sequence.tokens.extend(donor.tokens[:length])
+            self._touch(donor)
+            copies.append(CopyCells(donor.first_cell, first_cell, length))
+        return Opened(sequence, tuple(copies))
 
     def grow(self, sequence: CachedSequence, capacity: int) -> tuple[CopyCells, ...]:
         """Makes room for `capacity` tokens, moving the sequence where it must.
@@ -164,17 +156,20 @@ class SequenceTable:
         more = capacity - sequence.capacity
         if more <= 0:
             return ()
-        while True:
-            if self.allocator.extend(sequence.first_cell + sequence.capacity, more):
-                sequence.capacity = capacity
-                return ()
-            first_cell = self.allocator.move(sequence.first_cell, sequence.capacity, capacity)
+        copies: tuple[CopyCells, ...] = ()
+        while not self.allocator.extend(sequence.first_cell + sequence.capacity, more):
+            first_cell = self.allocator.allocate(capacity)
             if first_cell is not None:
+                self.allocator.free(sequence.first_cell, sequence.capacity)
+                copies = _copies(sequence.first_cell, first_cell, sequence.length)
+                sequence.first_cell = first_cell
                 break
-            if not self._evict(keep=sequence):
+            if self._evict(keep=sequence):
+                continue
+            if self.allocator.num_free < more:
                 raise NoRoomError
-        copies = _copies(sequence.first_cell, first_cell, sequence.length)
-        sequence.first_cell, sequence.capacity = first_cell, capacity
+            copies = self._compact(around=sequence)
+        sequence.capacity = capacity
         return copies
 
     def close(self, sequence: CachedSequence, *, keep: bool) -> None:
@@ -213,6 +208,27 @@ class SequenceTable:
         self._drop(min(idle, key=lambda s: s.last_used))
         return True
 
+    def _compact(self, *, around: CachedSequence | None = None) -> tuple[CopyCells, ...]:
+        """Moves all sequences together, so that what is free is one gap: at the end, or behind `around`.
+
+        Cells that were promised to `max_sessions` texts are so theirs in whatever order texts came and
+        went. The copies must be made in order.
+        """
+        ordered = sorted(self.sequences, key=lambda s: s.first_cell)
+        low = len(ordered) if around is None else ordered.index(around) + 1
+        copies: list[CopyCells] = []
+        start, end = 0, self.allocator.num_cells
+        for s in ordered[:low]:
+            copies += _copies(s.first_cell, start, s.length)
+            s.first_cell = start
+            start += s.capacity
+        for s in reversed(ordered[low:]):
+            end -= s.capacity
+            copies += _copies(s.first_cell, end, s.length)
+            s.first_cell = end
+        self.allocator.compacted(start, end)
+        return tuple(copies)
+
     def _drop(self, sequence: CachedSequence) -> None:
         self.sequences.remove(sequence)
         self.allocator.free(sequence.first_cell, sequence.capacity)
@@ -223,11 +239,15 @@ class SequenceTable:
 
 
 def _copies(source: int, target: int, num_cells: int) -> tuple[CopyCells, ...]:
-    """Copies to another extent; several where it begins less than `num_cells` further down."""
+    """Copies to another extent: several, none of which overlaps itself, where the two extents do."""
     step = abs(source - target)
+    if not step:
+        return ()
+    # Whatever lies in the way of a piece must have moved before.
+    starts = range(0, num_cells, step)
     return tuple(
         CopyCells(source + i, target + i, min(step, num_cells - i))
-        for i in range(0, num_cells, step)
+        for i in (starts if target < source else reversed(starts))
     )
 
 
