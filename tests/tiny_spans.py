@@ -21,7 +21,7 @@ def open_span(
         blocks or BlockSpan(0, h.num_blocks),
         find_device("cpu"),
         SpanConfig(
-            num_threads=1,
+            num_threads=2,
             context_limit=context,
             step_tokens=16,
             num_cells=num_cells,

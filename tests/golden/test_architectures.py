@@ -7,13 +7,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from baremetalrt.blocks.architectures import ARCHITECTURES, read_model
-from baremetalrt.blocks.span import Reads, Slice, Span, SpanConfig
+from baremetalrt.blocks.architectures import ARCHITECTURES
+from baremetalrt.blocks.span import Reads, Slice, Span
 from baremetalrt.core.spans import BlockSpan
-from baremetalrt.native.backend import find_device
-from baremetalrt.weights.gguf import GGUFFile
 from oracle import LlamaCpp
 from tiny_models import TinyModel, write
+from tiny_spans import open_span
 
 # Largest absolute difference of any logit, as a share of the largest logit.
 #
@@ -120,25 +119,6 @@ QUANTIZED = ["Q8_0", "Q4_0", "Q4_K"]
 CONTEXT = 1024
 
 
-def open_span(path: Path, *, blocks: BlockSpan | None = None, num_cells: int = 8192) -> Span:
-    file = GGUFFile.open(path)
-    architecture, h = read_model(file)
-    return Span(
-        file,
-        architecture,
-        h,
-        blocks or BlockSpan(0, h.num_blocks),
-        find_device("cpu"),
-        SpanConfig(
-            num_threads=2,
-            context_limit=CONTEXT,
-            step_tokens=16,
-            num_cells=num_cells,
-            copy_budget_bytes=1 << 30,
-        ),
-    )
-
-
 def run(span: Span, tokens: NDArray[np.int32], chunks: list[int], reads: Reads = "all"):
     """The logits of a text that is computed in chunks of the given sizes."""
     sequence = span.open([int(tokens[0])], len(tokens))
@@ -169,7 +149,7 @@ def check(model: TinyModel, path: Path) -> None:
     write(model, path)
     tokens = tokens_of(model, sum(CHUNKS))
     ids = tokens.tolist()
-    span = open_span(path)
+    span = open_span(path, num_cells=8192)
     with LlamaCpp(path, n_ctx=CONTEXT) as oracle:
         whole = oracle.prefill(ids)
         assert_close(run(span, tokens, [300]), whole, SAME_ORDER)
@@ -207,11 +187,11 @@ def test_spans_in_a_row_equal_the_whole(name: str, tmp_path: Path) -> None:
     model = replace(CASES[name], num_blocks=5)
     path = write(model, tmp_path / "model.gguf")
     tokens = tokens_of(model, 90)
-    whole = open_span(path)
+    whole = open_span(path, num_cells=8192)
     expected = run(whole, tokens, [50, 1, 39])
     first, second = (
-        open_span(path, blocks=BlockSpan(0, 2)),
-        open_span(path, blocks=BlockSpan(2, 5)),
+        open_span(path, num_cells=8192, blocks=BlockSpan(0, 2)),
+        open_span(path, num_cells=8192, blocks=BlockSpan(2, 5)),
     )
     a, b = first.open([1], 90), second.open([1], 90)
     rows, done = [], 0
@@ -232,15 +212,15 @@ def test_a_last_span_of_one_block_prefills_unread(name: str, tmp_path: Path) -> 
     path = write(model, tmp_path / "model.gguf")
     tokens = tokens_of(model, 60)
     blocks = model.num_blocks
-    first = open_span(path, blocks=BlockSpan(0, blocks - 1))
-    last = open_span(path, blocks=BlockSpan(blocks - 1, blocks))
+    first = open_span(path, num_cells=8192, blocks=BlockSpan(0, blocks - 1))
+    last = open_span(path, num_cells=8192, blocks=BlockSpan(blocks - 1, blocks))
     a, b = first.open([1], 60), last.open([1], 60)
     for ids in (tokens[:40].tolist(), [int(tokens[40])]):
         unread = last.forward([Slice(b, ids, first.forward([Slice(a, ids)], "all"))], "none")
         assert len(unread) == 0
     ids = tokens[41:].tolist()
     ours = last.forward([Slice(b, ids, first.forward([Slice(a, ids)], "all"))], "last")
-    whole = open_span(path)
+    whole = open_span(path, num_cells=8192)
     np.testing.assert_array_equal(ours, run(whole, tokens, [40, 1, 19], reads="last")[-1:])
     for span in (whole, first, last):
         span.close()
@@ -250,7 +230,7 @@ def test_a_last_span_of_one_block_prefills_unread(name: str, tmp_path: Path) -> 
 def test_sessions_in_one_batch_equal_sessions_alone(name: str, tmp_path: Path) -> None:
     """Streams of different length, with gaps between them and moved extents, decode as one batch."""
     model = CASES[name]
-    span = open_span(write(model, tmp_path / "model.gguf"))
+    span = open_span(write(model, tmp_path / "model.gguf"), num_cells=8192)
     texts = [tokens_of(replace(model, seed=i), n) for i, n in enumerate((310, 20, 150, 260, 9))]
     alone = [run(span, t, [len(t) - 8] + [1] * 8, reads="last")[1:] for t in texts]
     sequences = [span.open([i], len(t)) for i, t in enumerate(texts)]
