@@ -52,20 +52,12 @@ class Batch(c.Structure):
     ]
 
 
-class ChatMessage(c.Structure):
-    """`llama_chat_message`."""
-
-    _fields_: ClassVar = [("role", STR), ("content", STR)]
-
-
 _FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "llama_model_default_params": (ModelParams,),
     "llama_context_default_params": (ContextParams,),
     "llama_model_load_from_file": (P, STR, ModelParams),
     "llama_model_free": (None, P),
     "llama_model_get_vocab": (P, P),
-    "llama_model_chat_template": (STR, P, STR),
-    "llama_chat_apply_template": (I32, STR, c.POINTER(ChatMessage), SIZE, BOOL, P, I32),
     "llama_vocab_n_tokens": (I32, P),
     "llama_tokenize": (I32, P, STR, I32, c.POINTER(I32), I32, BOOL, BOOL),
     "llama_token_to_piece": (I32, P, I32, P, I32, I32, BOOL),

@@ -91,7 +91,6 @@ _OP2: Final = (P, P, P, P)
 FUNCTIONS: Final[dict[str, tuple[Any, ...]]] = {
     # library
     "ggml_version": (STR,),
-    "ggml_commit": (STR,),
     "llama_version": (STR,),
     "ggml_log_set": (None, LOG_CALLBACK, P),
     "llama_log_set": (None, LOG_CALLBACK, P),
@@ -206,7 +205,6 @@ FUNCTIONS: Final[dict[str, tuple[Any, ...]]] = {
     "llama_model_free": (None, P),
     "llama_model_get_vocab": (P, P),
     "llama_vocab_n_tokens": (I32, P),
-    "llama_vocab_type": (I32, P),
     "llama_vocab_bos": (I32, P),
     "llama_vocab_eos": (I32, P),
     "llama_vocab_get_add_bos": (BOOL, P),
