@@ -16,9 +16,10 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "native": (),
     "devices": ("native",),
     "weights": ("native",),
+    "swarm": ("weights",),
     "blocks": ("native", "weights"),
     "session": ("native", "blocks"),
-    "serve": ("weights", "blocks", "session"),
+    "serve": ("weights", "swarm", "blocks", "session"),
     "cli": ("serve", "weights.store"),
     # `python -m baremetalrt`
     "__main__": ("cli",),
@@ -31,8 +32,14 @@ EXCEPTIONS: dict[str, tuple[str, ...]] = {
     # turn arguments into options of a generation
     "cli.bench": ("session.sampling", "session.session"),
     "cli.chat": ("session.session",),
-    "cli.options": ("session.sampling", "session.grammar"),
+    "cli.options": ("session.sampling", "session.grammar", "swarm.config"),
     "cli.run": ("session.session",),
+    # show and steer torrents
+    "cli.pull": ("swarm",),
+    "cli.seed": ("swarm",),
+    "cli.swarm": ("swarm",),
+    "cli.opened": ("swarm",),
+    "cli.transfer": ("swarm", "weights.gguf"),
     # describe a machine or a file, without running anything
     "cli.doctor": ("devices",),
     "cli.ls": ("weights.gguf",),
@@ -108,3 +115,9 @@ def test_foreign_calls_are_in_one_room() -> None:
     """`ctypes` appears in `native` only."""
     outside = [path for module, path in MODULES.items() if not within(module, ("native",))]
     assert not [path for path in outside for name in imports(path) if within(name, ("ctypes",))]
+
+
+def test_libtorrent_is_in_one_room() -> None:
+    """`libtorrent` appears in `swarm` only."""
+    outside = [path for module, path in MODULES.items() if not within(module, ("swarm",))]
+    assert not [path for path in outside for name in imports(path) if within(name, ("libtorrent",))]

@@ -11,6 +11,7 @@ from baremetalrt.blocks.extents import CachedSequence
 from baremetalrt.blocks.graphs import GraphCache, SpanGraph
 from baremetalrt.blocks.span import Slice, Span
 from baremetalrt.blocks.streams import StepShape
+from baremetalrt.core.spans import BlockSpan
 from tiny_models import TinyModel, write
 from tiny_spans import open_span
 
@@ -37,9 +38,9 @@ def built(monkeypatch: pytest.MonkeyPatch) -> list[StepShape]:
     shapes: list[StepShape] = []
     build = GraphCache._build
 
-    def counted(self: GraphCache, shape: StepShape, base_cell: int) -> SpanGraph:
+    def counted(self: GraphCache, shape: StepShape, base_cell: int, part: BlockSpan) -> SpanGraph:
         shapes.append(shape)
-        return build(self, shape, base_cell)
+        return build(self, shape, base_cell, part)
 
     monkeypatch.setattr(GraphCache, "_build", counted)
     return shapes

@@ -40,7 +40,7 @@ class Script:
     tokens: list[int]
     vocabulary: int
     kept: list[bool] = field(default_factory=list)
-    is_shared: bool = False
+    chunk_tokens: int = 512
 
     async def open(self, tokens: Sequence[int], capacity: int) -> Place:
         return _Place()

@@ -91,11 +91,13 @@ class GraphCache:
         self._cache = cache
         self._context_limit = context_limit
         self._allocator = GraphAllocator(device.buffer_type())
-        self._graphs: OrderedDict[tuple[StepShape, int], SpanGraph] = OrderedDict()
+        self._graphs: OrderedDict[tuple[StepShape, int, BlockSpan], SpanGraph] = OrderedDict()
         self.generation = 0
 
-    def get(self, shape: StepShape, base_cell: int) -> SpanGraph:
-        """The graph for a step of this shape whose first session begins at `base_cell`.
+    def get(self, shape: StepShape, base_cell: int, part: BlockSpan) -> SpanGraph:
+        """The graph for a step of this shape through the blocks `part`, all of them or some.
+
+        The cells of its first session begin at `base_cell`.
 
         A graph stays usable until `generation` changes.
 
@@ -104,10 +106,10 @@ class GraphCache:
         """
         # Views are moved by changing addresses, which is for the host alone.
         movable = self._device.kind == "cpu"
-        key = shape, 0 if movable else base_cell
+        key = shape, 0 if movable else base_cell, part
         graph = self._graphs.get(key)
         if graph is None:
-            graph = self._graphs[key] = self._place(self._build(shape, base_cell), shape)
+            graph = self._graphs[key] = self._place(self._build(shape, base_cell, part), shape)
         self._graphs.move_to_end(key)
         if len(self._graphs) > _MAX_GRAPHS:
             _, oldest = self._graphs.popitem(last=False)
@@ -125,7 +127,7 @@ class GraphCache:
             first_cell=0, stride=0, num_streams=1, num_cells=num_cells, window_start=0
         )
         outputs = 1 if is_last else num_tokens
-        self.get(StepShape(num_tokens, outputs, (group,)), 0)
+        self.get(StepShape(num_tokens, outputs, (group,)), 0, self._span)
 
     def close(self) -> None:
         self._drop()
@@ -166,14 +168,14 @@ class GraphCache:
                 hint="run it on the CPU, or use another quantization",
             )
 
-    def _build(self, shape: StepShape, base_cell: int) -> SpanGraph:
+    def _build(self, shape: StepShape, base_cell: int, part: BlockSpan) -> SpanGraph:
         h, weights, device = self._h, self._weights, self._device
         per_block = _NODES_PER_BLOCK + _NODES_PER_GROUP * len(shape.groups)
         per_block += _NODES_PER_EXPERT * h.num_experts_used
-        g = GraphBuilder(len(self._span) * per_block + _OUTER_NODES)
+        g = GraphBuilder(len(part) * per_block + _OUTER_NODES)
         inputs = StepInputs(g, shape, h)
         tokens = shape.num_tokens
-        if self._span.start == 0:
+        if part.start == 0:
             x = Input(g, I32, np.int32, tensor_shape=(tokens,), array_shape=(tokens,))
             y = g.get_rows(weights.outer["token_embd.weight"], x.tensor)
             if h.embedding_scale != 1.0:
@@ -183,7 +185,7 @@ class GraphCache:
             x = Input(g, F32, np.float32, **widths)
             y = x.tensor
         views: list[Tensor] = []
-        for i in self._span:
+        for i in part:
             block = BlockBuilder(
                 g,
                 inputs,
@@ -203,7 +205,7 @@ class GraphCache:
         output_shape = (shape.num_outputs, h.width)
         if shape.num_outputs:
             # Without a reader nothing asks for `y`: the last block only stores keys and values.
-            if self._span.end == h.num_blocks:
+            if part.end == h.num_blocks:
                 y = self._head(g, y)
                 output_shape = (shape.num_outputs, h.vocabulary_size)
                 if device.kind == "cpu":

@@ -4,7 +4,7 @@ ggml ends the process on a shape or type that does not fit: everything is compar
 """
 
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, Literal
 
 from baremetalrt.blocks.architecture import Architecture, TensorSpec, outer_tensors
 from baremetalrt.blocks.hyperparameters import Hyperparameters
@@ -33,12 +33,32 @@ class Weight:
     multiplied: bool
 
 
+# What is loaded at once: what comes before the blocks, one block, what comes after them.
+Unit = int | Literal["entry", "head"]
+
+
 @dataclass(frozen=True)
 class Inventory:
     """The tensors of a span by name: per block, and outside of blocks."""
 
     blocks: dict[int, dict[str, Weight]]
     outer: dict[str, Weight]
+
+    @property
+    def units(self) -> tuple[Unit, ...]:
+        """In order of execution: entry, blocks, head."""
+        return ("entry", *self.blocks, "head")
+
+    def weights(self, unit: Unit) -> dict[str, Weight]:
+        """The tensors of a unit; entry and head may have none."""
+        if isinstance(unit, int):
+            return self.blocks[unit]
+        is_head = unit == "head"
+        return {n: w for n, w in self.outer.items() if n.startswith("output") == is_head}
+
+    def unit_ranges(self, unit: Unit) -> tuple[ByteRange, ...]:
+        """What has to be there before the unit can be loaded."""
+        return merge(w.info.byte_range for w in self.weights(unit).values())
 
     @property
     def num_tensors(self) -> int:

@@ -7,7 +7,7 @@ matrix, a reordered copy is made while the memory budget lasts, and the mapped p
 from dataclasses import dataclass, field
 from typing import Final
 
-from baremetalrt.blocks.inventory import Inventory, Weight
+from baremetalrt.blocks.inventory import Inventory, Unit, Weight
 from baremetalrt.core.errors import CapacityError
 from baremetalrt.core.spans import ByteRange, merge
 from baremetalrt.core.units import MIB, format_bytes, round_up
@@ -51,44 +51,26 @@ class SpanWeights:
         self._memory.clear()
 
 
-def load_weights(
-    inventory: Inventory,
-    mappings: list[FileMapping],
-    device: BackendDevice,
-    *,
-    copy_budget_bytes: int,
-) -> SpanWeights:
-    """Loads what an inventory lists.
+class WeightLoader:
+    """Loads what an inventory lists, unit by unit, as the bytes of each are there.
 
-    `copy_budget_bytes` bounds the reordered copies on the CPU, and all weights elsewhere.
-
-    Raises:
-        CapacityError: the weights do not fit on the device.
+    `copy_budget_bytes` bounds the reordered copies on the CPU, and all weights elsewhere. Closing
+    `weights` frees everything.
     """
-    loader = _Loader(mappings, device, inventory.num_tensors, copy_budget_bytes)
-    weights = loader.weights
-    try:
-        weights.outer = {name: loader.load(w) for name, w in inventory.outer.items()}
-        for index, block in inventory.blocks.items():
-            weights.blocks[index] = {name: loader.load(w) for name, w in block.items()}
-    except BaseException:
-        weights.close()
-        raise
-    return weights
 
-
-class _Loader:
     def __init__(
         self,
+        inventory: Inventory,
         mappings: list[FileMapping],
         device: BackendDevice,
-        num_tensors: int,
+        *,
         copy_budget_bytes: int,
     ) -> None:
         self.weights = SpanWeights(mappings=mappings)
+        self._inventory = inventory
         self._device = device
         self._budget = copy_budget_bytes
-        self._context = TensorContext(num_tensors)
+        self._context = TensorContext(inventory.num_tensors)
         self._mapped = (
             [HostBuffer(device, m.address, m.num_bytes, m) for m in mappings]
             if device.kind == "cpu"
@@ -99,8 +81,19 @@ class _Loader:
         for memory in (self._context, *self._mapped):
             self.weights.keep(memory)
 
-    def load(self, weight: Weight) -> Tensor:
-        """A tensor with its data in place."""
+    def load(self, unit: Unit) -> None:
+        """Puts the tensors of a unit in place.
+
+        Raises:
+            CapacityError: they do not fit on the device.
+        """
+        tensors = {name: self._load(w) for name, w in self._inventory.weights(unit).items()}
+        if isinstance(unit, int):
+            self.weights.blocks[unit] = tensors
+        else:
+            self.weights.outer |= tensors
+
+    def _load(self, weight: Weight) -> Tensor:
         info = weight.info
         shape = _trim(info.shape)
         tensor = self._context.new_tensor(info.type, *shape)

@@ -15,12 +15,12 @@ from baremetalrt.blocks.architecture import Architecture
 from baremetalrt.blocks.extents import CELL_QUANTUM, CachedSequence, NoRoomError
 from baremetalrt.blocks.graphs import GraphCache, SpanGraph
 from baremetalrt.blocks.hyperparameters import Hyperparameters
-from baremetalrt.blocks.inventory import take_inventory
+from baremetalrt.blocks.inventory import Unit, take_inventory
 from baremetalrt.blocks.kv_cache import KVCache
-from baremetalrt.blocks.loading import load_weights
+from baremetalrt.blocks.loading import WeightLoader
 from baremetalrt.blocks.streams import StepShape, group_streams, last_quantum, window_start
 from baremetalrt.core.errors import CapacityError
-from baremetalrt.core.spans import BlockSpan
+from baremetalrt.core.spans import BlockSpan, ByteRange
 from baremetalrt.core.units import round_up
 from baremetalrt.native import backend
 from baremetalrt.native.backend import Backend, BackendDevice
@@ -60,7 +60,11 @@ class Slice:
 
 
 class Span:
-    """The blocks `span` of a model on `device`, with embedding and head where it is an end."""
+    """The blocks `span` of a model on `device`, with embedding and head where it is an end.
+
+    With `arrives`, nothing is loaded yet: `load` every unit of `units` once its bytes are there, in any
+    order, then `finish_loading`. Parts of the span can run before that.
+    """
 
     def __init__(
         self,
@@ -70,17 +74,23 @@ class Span:
         span: BlockSpan,
         device: BackendDevice,
         config: SpanConfig,
+        *,
+        arrives: bool = False,
     ) -> None:
         self.hyperparameters = h
         self.blocks = span
-        self.is_first = span.start == 0
-        self.is_last = span.end == h.num_blocks
-        self._weights = load_weights(
-            take_inventory(file, architecture, h, span),
-            file.map(),
-            device,
-            copy_budget_bytes=config.copy_budget_bytes,
+        self._inventory = take_inventory(file, architecture, h, span)
+        self._loader = WeightLoader(
+            self._inventory, file.map(), device, copy_budget_bytes=config.copy_budget_bytes
         )
+        self._weights = self._loader.weights
+        if not arrives:
+            try:
+                for unit in self.units:
+                    self.load(unit)
+            except BaseException:
+                self._weights.close()
+                raise
         self._backend = Backend(device, num_threads=config.num_threads)
         self.cache = KVCache(h, span, device, config.num_cells)
         self._graphs = GraphCache(
@@ -92,11 +102,33 @@ class Span:
             self.cache,
             context_limit=config.context_limit,
         )
-        longest = min(round_up(config.context_limit, CELL_QUANTUM), config.num_cells)
-        self._graphs.reserve(min(config.step_tokens, longest), longest)
+        self._config = config
+        if not arrives:
+            self.finish_loading()
         # Graphs by what a step brings along, which is quicker to compare than the shape it makes.
         self._recent: dict[tuple[object, ...], SpanGraph] = {}
         self._generation = 0
+
+    # loading
+
+    @property
+    def units(self) -> tuple[Unit, ...]:
+        """What is loaded at once, in order of execution."""
+        return self._inventory.units
+
+    def unit_ranges(self, unit: Unit) -> tuple[ByteRange, ...]:
+        """What has to be in the file before the unit can be loaded."""
+        return self._inventory.unit_ranges(unit)
+
+    def load(self, unit: Unit) -> None:
+        """Puts the weights of a unit in place; raises `CapacityError` if they do not fit."""
+        self._loader.load(unit)
+
+    def finish_loading(self) -> None:
+        """Takes the memory for the longest step, now that the whole span can be computed."""
+        config, cache = self._config, self.cache
+        longest = min(round_up(config.context_limit, CELL_QUANTUM), cache.num_cells)
+        self._graphs.reserve(min(config.step_tokens, longest), longest)
 
     # sequences
 
@@ -138,7 +170,9 @@ class Span:
 
     # steps
 
-    def forward(self, slices: Sequence[Slice], reads: Reads) -> NDArray[np.float32]:
+    def forward(
+        self, slices: Sequence[Slice], reads: Reads, *, part: BlockSpan | None = None
+    ) -> NDArray[np.float32]:
         """Computes one step for one or more sessions, which contribute equally many tokens.
 
         The first span of a model takes token ids, later ones `x_TD`. Returns one row per token that
@@ -146,25 +180,31 @@ class Span:
         The sequences grow by what was computed. Logits stay valid until a sequence of this step is
         stepped again, and belong to the caller so long: they may be written to.
 
+        With `part`, only these blocks of the span are computed: as if they were a span of their own.
+
         Raises:
             ValueError: slices of unequal length, tokens outside of the vocabulary, or a sequence
                 without room: all of them mistakes of the caller.
             CapacityError: no memory for a step this large.
         """
+        part = part or self.blocks
         if len(slices) == 1:
-            return self._compute(slices, reads)
+            return self._compute(slices, reads, part)
         # Streams are grouped by where they lie in the cache; results return in the caller's order.
         order = sorted(range(len(slices)), key=lambda i: slices[i].sequence.first_cell)
-        out = self._compute([slices[i] for i in order], reads)
+        out = self._compute([slices[i] for i in order], reads, part)
         each = out.reshape(len(slices), -1, out.shape[1])
         return each[np.argsort(order)].reshape(out.shape)
 
-    def _compute(self, slices: Sequence[Slice], reads: Reads) -> NDArray[np.float32]:
-        self._check(slices)
-        graph = self._graph_for(slices, reads)
+    def _compute(
+        self, slices: Sequence[Slice], reads: Reads, part: BlockSpan
+    ) -> NDArray[np.float32]:
+        is_first = part.start == 0
+        self._check(slices, is_first=is_first)
+        graph = self._graph_for(slices, reads, part)
         x, tokens_each = graph.x.values, len(slices[0].tokens)
         for i, s in enumerate(slices):
-            x[i * tokens_each : (i + 1) * tokens_each] = s.tokens if self.is_first else s.x_TD
+            x[i * tokens_each : (i + 1) * tokens_each] = s.tokens if is_first else s.x_TD
         graph.x.send()
         graph.inputs.send(
             [len(s.sequence.tokens) for s in slices], [s.sequence.first_cell for s in slices]
@@ -172,15 +212,15 @@ class Span:
         self._backend.compute(graph.builder.graph)
         for s in slices:
             s.sequence.tokens.extend(s.tokens)
-        if reads == "none":
-            return np.empty((0, graph.output_shape[1]), dtype=np.float32)
+        if not graph.output_shape[0]:
+            return np.empty(graph.output_shape, dtype=np.float32)
         if graph.rows is not None:
             return graph.rows
         out = np.empty(graph.output_shape, dtype=np.float32)
         backend.read(graph.output, out)
         return out
 
-    def _check(self, slices: Sequence[Slice]) -> None:
+    def _check(self, slices: Sequence[Slice], *, is_first: bool) -> None:
         h, tokens_each = self.hyperparameters, len(slices[0].tokens)
         for s in slices:
             if len(s.tokens) != tokens_each or tokens_each == 0:
@@ -189,29 +229,31 @@ class Span:
                 raise ValueError("a sequence has no room for its next tokens")
             if not 0 <= min(s.tokens) <= max(s.tokens) < h.vocabulary_size:
                 raise ValueError("a token is not in the vocabulary")
-            if not self.is_first and (s.x_TD is None or s.x_TD.shape != (tokens_each, h.width)):
+            if not is_first and (s.x_TD is None or s.x_TD.shape != (tokens_each, h.width)):
                 raise ValueError(f"expected {tokens_each} rows of {h.width}")
 
-    def _graph_for(self, slices: Sequence[Slice], reads: Reads) -> SpanGraph:
+    def _graph_for(self, slices: Sequence[Slice], reads: Reads, part: BlockSpan) -> SpanGraph:
         """The graph that computes these slices. Nearly always the one of the step before."""
         tokens_each, window = len(slices[0].tokens), self.hyperparameters.window
         base_cell = slices[0].sequence.first_cell
-        parts: list[object] = [tokens_each, reads]
+        features: list[object] = [tokens_each, reads, part.start, part.end]
         for s in slices:
-            parts += (s.sequence.first_cell, last_quantum(s.sequence, tokens_each))
+            features += (s.sequence.first_cell, last_quantum(s.sequence, tokens_each))
             if window:
-                parts.append(window_start(s.sequence, window))
-        key = tuple(parts)
+                features.append(window_start(s.sequence, window))
+        key = tuple(features)
         graph = self._recent.get(key) if self._generation == self._graphs.generation else None
         if graph is None:
             outputs = {"all": tokens_each, "last": 1, "none": 0}[reads]
             sequences = [s.sequence for s in slices]
             shape = StepShape(
                 tokens_each=tokens_each,
-                outputs_each=outputs if self.is_last else tokens_each,
+                outputs_each=outputs
+                if part.end == self.hyperparameters.num_blocks
+                else tokens_each,
                 groups=group_streams(sequences, tokens_each, window, self.cache.num_cells),
             )
-            graph = self._graphs.get(shape, base_cell)
+            graph = self._graphs.get(shape, base_cell, part)
             if self._generation != self._graphs.generation or len(self._recent) >= _MAX_RECENT:
                 self._recent.clear()
                 self._generation = self._graphs.generation

@@ -14,8 +14,11 @@ from prompt_toolkit.completion import WordCompleter
 from prompt_toolkit.history import FileHistory
 
 from baremetalrt.cli import options, output
+from baremetalrt.cli.opened import arriving_model
 from baremetalrt.cli.run import describe_speed, generation_options
+from baremetalrt.cli.transfer import Display
 from baremetalrt.core.errors import BareMetalError, UsageError
+from baremetalrt.serve.library import TorrentReference
 from baremetalrt.serve.node import Model, Node
 from baremetalrt.serve.opening import Opening
 from baremetalrt.session.session import GenerationOptions
@@ -40,21 +43,42 @@ class _Chat:
     system: str | None
     messages: list[dict[str, str]] = field(default_factory=list)
     speed: str = "nothing was answered yet"
+    # shows how the model is arriving while an answer waits for it
+    display: Display | None = None
 
     def begin(self) -> None:
         self.messages = [{"role": "system", "content": self.system}] if self.system else []
 
 
-def chat(stored: StoredModel, arguments: dict[str, Any]) -> None:
+def chat(model: StoredModel | TorrentReference, arguments: dict[str, Any]) -> None:
     """Talks until the user leaves."""
+    asyncio.run(_chat(model, arguments))
+
+
+async def _chat(model: StoredModel | TorrentReference, arguments: dict[str, Any]) -> None:
+    async with _opened(model, arguments) as (loaded, display):
+        state = _Chat(loaded, generation_options(arguments), arguments["system"], display=display)
+        state.begin()
+        output.note(
+            f"{loaded.name} · {loaded.context_limit} tokens of context · /help for commands"
+        )
+        await _talk(state)
+
+
+@asynccontextmanager
+async def _opened(
+    model: StoredModel | TorrentReference, arguments: dict[str, Any]
+) -> AsyncIterator[tuple[Model, Display | None]]:
+    if isinstance(model, TorrentReference):
+        async with arriving_model(model, arguments) as (loaded, display):
+            display.finish()
+            yield loaded, display
+        return
     node = Node(options.node_config(arguments, max_sessions=1))
     try:
-        with output.progress(f"loading {stored.name}"):
-            model = node.load(Opening(stored))
-        state = _Chat(model, generation_options(arguments), arguments["system"])
-        state.begin()
-        output.note(f"{model.name} · {model.context_limit} tokens of context · /help for commands")
-        asyncio.run(_talk(state))
+        with output.progress(f"loading {model.name}"):
+            loaded = node.load(Opening(model))
+        yield loaded, None
     finally:
         node.close()
 
@@ -96,12 +120,18 @@ async def _answer(state: _Chat) -> None:
             session = state.model.session(
                 await state.model.tokenize_chat(state.messages), state.options
             )
+            if state.display is not None:
+                state.display.show()
             async with aclosing(session.generate()) as tokens:
                 async for token in tokens:
+                    if state.display is not None and not text:
+                        state.display.finish()
                     text.append(token.text)
                     print(token.text, end="", flush=True)
             state.speed = describe_speed(session)
     except BareMetalError:
+        if state.display is not None:
+            state.display.finish()
         if not text:
             # Nothing came of the message: it can be sent again, or changed.
             state.messages.pop()

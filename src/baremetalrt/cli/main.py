@@ -17,8 +17,11 @@ _INTERRUPTED: Final = 130
 _COMMANDS: Final = {
     "run": "Answer a prompt, or chat.",
     "serve": "Serve models over the OpenAI API.",
+    "pull": "Fetch a model from its swarm.",
+    "seed": "Publish a model file and seed it.",
     "ls": "List the models that are here.",
     "show": "Describe a model: architecture, blocks, types.",
+    "swarm": "Private swarms: create, invite, join, leave.",
     "doctor": "Check library, devices, memory and store.",
     "bench": "Measure the speed of a model on this machine.",
     "completion": "Print a completion script for your shell.",

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from baremetalrt.serve.node import NodeConfig
     from baremetalrt.session.grammar import Grammar
     from baremetalrt.session.sampling import SamplingOptions
+    from baremetalrt.swarm.config import SwarmConfig
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -84,6 +85,43 @@ def sampling_options(command: F) -> F:
     ):
         command = option(command)
     return command
+
+
+def swarm_options(command: F) -> F:
+    """How this command takes part in swarms; `config.toml` says the rest."""
+    for option in reversed(
+        (
+            click.option(
+                "--peer", "peers", multiple=True, metavar="HOST:PORT", help="Ask this peer too."
+            ),
+            click.option("--offline", is_flag=True, help="Send nothing beyond the local network."),
+            click.option("--swarm", metavar="NAME", help="The private swarm; see `bmrt swarm`."),
+            click.option("--swarm-port", type=click.IntRange(0, 65534), help="0: any free port."),
+            click.option("--limit-down", metavar="RATE", help="For example 2MB/s."),
+            click.option("--limit-up", metavar="RATE", help="For example 500KB/s."),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def swarm_config(arguments: dict[str, Any]) -> "SwarmConfig":
+    """The settings of `config.toml`, as the options change them."""
+    from dataclasses import replace
+
+    from baremetalrt.core.units import parse_bytes
+    from baremetalrt.swarm.config import load_config
+
+    config = load_config()
+    if arguments["offline"]:
+        config = replace(config, offline=True)
+    if arguments["swarm_port"] is not None:
+        config = replace(config, port=arguments["swarm_port"])
+    if arguments["limit_down"]:
+        config = replace(config, download_limit=parse_bytes(arguments["limit_down"]))
+    if arguments["limit_up"]:
+        config = replace(config, upload_limit=parse_bytes(arguments["limit_up"]))
+    return config
 
 
 def node_config(arguments: dict[str, Any], *, max_sessions: int) -> "NodeConfig":

@@ -9,10 +9,13 @@ import click
 
 from baremetalrt.cli import options, output
 from baremetalrt.core.errors import UsageError
+from baremetalrt.serve.library import TorrentReference, names_model, resolve
 from baremetalrt.serve.opening import Opening
-from baremetalrt.weights.store import StoredModel, find_model, looks_like_model
+from baremetalrt.weights.store import StoredModel
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from baremetalrt.serve.node import Model
     from baremetalrt.session.session import GenerationOptions, Session
 
@@ -35,33 +38,41 @@ _STARTED = time.perf_counter()
 @click.option("-v", "--verbose", is_flag=True, help="Say how fast it was.")
 @options.sampling_options
 @options.model_options
+@options.swarm_options
 def command(words: tuple[str, ...], **arguments: Any) -> None:
     """Answer a prompt, or chat.
 
-    MODEL is a GGUF file, a name from `bmrt ls`, or left out for the embedded default. Without PROMPT
-    the prompt is read from standard input; on a terminal a chat begins. A PROMPT of `-` stands for
-    standard input too: `cat notes.txt | bmrt run "Summarize:" -`.
+    MODEL is a GGUF file, a name from `bmrt ls`, a magnet link, a .torrent file or an info-hash, or left
+    out for the embedded default. A model that is still to be fetched answers as soon as its last block
+    has arrived. Without PROMPT the prompt is read from standard input; on a terminal a chat begins. A
+    PROMPT of `-` stands for standard input too: `cat notes.txt | bmrt run "Summarize:" -`.
     """
-    stored, prompt = _split(words)
+    model, prompt = _split(words)
     if prompt is None and sys.stdin.isatty():
         if arguments["as_json"]:
             raise UsageError("--json needs a prompt", hint='bmrt run --json "…"')
         from baremetalrt.cli.chat import chat
 
-        chat(stored, arguments)
+        chat(model, arguments)
         return
-    _answer(stored, _with_standard_input(prompt), arguments)
+    text = _with_standard_input(prompt)
+    if isinstance(model, TorrentReference):
+        import asyncio
+
+        asyncio.run(_answer_arriving(model, text, arguments))
+    else:
+        _answer(model, text, arguments)
 
 
-def _split(words: tuple[str, ...]) -> tuple[StoredModel, list[str] | None]:
+def _split(words: tuple[str, ...]) -> tuple[StoredModel | TorrentReference, list[str] | None]:
     """Which of the words is the model, and which are the prompt."""
     if not words:
-        return find_model(None), None
-    if len(words) == 1 and not looks_like_model(words[0]):
-        return find_model(None), [words[0]]
-    if words[0] == "-" or (words[-1] == "-" and len(words) == 2 and not looks_like_model(words[0])):
-        return find_model(None), list(words)
-    return find_model(words[0]), list(words[1:]) or None
+        return resolve(None), None
+    if len(words) == 1 and not names_model(words[0]):
+        return resolve(None), [words[0]]
+    if words[0] == "-" or (words[-1] == "-" and len(words) == 2 and not names_model(words[0])):
+        return resolve(None), list(words)
+    return resolve(words[0]), list(words[1:]) or None
 
 
 def _with_standard_input(prompt: list[str] | None) -> str:
@@ -89,8 +100,21 @@ def _answer(stored: StoredModel, prompt: str, arguments: dict[str, Any]) -> None
         node.close()
 
 
+async def _answer_arriving(model: TorrentReference, prompt: str, arguments: dict[str, Any]) -> None:
+    """Answers with a model that is fetched meanwhile."""
+    from baremetalrt.cli.opened import arriving_model
+
+    async with arriving_model(model, arguments) as (loaded, display):
+        loaded_s = time.perf_counter() - _STARTED
+        await _generate(loaded, prompt, arguments, loaded_s, display.finish)
+
+
 async def _generate(
-    model: "Model", prompt: str, arguments: dict[str, Any], loaded_s: float
+    model: "Model",
+    prompt: str,
+    arguments: dict[str, Any],
+    loaded_s: float,
+    on_first_token: "Callable[[], None]" = lambda: None,
 ) -> None:
     if arguments["raw"]:
         tokens = model.encode(prompt)
@@ -104,7 +128,9 @@ async def _generate(
     ids: list[int] = []
     first_token_s = 0.0
     async for token in session.generate():
-        first_token_s = first_token_s or time.perf_counter() - _STARTED
+        if not first_token_s:
+            first_token_s = time.perf_counter() - _STARTED
+            on_first_token()
         text.append(token.text)
         if token.id is not None:
             ids.append(token.id)

@@ -1,10 +1,14 @@
 """Sizes in bytes, and how people read them."""
 
+import re
 from typing import Final
+
+from baremetalrt.core.errors import UsageError
 
 KIB: Final = 1024
 MIB: Final = 1024 * KIB
 GIB: Final = 1024 * MIB
+_SIZE: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?(?:/s)?", re.IGNORECASE)
 
 
 def format_bytes(num_bytes: float) -> str:
@@ -18,3 +22,16 @@ def format_bytes(num_bytes: float) -> str:
 def round_up(value: int, multiple: int) -> int:
     """The smallest multiple of `multiple` that is not below `value`."""
     return -(-value // multiple) * multiple
+
+
+def parse_bytes(text: str) -> int:
+    """A size as people write it, in bytes: `50 GiB`, `1.5MB`, `200k/s`.
+
+    Raises:
+        UsageError: it is not a size.
+    """
+    match = _SIZE.fullmatch(text.strip())
+    if not match:
+        raise UsageError(f"{text!r} is not a size", hint="for example: 500 MB, 20 GiB, 300 KB/s")
+    base = 1024 if match[3] else 1000
+    return int(float(match[1]) * base ** " kmgt".index(match[2].lower() or " "))

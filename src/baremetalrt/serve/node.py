@@ -14,12 +14,13 @@ from baremetalrt.blocks.hyperparameters import Hyperparameters
 from baremetalrt.blocks.kv_cache import cell_bytes
 from baremetalrt.blocks.span import Span, SpanConfig
 from baremetalrt.core.errors import CapacityError, UsageError
-from baremetalrt.core.spans import BlockSpan
+from baremetalrt.core.spans import BlockSpan, ByteRange
 from baremetalrt.core.units import format_bytes, round_up
 from baremetalrt.devices.memory import available_bytes
 from baremetalrt.devices.processor import default_threads
 from baremetalrt.native.backend import find_device
 from baremetalrt.serve.opening import Opening
+from baremetalrt.session.arriving import ArrivingStage, Source
 from baremetalrt.session.chat_template import (
     CHATML,
     TRANSCRIPT,
@@ -29,8 +30,8 @@ from baremetalrt.session.chat_template import (
 )
 from baremetalrt.session.grammar import GrammarCompiler
 from baremetalrt.session.route import Route
-from baremetalrt.session.session import CHUNK_TOKENS, GenerationOptions, Session
-from baremetalrt.session.stage import LocalStage, SoloStage, Stage
+from baremetalrt.session.session import GenerationOptions, Session
+from baremetalrt.session.stage import CHUNK_TOKENS, LocalStage, SoloStage, Stage
 from baremetalrt.session.tokenizer import Tokenizer
 from baremetalrt.weights.gguf import GGUFFile
 
@@ -121,6 +122,10 @@ class Model:
         """Weights used in the mapped file, and weights held as copies."""
         return sum(s.mapped_bytes for s in self._spans), sum(s.copied_bytes for s in self._spans)
 
+    def unit_ranges(self) -> list[tuple[ByteRange, ...]]:
+        """The bytes of the file in the order in which they are computed with."""
+        return [span.unit_ranges(unit) for span in self._spans for unit in span.units]
+
     def close(self) -> None:
         for span in self._spans:
             span.close()
@@ -136,29 +141,30 @@ class Node:
         self.templates = templates or TemplateProcess()
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="compute")
 
-    def load(self, opening: Opening) -> Model:
+    def load(self, opening: Opening, source: Source | None = None) -> Model:
         """Loads a model that has begun to open; blocks. The vocabulary loads beside the weights.
+
+        With a `source`, the weights are still arriving: they load as they come, behind the prompts that
+        wait for them.
 
         Raises:
             UsageError, IntegrityError, CapacityError: see `GGUFFile.open`, `read_model`, `Span`.
         """
         stored, file = opening.stored, opening.file
-        span, context_limit = self._load_span(file)
+        span, context_limit = self._load_span(file, arrives=source is not None)
         try:
             tokenizer = opening.tokenizer()
             template = self._template(file, tokenizer)
         except BaseException:
             span.close()
             raise
-        is_shared = self.config.max_sessions > 1
-        stage: Stage = LocalStage(span, self._worker) if is_shared else SoloStage(span)
         model = Model(
             name=stored.name,
             path=stored.path,
             hyperparameters=span.hyperparameters,
             tokenizer=tokenizer,
             template=template,
-            route=Route([stage]),
+            route=Route([self._stage(span, source)]),
             context_limit=context_limit,
             created=int(stored.path.stat().st_mtime),
             _spans=[span],
@@ -168,7 +174,12 @@ class Node:
         gc.freeze()
         return model
 
-    def _load_span(self, file: GGUFFile) -> tuple[Span, int]:
+    def _stage(self, span: Span, source: Source | None) -> Stage:
+        if source is not None:
+            return ArrivingStage(span, self._worker, source)
+        return LocalStage(span, self._worker) if self.config.max_sessions > 1 else SoloStage(span)
+
+    def _load_span(self, file: GGUFFile, *, arrives: bool) -> tuple[Span, int]:
         config = self.config
         architecture, h = read_model(file)
         device = find_device(config.device)
@@ -188,6 +199,7 @@ class Node:
                 num_cells=num_cells,
                 copy_budget_bytes=int(free * copy_share) if config.repack else 0,
             ),
+            arrives=arrives,
         )
         if span.mapped_bytes < free * _COPY_SHARE:
             # The vocabulary still loads: this costs no time.
@@ -199,6 +211,14 @@ class Node:
         if not source:
             source = CHATML if tokenizer.knows("<|im_start|>") else TRANSCRIPT
         return ChatTemplate(self.templates, source, bos=tokenizer.bos, eos=tokenizer.eos)
+
+    async def aclose(self) -> None:
+        """Ends everything, from the event loop that models are arriving on."""
+        for model in self.models.values():
+            for stage in model.route.stages:
+                if isinstance(stage, ArrivingStage):
+                    await stage.close()
+        await asyncio.to_thread(self.close)
 
     def close(self) -> None:
         """Ends everything that was started; blocks until the step that runs is done."""

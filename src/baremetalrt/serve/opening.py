@@ -15,13 +15,13 @@ from baremetalrt.weights.store import StoredModel
 class Opening:
     """A model whose header is read and whose vocabulary has begun to load, in a thread of its own."""
 
-    def __init__(self, stored: StoredModel) -> None:
-        """Reads the header; raises what `GGUFFile.open` raises."""
+    def __init__(self, stored: StoredModel, file: GGUFFile | None = None) -> None:
+        """Reads the header, unless it is given; raises what `GGUFFile.open` raises."""
         self.stored = stored
         threads = ThreadPoolExecutor(2, thread_name_prefix="opening")
         try:
             checked = threads.submit(check_vocabulary, stored.path)
-            self.file = GGUFFile.open(stored.path)
+            self.file = file or GGUFFile.open(stored.path)
             self._tokenizer: Future[Tokenizer] = threads.submit(self._load_tokenizer, checked)
         finally:
             # No thread is started after these; they end by themselves.

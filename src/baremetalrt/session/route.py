@@ -33,8 +33,9 @@ class Route:
         self.stages = tuple(stages)
 
     @property
-    def is_shared(self) -> bool:
-        return any(stage.is_shared for stage in self.stages)
+    def chunk_tokens(self) -> int:
+        """How many tokens of a prompt go through the route at once."""
+        return min(stage.chunk_tokens for stage in self.stages)
 
     async def open(self, tokens: Sequence[int], capacity: int) -> RoutePlace:
         """Begins a text in every stage; they agree on how much of its beginning is stored."""

@@ -19,10 +19,6 @@ from baremetalrt.session.sampling import Sampler, SamplingOptions, log_probabili
 from baremetalrt.session.stopping import StopMatcher
 from baremetalrt.session.tokenizer import Detokenizer, Tokenizer
 
-# A prompt is computed in chunks: as large as llama.cpp's, and smaller while others are decoding, so
-# that they wait a fraction of a second and not several.
-CHUNK_TOKENS: Final = 512
-_SHARED_CHUNK_TOKENS: Final = 64
 # How far ahead room in the cache is taken when no limit on the answer says how much it needs.
 _RESERVE_TOKENS: Final = 1024
 
@@ -154,8 +150,7 @@ class Session:
         tokens = self._prompt
         done = self.stats.cached_tokens = place.length
         while True:
-            size = _SHARED_CHUNK_TOKENS if self._route.is_shared else CHUNK_TOKENS
-            chunk = tokens[done : done + size]
+            chunk = tokens[done : done + self._route.chunk_tokens]
             done += len(chunk)
             is_last = done == len(tokens)
             rows = await self._route.forward(place, chunk, "last" if is_last else "none")

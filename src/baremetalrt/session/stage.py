@@ -16,6 +16,10 @@ from baremetalrt.blocks.span import Reads, Slice, Span
 
 T = TypeVar("T")
 
+# A prompt is computed in chunks: as large as llama.cpp's, and smaller while others are decoding, so
+# that they wait a fraction of a second and not several.
+CHUNK_TOKENS: Final = 512
+_SHARED_CHUNK_TOKENS: Final = 64
 # More streams than this gain nothing on any processor measured and delay every one of them.
 _MAX_STREAMS: Final = 32
 _YIELD_S: Final = 0.05
@@ -53,8 +57,8 @@ class Stage(Protocol):
         """Ends a text; `keep` leaves it for later ones that begin alike."""
 
     @property
-    def is_shared(self) -> bool:
-        """Whether other sessions are waiting for, or running, their steps here."""
+    def chunk_tokens(self) -> int:
+        """How many tokens of a prompt the stage wants at once, as things are now."""
 
 
 @dataclass(slots=True)
@@ -75,7 +79,7 @@ class SoloStage:
     of a small model's speed.
     """
 
-    is_shared = False
+    chunk_tokens = CHUNK_TOKENS
 
     def __init__(self, span: Span) -> None:
         self._span = span
@@ -129,9 +133,9 @@ class LocalStage:
         self._just_decoded = False
 
     @property
-    def is_shared(self) -> bool:
+    def chunk_tokens(self) -> int:
         queued = len(self._decodes) + len(self._prefills) + len(self._running)
-        return queued > 0 or self._just_decoded
+        return _SHARED_CHUNK_TOKENS if queued or self._just_decoded else CHUNK_TOKENS
 
     async def open(self, tokens: Sequence[int], capacity: int) -> CachedSequence:
         opening = self._worker.submit(self._span.open, tokens, capacity)

@@ -17,7 +17,9 @@ from baremetalrt.core.errors import IntegrityError, UsageError
 from baremetalrt.core.spans import BlockSpan, ByteRange, merge
 from baremetalrt.core.units import MIB, format_bytes
 from baremetalrt.native.gguf import (
-    HEADER_LIMIT_BYTES,
+    HEADER_LIMIT_BYTES as HEADER_LIMIT_BYTES,
+)
+from baremetalrt.native.gguf import (
     GGUFHeader,
     HeaderError,
     MetadataValue,
@@ -108,14 +110,17 @@ class GGUFFile:
                 self.tensors[t.name] = TensorInfo(t.name, t.type, t.shape, file, start, t.num_bytes)
 
     @classmethod
-    def open(cls, path: Path) -> "GGUFFile":
+    def open(cls, path: Path, *, limit_bytes: int = HEADER_LIMIT_BYTES) -> "GGUFFile":
         """Reads the header of a GGUF file, and those of its other parts when it is split.
+
+        Nothing after the first `limit_bytes` of each part is looked at: of a file that still arrives,
+        the rest may be zeros.
 
         Raises:
             UsageError: there is no such file.
             IntegrityError: it is not GGUF, or its header is damaged, incomplete or absurd.
         """
-        header = _read_header(path)
+        header = _read_header(path, limit_bytes)
         parts = header.get("split.count")
         if not isinstance(parts, int) or parts <= 1:
             return cls((path,), [header])
@@ -128,7 +133,7 @@ class GGUFFile:
                 hint="name the part that ends in -00001-of-…",
             )
         paths = _part_paths(path, parts)
-        headers = [header if p == path else _read_header(p) for p in paths]
+        headers = [header if p == path else _read_header(p, limit_bytes) for p in paths]
         for number, (p, h) in enumerate(zip(paths, headers, strict=True)):
             if (h.get("split.no"), h.get("split.count")) != (number, parts):
                 raise _damaged(p, f"is not part {number + 1} of {parts}")
@@ -245,7 +250,7 @@ class FileMapping:
                 return
 
 
-def _read_header(path: Path) -> GGUFHeader:
+def _read_header(path: Path, limit_bytes: int) -> GGUFHeader:
     try:
         with path.open("rb") as f:
             size = os.fstat(f.fileno()).st_size
@@ -256,7 +261,7 @@ def _read_header(path: Path) -> GGUFHeader:
                     source=str(path),
                     hint="GGUF files begin with the letters GGUF; is this a full download?",
                 )
-            window = mmap.mmap(f.fileno(), min(size, HEADER_LIMIT_BYTES), access=mmap.ACCESS_COPY)
+            window = mmap.mmap(f.fileno(), min(size, limit_bytes), access=mmap.ACCESS_COPY)
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
         raise UsageError(
             f"no model file at {path}", code="model.not-found", hint="`bmrt ls` lists what is here"
@@ -266,9 +271,7 @@ def _read_header(path: Path) -> GGUFHeader:
     try:
         return GGUFHeader(window)
     except HeaderError as error:
-        more = ""
-        if size > HEADER_LIMIT_BYTES:
-            more = f", or is longer than {format_bytes(HEADER_LIMIT_BYTES)}"
+        more = f", or is longer than {format_bytes(limit_bytes)}" if size > limit_bytes else ""
         raise IntegrityError(
             f"{path.name}: the header is damaged or incomplete{more}: {error}",
             code="gguf.header",

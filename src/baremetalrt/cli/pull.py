@@ -1,0 +1,104 @@
+"""`bmrt pull`: fetches a model, or a span of its blocks."""
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from baremetalrt.cli import options, output
+from baremetalrt.core.errors import UsageError
+from baremetalrt.core.spans import BlockSpan
+from baremetalrt.core.units import format_bytes
+
+if TYPE_CHECKING:
+    from baremetalrt.cli.transfer import Display
+
+
+@click.command("pull")
+@click.argument("source", metavar="MAGNET|FILE.torrent|INFOHASH|NAME")
+@click.option("--blocks", metavar="A:B", help="Only these blocks, and what they need to run.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON at the end.")
+@options.swarm_options
+def command(source: str, blocks: str | None, **arguments: Any) -> None:
+    """Fetch a model from everyone who has it. What was fetched before is kept.
+
+    While it runs, what is here is seeded to others.
+    """
+    asyncio.run(_pull(source, _span(blocks) if blocks else None, arguments))
+
+
+def _span(text: str) -> BlockSpan:
+    start, colon, end = text.partition(":")
+    if not (colon and start.isdecimal() and end.isdecimal() and int(start) < int(end)):
+        raise UsageError(
+            f"{text!r} is not a span of blocks",
+            code="blocks.range",
+            parameter="blocks",
+            hint="for example 0:12, which ends before block 12",
+        )
+    return BlockSpan(int(start), int(end))
+
+
+async def _pull(source: str, span: BlockSpan | None, arguments: dict[str, Any]) -> None:
+    from baremetalrt.cli.transfer import Display
+    from baremetalrt.serve.torrents import memberships_for
+    from baremetalrt.swarm.client import SwarmClient
+
+    config = options.swarm_config(arguments)
+    memberships = memberships_for(arguments["swarm"])
+    async with (
+        SwarmClient(config, memberships=memberships) as client,
+        Display().shown() as display,
+    ):
+        await _fetch(client, display, source, span, arguments)
+
+
+async def _fetch(
+    client: Any, display: "Display", source: str, span: BlockSpan | None, arguments: dict[str, Any]
+) -> None:
+    from baremetalrt.serve.torrents import obtain, span_needs, whole_model
+    from baremetalrt.swarm.arrival import wait_for_header
+
+    started = time.monotonic()
+    display.status = "asking for the torrent"
+    entry, peers = await obtain(client, source, peers=arguments["peers"], swarm=arguments["swarm"])
+    display.status = "checking what is here"
+    # Everything is wanted until the header says what a span is: with nothing left to want, peers
+    # would hang up.
+    torrent = await client.add(entry, peers=peers)
+    display.torrent = torrent
+    file = display.file = await wait_for_header(torrent)
+    needs = span_needs(file, span) if span else whole_model(torrent.metainfo)
+    record = entry.record()
+    record.wanted = (span.start, span.end) if span else None
+    entry.save(record)
+    torrent.want_only(needs)
+    await torrent.finished()
+    progress = torrent.progress()
+    await client.save(torrent)
+    seconds = time.monotonic() - started
+    display.clear()
+    path = entry.model_paths(entry.record())[0]
+    if arguments["as_json"]:
+        output.print_json(
+            {
+                "name": torrent.metainfo.name,
+                "infohash_v1": torrent.metainfo.infohash_v1,
+                "infohash_v2": torrent.metainfo.infohash_v2,
+                "path": str(path),
+                "bytes": progress.wanted_bytes,
+                "downloaded_bytes": progress.downloaded_bytes,
+                "wasted_bytes": progress.wasted_bytes,
+                "bad_pieces": torrent.num_bad_pieces,
+                "banned": torrent.banned,
+                "seconds": round(seconds, 3),
+                "complete": torrent.is_complete,
+            }
+        )
+        return
+    output.note(
+        f"{torrent.metainfo.name}: {format_bytes(progress.wanted_bytes)} here, "
+        f"{format_bytes(progress.downloaded_bytes)} fetched in {seconds:.1f} s"
+    )
+    print(path)

@@ -1,0 +1,157 @@
+"""From what a user names (a file, a magnet link, an info-hash, a name) to a torrent of the catalogue."""
+
+import os
+import shutil
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from baremetalrt.blocks.architectures import read_model
+from baremetalrt.blocks.inventory import take_inventory
+from baremetalrt.core.errors import UsageError
+from baremetalrt.core.spans import BlockSpan, ByteRange
+from baremetalrt.swarm import catalog
+from baremetalrt.swarm.arrival import header_ranges
+from baremetalrt.swarm.authority import Membership, find_membership
+from baremetalrt.swarm.catalog import Entry, Record
+from baremetalrt.swarm.checking import signatures
+from baremetalrt.swarm.client import SwarmClient, parse_magnet
+from baremetalrt.swarm.metainfo import MAX_TORRENT_BYTES, Metainfo, read_metainfo
+from baremetalrt.swarm.publishing import PublishOptions, publish
+from baremetalrt.weights.gguf import GGUFFile
+
+
+def publish_file(
+    path: Path,
+    options: PublishOptions,
+    *,
+    swarm: Membership | None = None,
+    on_progress: Callable[[float], None] = lambda fraction: None,
+) -> tuple[Entry, Metainfo]:
+    """Makes the torrent of a GGUF file and puts it into the catalogue, with the file where it is.
+
+    Raises:
+        UsageError, IntegrityError, CapacityError: see `GGUFFile.open`, `publish`, `catalog.add`.
+    """
+    file = GGUFFile.open(path)
+    metainfo = publish(file, options, on_progress)
+    paths = tuple(p.absolute() for p in file.paths)
+    record = Record(
+        name=metainfo.name,
+        infohash_v1=metainfo.infohash_v1,
+        infohash_v2=metainfo.infohash_v2,
+        num_bytes=metainfo.num_bytes,
+        paths=[str(p) for p in paths],
+        is_in_place=True,
+        is_complete=True,
+        swarm=swarm.name if swarm else None,
+        num_have=metainfo.pieces.num_pieces,
+        signatures=signatures(paths),
+    )
+    entry = catalog.add(metainfo.id, metainfo.raw, record)
+    known = entry.record()
+    if not known.is_complete or (known.is_in_place and known.paths != record.paths):
+        # The file was moved, or is better than what was fetched of it so far.
+        with entry.locked(), catalog.disk_errors():
+            entry.resume_path.unlink(missing_ok=True)
+            shutil.rmtree(entry.data_folder, ignore_errors=True)
+            catalog.write_atomically(entry.metainfo_path, metainfo.raw)
+            entry.save(record)
+    return entry, metainfo
+
+
+def read_torrent_file(path: Path) -> Metainfo:
+    """A `.torrent` file; raises like `read_metainfo`, and `UsageError` if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            raw = file.read(MAX_TORRENT_BYTES + 1)
+    except OSError as error:
+        raise UsageError(
+            f"{path} cannot be read: {error.strerror}", code="torrent.unreadable"
+        ) from error
+    return read_metainfo(raw, source=str(path))
+
+
+def is_torrent_reference(text: str) -> bool:
+    """Whether `text` is a magnet link, a `.torrent` file or an info-hash: what needs no catalogue."""
+    return (
+        text.lower().startswith("magnet:")
+        or (text.lower().endswith(".torrent") and os.path.isfile(text))
+        or catalog.is_infohash(text)
+    )
+
+
+async def obtain(
+    client: SwarmClient, reference: str, *, peers: Iterable[str] = (), swarm: str | None = None
+) -> tuple[Entry, list[str]]:
+    """The torrent that `reference` names, put into the catalogue if it is new, and who has it.
+
+    Raises:
+        UsageError: nothing is called that.
+        IntegrityError: what it names is no model's torrent.
+    """
+    asked = list(peers)
+    known = catalog.find(reference)
+    if known is not None:
+        return known[0], asked
+    membership = find_membership(swarm) if swarm else None
+    if reference.lower().endswith(".torrent"):
+        return add_torrent(read_torrent_file(Path(reference)), swarm=swarm), asked
+    if not is_torrent_reference(reference):
+        raise UsageError(
+            f"no torrent {reference!r}: neither a magnet link, a .torrent file, an info-hash, "
+            "nor a name from `bmrt ls`",
+            code="model.not-found",
+            parameter="model",
+        )
+    hashes = parse_magnet(reference).info_hashes
+    for infohash in (str(hashes.v2), str(hashes.v1)):
+        if infohash.strip("0") and (known := catalog.find(infohash)):
+            return known[0], asked
+    metainfo, connected = await client.fetch_metainfo(reference, peers=asked, swarm=membership)
+    return add_torrent(metainfo, swarm=swarm), [*asked, *connected]
+
+
+def add_torrent(metainfo: Metainfo, *, swarm: str | None = None) -> Entry:
+    """Puts a torrent that is to be fetched into the catalogue."""
+    if metainfo.needs_certificate and swarm is None:
+        raise UsageError(
+            f"{metainfo.name} belongs to a private swarm",
+            code="swarm.needed",
+            hint="name the swarm with --swarm; `bmrt swarm ls` lists yours",
+        )
+    record = Record(
+        name=metainfo.name,
+        infohash_v1=metainfo.infohash_v1,
+        infohash_v2=metainfo.infohash_v2,
+        num_bytes=metainfo.num_bytes,
+        paths=[f"data/{file.name}" for file in metainfo.files],
+        swarm=swarm,
+    )
+    return catalog.add(metainfo.id, metainfo.raw, record)
+
+
+def memberships_for(swarm: str | None) -> list[Membership]:
+    """What a client of one private swarm has to show; nothing for a public torrent."""
+    return [find_membership(swarm)] if swarm else []
+
+
+def whole_model(metainfo: Metainfo) -> tuple[ByteRange, ...]:
+    """All bytes of a model."""
+    return tuple(ByteRange(i, 0, f.part.num_bytes) for i, f in enumerate(metainfo.files))
+
+
+def span_needs(file: GGUFFile, span: BlockSpan) -> tuple[ByteRange, ...]:
+    """What a span needs: the header, its blocks, and embedding or head if it is an end.
+
+    Raises:
+        UsageError: the model has fewer blocks, or an architecture that cannot be run here.
+    """
+    architecture, h = read_model(file)
+    if span.end > h.num_blocks:
+        raise UsageError(
+            f"the model has blocks 0:{h.num_blocks}, not {span}",
+            code="blocks.range",
+            parameter="blocks",
+        )
+    inventory = take_inventory(file, architecture, h, span)
+    return (*header_ranges(file), *inventory.byte_ranges)

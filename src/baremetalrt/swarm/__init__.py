@@ -1,0 +1,1 @@
+"""Torrents: publish, fetch in execution order, verify, seed, cache, evict."""

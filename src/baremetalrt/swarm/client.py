@@ -1,0 +1,482 @@
+"""The libtorrent session of this process, driven by the event loop: torrents come, go and report.
+
+libtorrent's own threads move the bytes. It wakes the loop through a socket when it has something to
+say, so nothing here polls.
+"""
+
+import asyncio
+import contextlib
+import logging
+import socket
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final, Self
+
+import libtorrent as lt
+
+from baremetalrt.core.errors import CapacityError, IntegrityError, UsageError
+from baremetalrt.swarm.authority import Membership
+from baremetalrt.swarm.catalog import Entry, Record, disk_errors, write_atomically
+from baremetalrt.swarm.checking import PieceChecker, signatures
+from baremetalrt.swarm.config import SwarmConfig
+from baremetalrt.swarm.metainfo import MAX_TORRENT_BYTES, Metainfo, read_metainfo
+from baremetalrt.swarm.session_settings import local_only_filter, parse_peer, session_settings
+from baremetalrt.swarm.torrent import Torrent, disk_failure
+
+_log = logging.getLogger("baremetalrt.swarm")
+_FLAGS: Final = lt.torrent_flags
+# How often what was fetched is written down while it arrives. A kill loses nothing: pieces that were
+# not written down are found on disk and hashed; this only keeps that short.
+_SAVE_INTERVAL_S: Final = 5.0
+_CLOSE_TIMEOUT_S: Final = 10.0
+_NO_HASH: Final = "0" * 40
+
+
+class SwarmClient:
+    """Runs torrents. Use as an async context manager, from one event loop."""
+
+    def __init__(
+        self,
+        config: SwarmConfig,
+        *,
+        memberships: Sequence[Membership] = (),
+    ) -> None:
+        self.config = config
+        self._memberships = {m.name: m for m in memberships}
+        self._torrents: dict[str, Torrent] = {}
+        self._locks: dict[str, contextlib.ExitStack] = {}
+        self._awaited: dict[tuple[str, type], list[asyncio.Future[Any]]] = {}
+        self._saves: dict[str, asyncio.TimerHandle] = {}
+        self._saving: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> Self:
+        settings: Any = session_settings(self.config, with_certificates=bool(self._memberships))
+        self._session: lt.session = lt.session(settings)
+        if self.config.offline:
+            self._session.set_ip_filter(local_only_filter())
+        self._limit_local_peers()
+        self._near, far = socket.socketpair()
+        self._near.setblocking(False)
+        far.setblocking(False)
+        self._far = far
+        asyncio.get_running_loop().add_reader(self._near, self._on_readable)
+        self._session.set_alert_fd(far.fileno())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        try:
+            async with asyncio.timeout(_CLOSE_TIMEOUT_S):
+                for torrent in list(self._torrents.values()):
+                    await self.remove(torrent)
+                while self._saving:
+                    await asyncio.wait(self._saving)
+        except TimeoutError:
+            _log.warning("the state of some torrents was not saved: libtorrent does not answer")
+        finally:
+            for stack in self._locks.values():
+                stack.close()
+            asyncio.get_running_loop().remove_reader(self._near)
+            session = self._session
+            del self._session
+            # Its destructor waits for its threads.
+            await asyncio.to_thread(session.pause)
+            del session
+            self._near.close()
+            self._far.close()
+
+    @property
+    def listen_port(self) -> int:
+        """The port on which other peers reach this one; 0 if none could be opened."""
+        return int(self._session.listen_port())
+
+    @property
+    def secure_port(self) -> int:
+        """The port for private swarms; 0 if there are none."""
+        return int(self._session.ssl_listen_port())
+
+    @property
+    def torrents(self) -> tuple[Torrent, ...]:
+        return tuple(self._torrents.values())
+
+    # torrents
+
+    async def add(
+        self,
+        entry: Entry,
+        *,
+        peers: Iterable[str] = (),
+        fetches: bool = True,
+        on_check: Callable[[float], None] = lambda fraction: None,
+    ) -> Torrent:
+        """Starts a torrent of the catalogue: seeds what is here and, if it `fetches`, gets the rest.
+
+        What was written down is believed if the files are as they were left; otherwise they are hashed
+        first (`on_check` hears how far that is).
+
+        Raises:
+            UsageError: another process has it, a peer cannot be, or its swarm is not known here.
+            IntegrityError: what is kept of it is damaged.
+        """
+        stack = contextlib.ExitStack()
+        stack.enter_context(entry.locked())
+        try:
+            record = entry.record()
+            metainfo = read_metainfo(
+                entry.metainfo_path.read_bytes(), source=str(entry.metainfo_path)
+            )
+            have = await asyncio.to_thread(self._verified, entry, record, metainfo, on_check)
+            params = self._params(entry, record, metainfo, have)
+            # Peers named here are connected at once, those named later at the next tick.
+            addresses = [address for peer in peers for address in self._resolve(peer)]
+            params.peers = [*addresses, *params.peers]
+            handle = await self._start(params, record, metainfo)
+            if have is None:
+                have = await self._checked(handle)
+        except BaseException:
+            stack.close()
+            raise
+        everything = range(metainfo.pieces.num_pieces)
+        torrent = Torrent(
+            handle, metainfo, entry, self, have=have, wanted=everything if fetches else have
+        )
+        key = _key(handle)
+        self._torrents[key] = torrent
+        self._locks[key] = stack
+        self._save_record(torrent, record)
+        torrent.order()
+        handle.resume()
+        return torrent
+
+    def connect(self, torrent: Torrent, peers: Iterable[str]) -> None:
+        """Asks these peers, `HOST:PORT` each; raises `UsageError` for what cannot be one."""
+        for peer in peers:
+            for address in self._resolve(peer):
+                torrent.handle.connect_peer(address)
+
+    async def fetch_metainfo(
+        self, magnet: str, *, peers: Iterable[str] = (), swarm: Membership | None = None
+    ) -> tuple[Metainfo, list[str]]:
+        """Gets from peers what a magnet link (or an info-hash) leaves out, however long that takes.
+
+        Returns who was connected, too: they may be asked for the rest.
+
+        Raises:
+            UsageError: it is no magnet link.
+            IntegrityError: what peers sent is no model's torrent.
+        """
+        params = parse_magnet(magnet)
+        self._stay_local(params)
+        params.peers = [*params.peers, *(a for peer in peers for a in self._resolve(peer))]
+        params.save_path = "."
+        params.flags |= _FLAGS.default_dont_download | _FLAGS.upload_mode
+        params.flags &= ~(_FLAGS.paused | _FLAGS.auto_managed)
+        if swarm is not None:
+            params.root_certificate = swarm.authority_pem.decode()
+        handle = await self._added(params)
+        if swarm is not None:
+            self._show_certificate(handle, swarm)
+        try:
+            await self._await(handle, lt.metadata_received_alert)
+            info = handle.torrent_file()
+            assert info is not None, "libtorrent has said that it has the metadata"
+            raw = bare_torrent_file(info.info_section(), params)
+            known = [_join(*peer.ip) for peer in handle.get_peer_info()]
+        finally:
+            self._session.remove_torrent(handle)
+        return read_metainfo(raw, source=magnet), known
+
+    async def remove(self, torrent: Torrent) -> None:
+        """Stops a torrent and writes down where it stood."""
+        torrent.handle.pause()
+        await self.save(torrent)
+        key = _key(torrent.handle)
+        removed = self._await(torrent.handle, lt.torrent_removed_alert)
+        self._session.remove_torrent(torrent.handle)
+        await removed
+        self._torrents.pop(key, None)
+        if timer := self._saves.pop(key, None):
+            timer.cancel()
+        self._locks.pop(key).close()
+
+    async def save(self, torrent: Torrent) -> None:
+        """Writes down what is here: first everything is put on disk, then said to be there."""
+        flags = lt.save_resume_flags_t
+        torrent.handle.save_resume_data(flags.flush_disk_cache)
+        try:
+            params = (await self._await(torrent.handle, lt.save_resume_data_alert)).params
+        except CapacityError as error:
+            _log.warning("%s: %s", torrent.metainfo.name, error.message)
+            return
+        have = {i for i, has in enumerate(params.have_pieces) if has}
+        torrent.on_disk |= have
+        params.ti = None
+        try:
+            with disk_errors():
+                write_atomically(torrent.entry.resume_path, lt.write_resume_data_buf(params))
+                self._save_record(torrent, torrent.entry.record())
+        except CapacityError as error:
+            # The disk is full: what was written down before is still true.
+            _log.warning("%s: %s", torrent.metainfo.name, error.message)
+
+    def note_progress(self, torrent: Torrent) -> None:
+        key = _key(torrent.handle)
+        if torrent.is_complete:
+            if timer := self._saves.pop(key, None):
+                timer.cancel()
+            self._save_soon(torrent)
+        elif key not in self._saves:
+            loop = asyncio.get_running_loop()
+            self._saves[key] = loop.call_later(_SAVE_INTERVAL_S, self._save_soon, torrent)
+
+    def _save_soon(self, torrent: Torrent) -> None:
+        self._saves.pop(_key(torrent.handle), None)
+        if _key(torrent.handle) in self._torrents:
+            task = asyncio.ensure_future(self.save(torrent))
+            self._saving.add(task)
+            task.add_done_callback(self._saving.discard)
+
+    def _save_record(self, torrent: Torrent, record: Record) -> None:
+        paths = torrent.entry.model_paths(record)
+        record.signatures = signatures(paths)
+        record.is_complete = torrent.is_complete
+        record.num_have = len(torrent.on_disk)
+        with disk_errors():
+            torrent.entry.save(record)
+
+    # starting a torrent
+
+    def _verified(
+        self,
+        entry: Entry,
+        record: Record,
+        metainfo: Metainfo,
+        on_check: Callable[[float], None],
+    ) -> set[int] | None:
+        """The pieces on disk that may be believed; None leaves the question to libtorrent."""
+        paths = entry.model_paths(record)
+        claimed = set(range(metainfo.pieces.num_pieces)) if record.is_complete else set()
+        if not record.is_in_place:
+            claimed |= _pieces_in_resume_data(entry)
+            with disk_errors():
+                for path, file in zip(paths, metainfo.files, strict=True):
+                    # At full length from the beginning: what is not here is a hole.
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    with path.open("ab") as f:
+                        if f.tell() < file.part.num_bytes:
+                            f.truncate(file.part.num_bytes)
+        if record.signatures and record.signatures == signatures(paths):
+            return claimed
+        checker = PieceChecker(metainfo, paths)
+        candidates = checker.on_disk()
+        if not candidates:
+            return set()
+        if not checker.can_check:
+            return None
+        good = checker.check(candidates, on_check)
+        for piece in sorted(claimed - good):
+            _log.warning("%s: piece %d is not on disk as it was", metainfo.name, piece)
+        if record.is_in_place and good != claimed:
+            raise IntegrityError(
+                f"{paths[0].name} is no longer the file that was published as {record.name}",
+                code="file.changed",
+                source=str(paths[0]),
+                hint=f"publish it again, or `bmrt rm {record.name}`",
+            )
+        return good
+
+    def _params(
+        self, entry: Entry, record: Record, metainfo: Metainfo, have: set[int] | None
+    ) -> lt.add_torrent_params:
+        params = lt.load_torrent_buffer(metainfo.raw)
+        resume = _resume_data(entry)
+        if resume is not None:
+            params.peers = resume.peers
+            params.banned_peers = resume.banned_peers
+            params.trackers = list(dict.fromkeys([*params.trackers, *resume.trackers]))
+            params.url_seeds = list(dict.fromkeys([*params.url_seeds, *resume.url_seeds]))
+        self._stay_local(params)
+        params.save_path = str(entry.folder)
+        names = dict(zip((f.index for f in metainfo.files), entry.model_paths(record), strict=True))
+        params.renamed_files = {index: str(path) for index, path in names.items()}
+        params.file_priorities = [4 if i in names else 0 for i in range(metainfo.num_files)]
+        params.flags = _FLAGS.paused | _FLAGS.update_subscribe | _FLAGS.duplicate_is_error
+        params.flags |= _FLAGS.apply_ip_filter
+        if have is not None:
+            num_pieces = metainfo.pieces.num_pieces
+            params.have_pieces = [piece in have for piece in range(num_pieces)]
+            if len(have) == num_pieces and record.is_in_place:
+                # Never written to: a piece that turns out bad is not fetched over somebody's file.
+                params.flags |= _FLAGS.seed_mode | _FLAGS.upload_mode
+        return params
+
+    async def _start(
+        self, params: lt.add_torrent_params, record: Record, metainfo: Metainfo
+    ) -> lt.torrent_handle:
+        swarm = None
+        if metainfo.needs_certificate:
+            swarm = self._memberships.get(record.swarm or "")
+            if swarm is None:
+                raise UsageError(
+                    f"{record.name} belongs to the private swarm {record.swarm or '?'}",
+                    code="swarm.unknown",
+                    hint="`bmrt swarm join` with an invitation from one of its members",
+                )
+        handle = await self._added(params)
+        if swarm is not None:
+            self._show_certificate(handle, swarm)
+        return handle
+
+    async def _added(self, params: lt.add_torrent_params) -> lt.torrent_handle:
+        try:
+            handle: lt.torrent_handle = self._session.add_torrent(params)
+            return handle
+        except RuntimeError as error:
+            raise UsageError(
+                f"libtorrent refuses the torrent: {error}", code="torrent.refused"
+            ) from error
+
+    async def _checked(self, handle: lt.torrent_handle) -> set[int]:
+        """Lets libtorrent hash what is on disk."""
+        checking = self._await(handle, lt.torrent_checked_alert)
+        handle.force_recheck()
+        handle.resume()
+        await checking
+        pieces = handle.status(lt.torrent_handle.query_pieces).pieces
+        return {i for i, has in enumerate(pieces) if has}
+
+    def _show_certificate(self, handle: lt.torrent_handle, swarm: Membership) -> None:
+        handle.set_ssl_certificate(
+            str(swarm.certificate_path), str(swarm.key_path), str(swarm.dh_path), ""
+        )
+
+    def _stay_local(self, params: lt.add_torrent_params) -> None:
+        if self.config.offline:
+            params.trackers = []
+            params.url_seeds = []
+            params.dht_nodes = []
+            params.flags |= _FLAGS.disable_dht
+
+    def _resolve(self, peer: str) -> list[tuple[str, int]]:
+        host, port = parse_peer(peer, offline=self.config.offline)
+        try:
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except OSError as error:
+            raise UsageError(f"no address for the peer {host!r}", code="peer.unknown") from error
+        return list(dict.fromkeys((str(address[0]), port) for *_, address in found))
+
+    def _limit_local_peers(self) -> None:
+        # libtorrent leaves peers on the LAN out of its limits; who set one means it.
+        session, config = self._session, self.config
+        local = session.local_peer_class_id
+        limits = session.get_peer_class(local)
+        limits["download_limit"] = config.download_limit
+        limits["upload_limit"] = config.upload_limit
+        session.set_peer_class(local, limits)
+
+    # alerts
+
+    def _on_readable(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            while self._near.recv(4096):
+                pass
+        for alert in self._session.pop_alerts():
+            self._on_alert(alert)
+
+    def _on_alert(self, alert: lt.alert) -> None:
+        if isinstance(alert, lt.torrent_removed_alert):
+            key = _hex(alert.info_hashes)  # its handle is void already
+        else:
+            handle = getattr(alert, "handle", None)
+            key = _key(handle) if handle is not None else ""
+        torrent = self._torrents.get(key)
+        for future in self._awaited.pop((key, type(alert)), ()):
+            if not future.done():
+                future.set_result(alert)
+        if isinstance(alert, lt.save_resume_data_failed_alert):
+            failure = CapacityError(
+                f"its state was not saved: {alert.message()}", code="disk.write"
+            )
+            for future in self._awaited.pop((key, lt.save_resume_data_alert), ()):
+                if not future.done():
+                    future.set_exception(failure)
+        if torrent is None:
+            return
+        if isinstance(alert, lt.piece_finished_alert):
+            torrent.on_piece(alert.piece_index)
+        elif isinstance(alert, lt.cache_flushed_alert):
+            torrent.on_flushed()
+        elif isinstance(alert, lt.hash_failed_alert):
+            torrent.on_bad_piece(alert.piece_index)
+        elif isinstance(alert, lt.peer_ban_alert):
+            torrent.on_ban(_address(alert))
+        elif isinstance(alert, (lt.file_error_alert, lt.torrent_error_alert)):
+            torrent.on_failure(disk_failure(str(alert.error.message())))
+        elif isinstance(alert, (lt.url_seed_alert, lt.tracker_error_alert)):
+            _log.warning("%s: %s", torrent.metainfo.name, alert.message())
+        elif isinstance(alert, lt.peer_error_alert):
+            _log.info("%s: %s", torrent.metainfo.name, alert.message())
+
+    def _await(self, handle: lt.torrent_handle, alert: type) -> "asyncio.Future[Any]":
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._awaited.setdefault((_key(handle), alert), []).append(future)
+        return future
+
+
+def parse_magnet(text: str) -> lt.add_torrent_params:
+    """A magnet link, or an info-hash in hexadecimal, as libtorrent takes it.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    link = text
+    if not text.lower().startswith("magnet:"):
+        kind = "btih:" if len(text) == len(_NO_HASH) else "btmh:1220"
+        link = f"magnet:?xt=urn:{kind}{text}"
+    try:
+        if len(link) > MAX_TORRENT_BYTES:
+            raise ValueError("it is too long")
+        return lt.parse_magnet_uri(link)
+    except (RuntimeError, ValueError) as error:
+        raise UsageError(
+            f"not a magnet link: {error}",
+            code="magnet.invalid",
+            hint="it looks like magnet:?xt=urn:btih:…",
+        ) from error
+
+
+def bare_torrent_file(info: bytes, params: lt.add_torrent_params) -> bytes:
+    """A `.torrent` file from its info section, with trackers and web seeds, without v2 piece layers."""
+    values = {b"info": info}
+    if params.trackers:
+        values[b"announce-list"] = lt.bencode([[url.encode()] for url in params.trackers])
+    if params.url_seeds:
+        values[b"url-list"] = lt.bencode([url.encode() for url in params.url_seeds])
+    body = b"".join(b"%d:%s%s" % (len(key), key, values[key]) for key in sorted(values))
+    return b"d" + body + b"e"
+
+
+def _resume_data(entry: Entry) -> lt.add_torrent_params | None:
+    try:
+        return lt.read_resume_data(entry.resume_path.read_bytes())
+    except (OSError, RuntimeError):
+        return None
+
+
+def _pieces_in_resume_data(entry: Entry) -> set[int]:
+    resume = _resume_data(entry)
+    return {i for i, has in enumerate(resume.have_pieces) if has} if resume else set()
+
+
+def _key(handle: lt.torrent_handle) -> str:
+    return _hex(handle.info_hashes())
+
+
+def _hex(hashes: lt.info_hash_t) -> str:
+    return str(hashes.v2 if hashes.has_v2() else hashes.v1)
+
+
+def _address(alert: lt.peer_alert) -> str:
+    return _join(*alert.endpoint)
+
+
+def _join(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

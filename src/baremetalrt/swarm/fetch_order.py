@@ -1,0 +1,72 @@
+"""Which pieces to ask for now, so that bytes arrive in the order in which they are computed with. Pure.
+
+libtorrent asks for pieces of a higher priority first. The next few megabytes get the highest one, those
+after them the one below, and so on: a window that moves along. (Its sequential mode would follow the
+order of the file, which is often not the order of execution, and it loses its place when pieces that were
+withheld are released.) Pieces that somebody waits for this moment get deadlines besides, a few at a
+time: deadlines on everything would hold no order at all.
+"""
+
+from collections.abc import Iterable, Sequence, Set
+from dataclasses import dataclass, field
+from typing import Final
+
+from baremetalrt.core.units import MIB
+
+UNWANTED: Final = 0
+_LATER: Final = 1
+_NOW: Final = 7
+_ANY: Final = 4
+_STEP_BYTES: Final = 4 * MIB
+_MAX_DEADLINES: Final = 16
+# Between the deadlines of two pieces: they are wanted one after another, all of them now.
+_DEADLINE_STEP_MS: Final = 20
+
+
+@dataclass(frozen=True)
+class FetchOrder:
+    """A priority for every piece, and deadlines in milliseconds from now for the awaited ones."""
+
+    priorities: tuple[int, ...]
+    deadlines_ms: dict[int, int] = field(default_factory=dict)
+
+
+def step_pieces(piece_bytes: int) -> int:
+    """How many pieces share a priority: the order among them is left to libtorrent."""
+    return max(1, _STEP_BYTES // piece_bytes)
+
+
+def order_fetch(
+    *,
+    num_pieces: int,
+    wanted: Set[int],
+    have: Set[int],
+    units: Sequence[Iterable[int]],
+    awaited: Sequence[Iterable[int]],
+    step: int,
+) -> FetchOrder:
+    """What to tell libtorrent.
+
+    `units` are pieces in order of execution: header, embedding, blocks, head. Wanted pieces of no unit
+    come last; without units there is no order, and the rarest come first. `awaited` are pieces that
+    somebody waits for, in the order of asking: they come before all others, `wanted` or not. `step`
+    pieces share a priority.
+    """
+    priorities = [UNWANTED] * num_pieces
+    for piece in wanted:
+        priorities[piece] = _ANY
+    urgent = dict.fromkeys(p for group in awaited for p in sorted(set(group) - have))
+    if units or urgent:
+        rank: dict[int, int] = {}
+        for number, unit in enumerate(units):
+            for piece in unit:
+                rank.setdefault(piece, number)
+        rest = sorted(
+            wanted - have - urgent.keys(), key=lambda piece: (rank.get(piece, len(units)), piece)
+        )
+        for position, piece in enumerate((*urgent, *rest)):
+            priorities[piece] = max(_LATER, _NOW - position // step)
+    deadlines = {
+        piece: _DEADLINE_STEP_MS * (i + 1) for i, piece in enumerate(urgent) if i < _MAX_DEADLINES
+    }
+    return FetchOrder(tuple(priorities), deadlines)

@@ -1,0 +1,90 @@
+"""What a published model is called: by its own metadata, never by its file name. Pure."""
+
+import re
+from collections import Counter
+from typing import Final
+
+from baremetalrt.weights.gguf import GGUFFile
+
+_MAX_NAME_CHARS: Final = 96
+_UNSAFE: Final = re.compile(r"[^A-Za-z0-9._+-]+")
+_PART: Final = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf", re.IGNORECASE)
+# Source: `enum llama_ftype` in `llama.h`.
+_FILE_TYPES: Final = {
+    0: "F32",
+    1: "F16",
+    2: "Q4_0",
+    3: "Q4_1",
+    7: "Q8_0",
+    8: "Q5_0",
+    9: "Q5_1",
+    10: "Q2_K",
+    11: "Q3_K_S",
+    12: "Q3_K_M",
+    13: "Q3_K_L",
+    14: "Q4_K_S",
+    15: "Q4_K_M",
+    16: "Q5_K_S",
+    17: "Q5_K_M",
+    18: "Q6_K",
+    19: "IQ2_XXS",
+    20: "IQ2_XS",
+    21: "Q2_K_S",
+    22: "IQ3_XS",
+    23: "IQ3_XXS",
+    24: "IQ1_S",
+    25: "IQ4_NL",
+    26: "IQ3_S",
+    27: "IQ3_M",
+    28: "IQ2_S",
+    29: "IQ2_M",
+    30: "IQ4_XS",
+    31: "IQ1_M",
+    32: "BF16",
+    36: "TQ1_0",
+    37: "TQ2_0",
+    38: "MXFP4_MOE",
+}
+
+
+def slug(text: str) -> str:
+    """`text` as a file name that is safe everywhere: plain characters, no leading dot; maybe empty."""
+    return _UNSAFE.sub("-", text)[:_MAX_NAME_CHARS].strip("-.")
+
+
+def content_name(file: GGUFFile) -> str:
+    """The name of a model from its metadata: `SmolLM2-135M-Instruct-Q4_1`."""
+    title = slug(file.text("general.name") or file.text("general.basename") or "")
+    words = [title or slug(file.architecture) or "model"]
+    if file.text("general.type") == "adapter":
+        words.append("LoRA")
+    words.append(_quantization(file))
+    name = words[0]
+    for word in words[1:]:
+        if word and word.lower() not in name.lower().split("-"):
+            name = f"{name}-{word}"
+    return name
+
+
+def _quantization(file: GGUFFile) -> str:
+    known = file.get("general.file_type")
+    if isinstance(known, int) and known in _FILE_TYPES:
+        return _FILE_TYPES[known]
+    sizes: Counter[str] = Counter()
+    for tensor in file.tensors.values():
+        sizes[tensor.type_name] += tensor.num_bytes
+    # By size, then by name: the same bytes must give the same name.
+    return max(sizes, key=lambda name: (sizes[name], name)).upper() if sizes else ""
+
+
+def file_names(name: str, num_parts: int) -> tuple[str, ...]:
+    """The files of a model called `name`: one, or numbered parts as llama.cpp names them."""
+    if num_parts == 1:
+        return (f"{name}.gguf",)
+    return tuple(f"{name}-{i:05d}-of-{num_parts:05d}.gguf" for i in range(1, num_parts + 1))
+
+
+def part_number(file_name: str) -> tuple[str, int, int] | None:
+    """Stem, number from 1, and number of parts, if `file_name` is named like a part."""
+    match = _PART.fullmatch(file_name)
+    return (match[1], int(match[2]), int(match[3])) if match else None

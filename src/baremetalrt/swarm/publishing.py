@@ -1,0 +1,95 @@
+"""Makes the torrent of a model: the same bytes give the same torrent on every machine."""
+
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import libtorrent as lt
+
+from baremetalrt.core.errors import CapacityError, IntegrityError
+from baremetalrt.core.units import format_bytes
+from baremetalrt.swarm.metainfo import Metainfo, read_metainfo
+from baremetalrt.swarm.naming import content_name, file_names
+from baremetalrt.swarm.pieces import choose_piece_bytes
+from baremetalrt.weights.gguf import GGUFFile
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishOptions:
+    """What of a torrent is not in the model. Trackers and web seeds leave the info-hash as it is.
+
+    `private` (BEP 27) and `authority_pem` (the certificate of a private swarm's authority) do not.
+    """
+
+    trackers: tuple[str, ...] = ()
+    web_seeds: tuple[str, ...] = ()
+    private: bool = False
+    authority_pem: bytes | None = None
+
+
+def publish(
+    file: GGUFFile,
+    options: PublishOptions,
+    on_progress: Callable[[float], None] = lambda fraction: None,
+) -> Metainfo:
+    """Hashes a model, or an adapter, into a hybrid torrent. Blocks; reads every byte once.
+
+    Raises:
+        IntegrityError: tensors reach past the end of the file, or the file changed meanwhile.
+        CapacityError: the file cannot be read.
+    """
+    missing = file.missing(t.byte_range for t in file.tensors.values())
+    if missing:
+        lacking = format_bytes(sum(len(r) for r in missing))
+        raise IntegrityError(
+            f"{file.path.name} is incomplete: {lacking} of tensors lie past its end",
+            code="gguf.truncated",
+            source=str(file.path),
+            hint="only whole files are published",
+        )
+    name = content_name(file)
+    names = file_names(name, len(file.paths))
+    folder = name if len(names) > 1 else ""
+    sizes = [path.stat().st_size for path in file.paths]
+    before = [_signature(path) for path in file.paths]
+    entries = [
+        lt.create_file_entry(os.path.join(folder, n), size)
+        for n, size in zip(names, sizes, strict=True)
+    ]
+    piece_bytes = choose_piece_bytes(sum(sizes))
+    torrent = lt.create_torrent(entries, piece_bytes, lt.create_torrent.canonical_files)
+    torrent.set_creation_date(0)  # leaves the date out
+    torrent.set_priv(options.private)
+    for tier, tracker in enumerate(options.trackers):
+        torrent.add_tracker(tracker, tier)
+    for url in options.web_seeds:
+        torrent.add_url_seed(url)
+    if options.authority_pem is not None:
+        torrent.set_root_cert(options.authority_pem.decode())
+    num_pieces = torrent.num_pieces()
+    # libtorrent wants the files under the names that the torrent has for them.
+    with tempfile.TemporaryDirectory(prefix="bmrt-publish-") as scratch:
+        Path(scratch, folder).mkdir(exist_ok=True)
+        for n, path in zip(names, file.paths, strict=True):
+            Path(scratch, folder, n).symlink_to(path.absolute())
+        try:
+            lt.set_piece_hashes(torrent, scratch, lambda p: on_progress((p + 1) / num_pieces))
+        except RuntimeError as error:
+            raise CapacityError(
+                f"{file.path.name} cannot be read: {error}", code="disk.read"
+            ) from error
+    if [_signature(path) for path in file.paths] != before:
+        raise IntegrityError(
+            f"{file.path.name} changed while it was hashed",
+            code="file.changed",
+            source=str(file.path),
+            hint="publish it once nothing writes to it any more",
+        )
+    return read_metainfo(lt.bencode(torrent.generate()), source=str(file.path))
+
+
+def _signature(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns

@@ -1,0 +1,249 @@
+"""One torrent that is running: which pieces are here, who waits for which, what is asked for now."""
+
+import asyncio
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+import libtorrent as lt
+
+from baremetalrt.core.errors import BareMetalError, CapacityError
+from baremetalrt.core.spans import ByteRange
+from baremetalrt.swarm.catalog import Entry
+from baremetalrt.swarm.fetch_order import FetchOrder, order_fetch, step_pieces
+from baremetalrt.swarm.metainfo import Metainfo
+
+_log = logging.getLogger("baremetalrt.swarm")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How a torrent is doing. Rates are bytes per second, `eta_s` None when nobody can say."""
+
+    wanted_bytes: int
+    have_bytes: int
+    download_rate: int
+    upload_rate: int
+    num_peers: int
+    num_seeds: int
+    downloaded_bytes: int
+    uploaded_bytes: int
+    wasted_bytes: int
+
+    @property
+    def eta_s(self) -> float | None:
+        missing = self.wanted_bytes - self.have_bytes
+        return missing / self.download_rate if self.download_rate else None
+
+
+class Owner(Protocol):
+    """Whom a torrent tells what should last."""
+
+    def note_progress(self, torrent: "Torrent") -> None:
+        """Pieces are on disk that were not."""
+
+
+@dataclass(eq=False)
+class _Waiter:
+    """`is_urgent` waiters want their pieces before all others."""
+
+    pieces: frozenset[int]
+    done: asyncio.Future[None]
+    is_urgent: bool
+
+
+class Torrent:
+    """Use from the event loop of its client only."""
+
+    def __init__(
+        self,
+        handle: lt.torrent_handle,
+        metainfo: Metainfo,
+        entry: Entry,
+        owner: Owner,
+        *,
+        have: Iterable[int],
+        wanted: Iterable[int],
+    ) -> None:
+        self.handle = handle
+        self.metainfo = metainfo
+        self.entry = entry
+        self._owner = owner
+        # verified, and of those, what was flushed: only that may be read
+        self._have = set(have)
+        self.on_disk = set(have)
+        self.wanted = set(wanted)
+        self._units: list[frozenset[int]] = []
+        self._waiters: list[_Waiter] = []
+        self._flushing: set[int] | None = None
+        self._order = FetchOrder(())
+        self._step = step_pieces(metainfo.pieces.piece_bytes)
+        # how many pieces were here when the order was last told
+        self._num_ordered = 0
+        self.failure: BareMetalError | None = None
+        self.num_bad_pieces = 0
+        self.banned: list[str] = []
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every piece of the model is verified and on disk."""
+        return len(self.on_disk) >= self.metainfo.pieces.num_pieces or self._model <= self.on_disk
+
+    @property
+    def _model(self) -> frozenset[int]:
+        parts = self.metainfo.pieces.parts
+        return self.metainfo.pieces.pieces(
+            ByteRange(i, 0, part.num_bytes) for i, part in enumerate(parts)
+        )
+
+    def has(self, ranges: Iterable[ByteRange]) -> bool:
+        """Whether these bytes are verified and on disk."""
+        return self.metainfo.pieces.contains(ranges, self.on_disk)
+
+    async def wait_for(self, ranges: Iterable[ByteRange]) -> None:
+        """Returns once these bytes are verified and on disk; until then they are fetched first.
+
+        Raises:
+            CapacityError: the disk is full or failing.
+        """
+        await self._wait(self.metainfo.pieces.pieces(ranges), is_urgent=True)
+
+    async def finished(self) -> None:
+        """Returns once everything wanted is here; raises like `wait_for`."""
+        await self._wait(frozenset(self.wanted), is_urgent=False)
+
+    async def _wait(self, pieces: frozenset[int], *, is_urgent: bool) -> None:
+        if pieces <= self.on_disk:
+            return
+        if self.failure is not None:
+            raise self.failure
+        waiter = _Waiter(pieces, asyncio.get_running_loop().create_future(), is_urgent)
+        self._waiters.append(waiter)
+        self.order()
+        if pieces <= self._have:
+            self._flush()
+        try:
+            await waiter.done
+        finally:
+            if waiter in self._waiters:
+                self._waiters.remove(waiter)
+
+    def set_units(self, units: Sequence[Iterable[ByteRange]]) -> None:
+        """Says in which order the bytes of the model are computed with."""
+        self._units = [self.metainfo.pieces.pieces(unit) for unit in units]
+        self.order()
+
+    def want_only(self, ranges: Iterable[ByteRange]) -> None:
+        """Fetches these bytes and no others; the rarest first, if no order was set."""
+        self.wanted = set(self.metainfo.pieces.pieces(ranges))
+        self.order()
+
+    def order(self) -> None:
+        """Tells libtorrent what to ask for, where that has changed."""
+        metainfo = self.metainfo
+        order = order_fetch(
+            num_pieces=metainfo.pieces.num_pieces,
+            wanted=self.wanted,
+            have=self._have,
+            units=self._units,
+            awaited=[w.pieces for w in self._waiters if w.is_urgent],
+            step=self._step,
+        )
+        self._num_ordered = len(self._have)
+        if order.priorities != self._order.priorities:
+            self.handle.prioritize_pieces(list(order.priorities))
+        for piece in self._order.deadlines_ms.keys() - order.deadlines_ms.keys() - self._have:
+            self.handle.reset_piece_deadline(piece)
+        for piece, deadline_ms in order.deadlines_ms.items():
+            if piece not in self._order.deadlines_ms:
+                self.handle.set_piece_deadline(piece, deadline_ms)
+        self._order = order
+
+    # what libtorrent reports
+
+    def on_piece(self, piece: int) -> None:
+        """A piece has passed its hash. It may still be on its way to the disk."""
+        self._have.add(piece)
+        if self._units and len(self._have) - self._num_ordered >= self._step // 2:
+            self.order()
+        if any(w.pieces <= self._have for w in self._waiters) or self.wanted <= self._have:
+            self._flush()
+
+    def on_flushed(self) -> None:
+        """What was verified when the flush was asked for is on disk now."""
+        flushed, self._flushing = self._flushing, None
+        if flushed is None:
+            return
+        self.on_disk |= flushed
+        for waiter in list(self._waiters):
+            if waiter.pieces <= self.on_disk:
+                self._waiters.remove(waiter)
+                if not waiter.done.done():
+                    waiter.done.set_result(None)
+        self._owner.note_progress(self)
+        if any(w.pieces <= self._have for w in self._waiters):
+            self._flush()
+
+    def _flush(self) -> None:
+        # One at a time: an alert does not say which request it answers.
+        if self._flushing is None and self._have - self.on_disk:
+            self._flushing = set(self._have)
+            self.handle.flush_cache()
+
+    def on_bad_piece(self, piece: int) -> None:
+        self.num_bad_pieces += 1
+        _log.warning("%s: piece %d failed its hash and is thrown away", self.metainfo.name, piece)
+
+    def on_ban(self, address: str) -> None:
+        self.banned.append(address)
+        _log.warning("%s: %s sent bad data and is banned", self.metainfo.name, address)
+
+    def on_failure(self, error: BareMetalError) -> None:
+        """The torrent has stopped; everybody who waits hears of it."""
+        self.failure = error
+        _log.error("%s: %s", self.metainfo.name, error.message)
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            if not waiter.done.done():
+                waiter.done.set_exception(error)
+
+    def retry(self) -> None:
+        """Goes on after a failure, for example once there is room on the disk again."""
+        self.failure = None
+        self._flushing = None
+        self.handle.clear_error()
+        self.handle.resume()
+        self.order()
+
+    def progress(self) -> Progress:
+        status = self.handle.status()
+        wanted, have = self.wanted, self._have & self.wanted
+        size = self._num_bytes
+        return Progress(
+            wanted_bytes=size(wanted),
+            have_bytes=size(have),
+            download_rate=status.download_payload_rate,
+            upload_rate=status.upload_payload_rate,
+            num_peers=status.num_peers,
+            num_seeds=status.num_seeds,
+            downloaded_bytes=status.total_payload_download,
+            uploaded_bytes=status.total_payload_upload,
+            wasted_bytes=status.total_redundant_bytes + status.total_failed_bytes,
+        )
+
+    def _num_bytes(self, pieces: Iterable[int]) -> int:
+        total = 0
+        for piece in pieces:
+            start, end = self.metainfo.pieces.piece_range(piece)
+            total += end - start
+        return total
+
+
+def disk_failure(what: str) -> CapacityError:
+    """The error for a torrent that libtorrent stopped because of its files."""
+    return CapacityError(
+        f"cannot write what arrives: {what}",
+        code="disk.full" if "space" in what.lower() else "disk.write",
+        hint="make room and start again: what has arrived is kept; `bmrt gc` evicts what is used least",
+    )
