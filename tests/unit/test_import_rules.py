@@ -42,8 +42,10 @@ EXCEPTIONS: dict[str, tuple[str, ...]] = {
     "cli.transfer": ("swarm", "weights.gguf"),
     # describe a machine or a file, without running anything
     "cli.doctor": ("devices",),
-    "cli.ls": ("weights.gguf",),
-    "cli.show": ("weights.gguf", "blocks.architectures"),
+    "cli.gc": ("swarm",),
+    "cli.ls": ("weights.gguf", "swarm.catalog"),
+    "cli.rm": ("weights.gguf", "swarm.catalog"),
+    "cli.show": ("weights.gguf", "blocks.architectures", "swarm.catalog"),
 }
 
 

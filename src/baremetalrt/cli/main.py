@@ -20,6 +20,8 @@ _COMMANDS: Final = {
     "pull": "Fetch a model from its swarm.",
     "seed": "Publish a model file and seed it.",
     "ls": "List the models that are here.",
+    "rm": "Remove a model.",
+    "gc": "Make room: evict what is used least.",
     "show": "Describe a model: architecture, blocks, types.",
     "swarm": "Private swarms: create, invite, join, leave.",
     "doctor": "Check library, devices, memory and store.",

@@ -45,4 +45,6 @@ async def arriving_model(
             )
             yield loaded, display
         finally:
-            await (await node).aclose()
+            made = await node
+            await made.stop_arriving()
+            await asyncio.to_thread(made.close)

@@ -71,7 +71,7 @@ async def _fetch(
     file = display.file = await wait_for_header(torrent)
     needs = span_needs(file, span) if span else whole_model(torrent.metainfo)
     record = entry.record()
-    record.wanted = (span.start, span.end) if span else None
+    record.wanted = list(span) if span else None
     entry.save(record)
     torrent.want_only(needs)
     await torrent.finished()

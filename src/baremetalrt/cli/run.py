@@ -98,6 +98,19 @@ def _answer(stored: StoredModel, prompt: str, arguments: dict[str, Any]) -> None
         asyncio.run(_generate(model, prompt, arguments, loaded_s))
     finally:
         node.close()
+    _look_after(stored)
+
+
+def _look_after(stored: StoredModel) -> None:
+    """Counts the use of a fetched model, and looks at some of it for rot."""
+    from baremetalrt.serve.library import look_after
+
+    rotten = look_after(stored)
+    if rotten:
+        output.note(
+            f"warning: {rotten} pieces of {stored.name} have rotted on disk; this answer may be wrong. "
+            "They are fetched again on the next run."
+        )
 
 
 async def _answer_arriving(model: TorrentReference, prompt: str, arguments: dict[str, Any]) -> None:

@@ -7,7 +7,8 @@ import click
 
 from baremetalrt.cli import options, output
 from baremetalrt.core.errors import UsageError
-from baremetalrt.weights.store import find_model
+from baremetalrt.serve.library import TorrentReference, resolve
+from baremetalrt.weights.store import StoredModel
 
 
 @click.command("serve")
@@ -31,7 +32,10 @@ from baremetalrt.weights.store import find_model
     show_default=True,
     help="Requests that may wait; further ones get status 429.",
 )
+@click.option("--metered", is_flag=True, help="Neither seed nor fetch but what is asked for.")
+@click.option("--no-torrents", is_flag=True, help="Take part in no swarm at all.")
 @options.model_options
+@options.swarm_options
 def command(
     models: tuple[str, ...],
     host: str,
@@ -39,34 +43,57 @@ def command(
     api_key: str | None,
     parallel: int,
     queue: int,
+    metered: bool,
+    no_torrents: bool,
     **arguments: Any,
 ) -> None:
-    """Serve models over the OpenAI API, at /v1.
+    """Serve models over the OpenAI API, at /v1, and take part in their swarms.
 
-    Listens on this machine alone unless --host says otherwise. Without MODEL: the embedded default.
+    Listens on this machine alone unless --host says otherwise. Without MODEL: the embedded default. A
+    MODEL may be a magnet link: it answers as it arrives. Torrents that `bmrt ls` lists are seeded, and
+    fetched where something is missing; /torrents says how they are. SIGHUP reads config.toml again.
     """
+    from dataclasses import replace
+
     from baremetalrt.serve.app import Server, ServerConfig
+    from baremetalrt.serve.background import Arriving, Background
     from baremetalrt.serve.listen import listen
     from baremetalrt.serve.node import Node
     from baremetalrt.serve.opening import Opening
 
-    found = [find_model(name) for name in models or (None,)]
-    names = [model.name for model in found]
+    found = [resolve(name) for name in models or (None,)]
+    fetched = tuple(model for model in found if isinstance(model, TorrentReference))
+    stored = [model for model in found if isinstance(model, StoredModel)]
+    if no_torrents and fetched:
+        raise UsageError(
+            "a model that is still to be fetched needs its swarm", hint="drop --no-torrents"
+        )
+    names = [model.name for model in stored]
     if len(set(names)) < len(names):
         raise UsageError("two models have the same name", hint="rename one of the files")
     config = ServerConfig(
         host=host, api_key=api_key or None, max_active=parallel, max_waiting=queue
     )
-    logging.getLogger("baremetalrt").addHandler(logging.StreamHandler())
+    logger = logging.getLogger("baremetalrt")
+    logger.addHandler(logging.StreamHandler())
+    logger.setLevel(logging.INFO)
     node = Node(options.node_config(arguments, max_sessions=parallel))
     try:
-        for stored in found:
-            with output.progress(f"loading {stored.name}"):
-                model = node.load(Opening(stored))
+        for one in stored:
+            with output.progress(f"loading {one.name}"):
+                model = node.load(Opening(one))
             output.note(f"{model.name}: {model.context_limit} tokens of context")
         if not config.is_loopback and config.api_key is None:
             output.note(f"warning: anyone who reaches {host}:{port} can use it; see --api-key")
-        listen(Server(node, config).application(), host=host, port=port, announce=_announce)
+        background = None
+        if not no_torrents:
+            swarm_config = options.swarm_config(arguments)
+            if metered:
+                swarm_config = replace(swarm_config, metered=True)
+            arriving = Arriving(models=fetched, peers=arguments["peers"], swarm=arguments["swarm"])
+            background = Background(node, swarm_config, arriving)
+        application = Server(node, config, background).application()
+        listen(application, host=host, port=port, announce=_announce)
     finally:
         node.close()
 

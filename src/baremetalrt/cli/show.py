@@ -8,6 +8,8 @@ import click
 from baremetalrt.cli import options, output
 from baremetalrt.core.errors import BareMetalError
 from baremetalrt.core.units import format_bytes
+from baremetalrt.swarm import catalog
+from baremetalrt.swarm.catalog import Entry, Record
 from baremetalrt.weights.gguf import GGUFFile
 from baremetalrt.weights.store import StoredModel, find_model
 
@@ -20,8 +22,15 @@ def command(model: str | None, as_json: bool) -> None:
 
     Only the header has to be there.
     """
-    stored = find_model(model)
-    description = _describe(stored, GGUFFile.open(stored.path))
+    found = catalog.find(model) if model else None
+    if found is not None:
+        entry, record = found
+        stored = StoredModel(record.name, entry.model_paths(record)[0], is_default=False)
+        description = _describe(stored, GGUFFile.open(stored.path))
+        description |= _describe_torrent(entry, record, GGUFFile.open(stored.path))
+    else:
+        stored = find_model(model)
+        description = _describe(stored, GGUFFile.open(stored.path))
     if as_json:
         output.print_json(description)
     else:
@@ -75,6 +84,26 @@ def _describe(stored: StoredModel, file: GGUFFile) -> dict[str, Any]:
     }
 
 
+def _describe_torrent(entry: Entry, record: Record, file: GGUFFile) -> dict[str, Any]:
+    from baremetalrt.serve.torrents import blocks_here, read_torrent_file
+
+    metainfo = read_torrent_file(entry.metainfo_path)
+    here = blocks_here(entry, record, metainfo, file)
+    return {
+        "complete": record.is_complete,
+        "torrent": {
+            "magnet": metainfo.magnet,
+            "infohash_v1": metainfo.infohash_v1,
+            "infohash_v2": metainfo.infohash_v2,
+            "pieces": metainfo.pieces.num_pieces,
+            "piece_bytes": metainfo.pieces.piece_bytes,
+            "swarm": record.swarm,
+            "in_place": record.is_in_place,
+            "blocks_here": [i for i, is_here in enumerate(here) if is_here],
+        },
+    }
+
+
 def _print(d: dict[str, Any]) -> None:
     title = f" · {d['title']}" if d["title"] else ""
     print(f"{d['name']}{title}")
@@ -101,6 +130,13 @@ def _print(d: dict[str, Any]) -> None:
         ("chat template", "yes" if d["chat_template"] else "no"),
         ("files", "\n                 ".join(d["files"])),
     ]
+    if "torrent" in d:
+        t = d["torrent"]
+        lines += [
+            ("torrent", f"{t['infohash_v2'] or t['infohash_v1']}, {t['pieces']} pieces"),
+            ("blocks here", f"{len(t['blocks_here'])} of {len(d['blocks'])}"),
+            ("magnet", t["magnet"]),
+        ]
     for name, value in lines:
         print(f"  {name:<14} {value}")
     print()

@@ -1,5 +1,6 @@
 """`bmrt swarm`: private swarms, and who may be in them."""
 
+import contextlib
 import re
 import sys
 from datetime import datetime, timedelta
@@ -87,20 +88,20 @@ def invite(
     uses: int,
     as_json: bool,
 ) -> None:
-    """Print a line that lets another machine join, and wait here until it has.
+    """Let another machine join: print a line for it, and wait.
 
     Whoever has the line can join: pass it on in private. Ctrl-C withdraws it.
     """
     import asyncio
-    import signal
 
     from baremetalrt.swarm.invitations import parse_address
 
-    # Ends as Ctrl-C does: an invitation that nobody answers any more is withdrawn.
-    signal.signal(signal.SIGTERM, _interrupt)
     _show_log()
     parsed = [parse_address(address) for address in addresses]
-    asyncio.run(_invite(name, expires, parsed, port, uses, as_json))
+    try:
+        asyncio.run(_invite(name, expires, parsed, port, uses, as_json))
+    except asyncio.CancelledError as error:
+        raise click.Abort from error
 
 
 @command.command("join")
@@ -108,9 +109,10 @@ def invite(
 @click.option("--as", "local_name", metavar="NAME", help="Name it differently on this machine.")
 @_json
 def join(line: str, local_name: str | None, as_json: bool) -> None:
-    """Join a private swarm, or renew its certificate here, with the LINE of an invitation.
+    """Join a private swarm, with the LINE of an invitation.
 
-    `-` reads the line from standard input.
+    In a swarm that this machine is in already, it renews the certificate. `-` reads the line from
+    standard input.
     """
     import asyncio
 
@@ -158,7 +160,7 @@ def ls(as_json: bool) -> None:
 @click.option("--yes", is_flag=True, help="Even if it was created here: destroy its authority.")
 @_json
 def leave(name: str, yes: bool, as_json: bool) -> None:
-    """Forget a private swarm: remove its certificates and keys from this machine."""
+    """Forget a private swarm, and remove its keys."""
     from baremetalrt.swarm.authority import leave as leave_swarm
 
     leave_swarm(name, even_as_creator=yes)
@@ -177,12 +179,18 @@ async def _invite(
     as_json: bool,
 ) -> None:
     import asyncio
+    import signal
 
     from baremetalrt.swarm.authority import find_membership, utc_now
     from baremetalrt.swarm.invitations import format_address, refusal, uses_left, withdraw
     from baremetalrt.swarm.invitations import invite as make_invitation
     from baremetalrt.swarm.inviting import InvitationServer, lan_addresses, listening_host
 
+    # Ends as Ctrl-C does: an invitation that nobody answers any more is withdrawn.
+    task = asyncio.current_task()
+    assert task is not None
+    with contextlib.suppress(NotImplementedError):  # on Windows, which has no such signal
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     membership = find_membership(name)
     if not addresses:
         addresses = [(host, 0) for host in lan_addresses()]
@@ -255,12 +263,6 @@ def _cells(row: dict[str, Any], now: datetime) -> tuple[str, ...]:
         expires,
         row["fingerprint"][:16],
     )
-
-
-def _interrupt(*_: object) -> None:
-    import signal
-
-    signal.raise_signal(signal.SIGINT)
 
 
 def _show_log() -> None:

@@ -3,7 +3,9 @@
 import asyncio
 import hmac
 import logging
-from collections.abc import Awaitable, Callable
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
@@ -17,6 +19,7 @@ from baremetalrt import __version__
 from baremetalrt.core.errors import BareMetalError, UsageError
 from baremetalrt.serve import metrics as prometheus
 from baremetalrt.serve.admission import Admission
+from baremetalrt.serve.background import Background, arriving_error
 from baremetalrt.serve.node import Model, Node
 from baremetalrt.serve.openai import chat, completions, errors
 from baremetalrt.serve.openai.schema import (
@@ -25,6 +28,7 @@ from baremetalrt.serve.openai.schema import (
     CompletionRequest,
     decode,
 )
+from baremetalrt.swarm.config import load_config
 
 logger = logging.getLogger(__name__)
 
@@ -54,8 +58,11 @@ class ServerConfig:
 class Server:
     """The endpoints over one node."""
 
-    def __init__(self, node: Node, config: ServerConfig) -> None:
+    def __init__(
+        self, node: Node, config: ServerConfig, background: Background | None = None
+    ) -> None:
         self._node = node
+        self._background = background
         self._config = config
         self._admission = Admission(max_active=config.max_active, max_waiting=config.max_waiting)
         self._metrics = prometheus.Metrics(self._admission)
@@ -66,13 +73,37 @@ class Server:
             routes=[
                 Route("/health", self._guard(self._health, needs_key=False)),
                 Route("/metrics", self._guard(self._render_metrics)),
+                Route("/torrents", self._guard(self._list_torrents)),
                 Route("/v1/models", self._guard(self._list_models)),
                 Route("/v1/models/{name:path}", self._guard(self._get_model)),
                 Route("/v1/chat/completions", self._guard(self._chat), methods=["POST"]),
                 Route("/v1/completions", self._guard(self._complete), methods=["POST"]),
             ],
             exception_handlers={HTTPException: _http_error, Exception: _bug},
+            lifespan=self._lifespan,
         )
+
+    @asynccontextmanager
+    async def _lifespan(self, _application: Starlette) -> AsyncIterator[None]:
+        if self._background is None:
+            yield
+            return
+        await self._background.start()
+        if hasattr(signal, "SIGHUP"):
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload)
+        try:
+            yield
+        finally:
+            await self._background.stop()
+
+    def _reload(self) -> None:
+        assert self._background is not None
+        try:
+            config = load_config()
+        except BareMetalError as error:
+            logger.error("settings are left as they were: %s", error.message)
+            return
+        self._reloading = asyncio.ensure_future(self._background.reload(config))
 
     def _guard(self, handler: Handler, *, needs_key: bool = True) -> Handler:
         """Checks host and key, counts, and turns our errors into answers."""
@@ -129,6 +160,10 @@ class Server:
     async def _render_metrics(self, _request: Request) -> Response:
         return Response(self._metrics.render(), media_type=prometheus.CONTENT_TYPE)
 
+    async def _list_torrents(self, _request: Request) -> Response:
+        torrents = self._background.status() if self._background else []
+        return JSONResponse({"object": "list", "data": torrents})
+
     async def _list_models(self, _request: Request) -> Response:
         models = [_model_card(model) for model in self._node.models.values()]
         return JSONResponse({"object": "list", "data": models})
@@ -153,6 +188,8 @@ class Server:
         for model in self._node.models.values():
             if not name or name.lower() == model.name.lower():
                 return model
+        if self._background is not None and not self._node.models:
+            raise arriving_error(name)
         raise UsageError(
             f"the model {name!r} is not served here",
             code="model.not-found",

@@ -1,6 +1,7 @@
 """A model that is used while it is fetched: swarm and engine, put together."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -40,5 +41,6 @@ async def load_arriving(
     stored = StoredModel(torrent.metainfo.name, file.path, is_default=False)
     opening = Opening(stored, file)
     model = await asyncio.to_thread((await node).load, opening, torrent)
+    entry.note_use(model.hyperparameters.num_blocks, time.time())
     torrent.set_units([header_ranges(file), *model.unit_ranges()])
     return model

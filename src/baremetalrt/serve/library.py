@@ -1,11 +1,17 @@
 """What a user can name: a path, a model of the store, the default, or a torrent that may still arrive."""
 
+import logging
 import os
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 
+from baremetalrt.core.errors import IntegrityError
 from baremetalrt.swarm import catalog
 from baremetalrt.swarm.catalog import Entry, FileSignature, Record
-from baremetalrt.weights.store import StoredModel, find_model, looks_like_model
+from baremetalrt.weights.store import StoredModel, find_model, looks_like_model, stored_models
+
+_log = logging.getLogger("baremetalrt.swarm")
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,17 @@ def stored(entry: Entry, record: Record) -> StoredModel | None:
     return StoredModel(record.name, paths[0], is_default=False)
 
 
+def models_and_torrents() -> tuple[list[StoredModel], list[tuple[Entry, Record]]]:
+    """Every model in the store, and every torrent. Damaged records are left out, and logged."""
+    torrents = []
+    for entry in catalog.entries():
+        try:
+            torrents.append((entry, entry.record()))
+        except IntegrityError as error:
+            _log.warning("%s (%s)", error.message, error.hint)
+    return stored_models(), torrents
+
+
 def names_model(argument: str) -> bool:
     """Whether a single argument names a model rather than being a prompt."""
     return (
@@ -68,3 +85,21 @@ def _infohash(reference: str) -> str | None:
             if topic.lower().startswith(prefix):
                 return topic[len(prefix) :].lower()
     return None
+
+
+def look_after(model: StoredModel) -> int:
+    """Counts a use of a fetched model and audits a part of it; returns how many pieces rotted."""
+    found = next((e for e, r in _torrents_at(model)), None)
+    if found is None:
+        return 0
+    from baremetalrt.swarm.audit import audit
+    from baremetalrt.weights.gguf import GGUFFile
+
+    found.note_use(len(GGUFFile.open(model.path).blocks), time.time())
+    return len(audit(found))
+
+
+def _torrents_at(model: StoredModel) -> Iterator[tuple[Entry, Record]]:
+    for entry, record in models_and_torrents()[1]:
+        if model.path in entry.model_paths(record):
+            yield entry, record

@@ -212,13 +212,12 @@ class Node:
             source = CHATML if tokenizer.knows("<|im_start|>") else TRANSCRIPT
         return ChatTemplate(self.templates, source, bos=tokenizer.bos, eos=tokenizer.eos)
 
-    async def aclose(self) -> None:
-        """Ends everything, from the event loop that models are arriving on."""
+    async def stop_arriving(self) -> None:
+        """Waits for no more weights. Call it from the event loop that models arrive on."""
         for model in self.models.values():
             for stage in model.route.stages:
                 if isinstance(stage, ArrivingStage):
                     await stage.close()
-        await asyncio.to_thread(self.close)
 
     def close(self) -> None:
         """Ends everything that was started; blocks until the step that runs is done."""

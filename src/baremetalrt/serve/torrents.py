@@ -17,6 +17,7 @@ from baremetalrt.swarm.checking import signatures
 from baremetalrt.swarm.client import SwarmClient, parse_magnet
 from baremetalrt.swarm.metainfo import MAX_TORRENT_BYTES, Metainfo, read_metainfo
 from baremetalrt.swarm.publishing import PublishOptions, publish
+from baremetalrt.swarm.resume import pieces_in_resume_data
 from baremetalrt.weights.gguf import GGUFFile
 
 
@@ -133,6 +134,14 @@ def add_torrent(metainfo: Metainfo, *, swarm: str | None = None) -> Entry:
 def memberships_for(swarm: str | None) -> list[Membership]:
     """What a client of one private swarm has to show; nothing for a public torrent."""
     return [find_membership(swarm)] if swarm else []
+
+
+def blocks_here(entry: Entry, record: Record, metainfo: Metainfo, file: GGUFFile) -> list[bool]:
+    """For every block of a torrent that is not running, whether it was verified and is on disk."""
+    if record.is_complete:
+        return [True] * len(file.blocks)
+    have = pieces_in_resume_data(entry)
+    return [metainfo.pieces.contains(block.byte_ranges, have) for block in file.blocks]
 
 
 def whole_model(metainfo: Metainfo) -> tuple[ByteRange, ...]:

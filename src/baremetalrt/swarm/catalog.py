@@ -17,6 +17,7 @@ from typing import IO, Final
 import msgspec
 
 from baremetalrt.core.errors import CapacityError, IntegrityError, UsageError
+from baremetalrt.swarm.cache_policy import decayed
 from baremetalrt.weights.store import home
 
 _INFOHASH: Final = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
@@ -41,13 +42,13 @@ class FileSignature(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return cls(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
 
 
-class Record(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+class Record(msgspec.Struct, kw_only=True):
     """What we remember of a torrent beside what libtorrent does.
 
     `paths` are the files of the model: relative to the folder, or absolute when they are somebody
     else's, which are read and never written. `is_complete` says that every piece was verified and is
-    on disk. `wanted` is the span of blocks to fetch, None for all. `block_uses` counts, per block, how
-    many sessions' loads used it.
+    on disk. `wanted` lists the blocks to fetch without being asked, None for all of them. `num_sources`
+    says, per piece, how many peers had it when last seen. `audited` is where the search for rot goes on.
     """
 
     name: str
@@ -59,12 +60,18 @@ class Record(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     is_complete: bool = False
     swarm: str | None = None
     added_at: float = 0.0
-    used_at: float = 0.0
-    wanted: tuple[int, int] | None = None
-    block_uses: list[float] = []
+    wanted: list[int] | None = None
+    num_sources: list[int] = []
     num_have: int = 0
     signatures: list[FileSignature | None] = []
     audited: int = 0
+
+
+class Uses(msgspec.Struct, kw_only=True):
+    """How often each block was loaded, decayed to the time `at`."""
+
+    blocks: list[float] = []
+    at: float = 0.0
 
 
 class Entry:
@@ -105,6 +112,24 @@ class Entry:
 
     def save(self, record: Record) -> None:
         write_atomically(self.folder / "record.json", msgspec.json.encode(record))
+
+    def uses(self) -> Uses:
+        """How the blocks were used; nothing, if that cannot be read."""
+        try:
+            return msgspec.json.decode((self.folder / "uses.json").read_bytes(), type=Uses)
+        except (OSError, msgspec.DecodeError):
+            return Uses()
+
+    def note_use(self, num_blocks: int, now: float) -> None:
+        """Counts a use of every block. Needs no lock: of two at once, one may be lost."""
+        uses = self.uses()
+        before = [decayed(count, now - uses.at) for count in uses.blocks]
+        before += [0.0] * (num_blocks - len(before))
+        counted = Uses(blocks=[round(count + 1.0, 4) for count in before], at=now)
+        try:
+            write_atomically(self.folder / "uses.json", msgspec.json.encode(counted))
+        except OSError:
+            pass  # a full disk must not keep a model from running
 
     def model_paths(self, record: Record) -> tuple[Path, ...]:
         """Where the parts of the model are."""
@@ -166,6 +191,14 @@ def entries() -> list[Entry]:
         for path in sorted(folder.iterdir())
         if _INFOHASH.fullmatch(path.name) and (path / "record.json").exists()
     ]
+
+
+def sweep() -> int:
+    """Deletes what interrupted removals left; returns how many there were."""
+    left = [path for path in torrents_folder().glob(".removed-*") if path.is_dir()]
+    for path in left:
+        shutil.rmtree(path, ignore_errors=True)
+    return len(left)
 
 
 def add(id_: str, metainfo: bytes, record: Record) -> Entry:

@@ -14,11 +14,12 @@ from typing import Any, Final, Self
 import libtorrent as lt
 
 from baremetalrt.core.errors import CapacityError, IntegrityError, UsageError
-from baremetalrt.swarm.authority import Membership
+from baremetalrt.swarm.authority import Membership, utc_now
 from baremetalrt.swarm.catalog import Entry, Record, disk_errors, write_atomically
 from baremetalrt.swarm.checking import PieceChecker, signatures
 from baremetalrt.swarm.config import SwarmConfig
 from baremetalrt.swarm.metainfo import MAX_TORRENT_BYTES, Metainfo, read_metainfo
+from baremetalrt.swarm.resume import pieces_in_resume_data, read_resume_data
 from baremetalrt.swarm.session_settings import local_only_filter, parse_peer, session_settings
 from baremetalrt.swarm.torrent import Torrent, disk_failure
 
@@ -168,12 +169,15 @@ class SwarmClient:
         params.peers = [*params.peers, *(a for peer in peers for a in self._resolve(peer))]
         params.save_path = "."
         params.flags |= _FLAGS.default_dont_download | _FLAGS.upload_mode
-        params.flags &= ~(_FLAGS.paused | _FLAGS.auto_managed)
+        # Paused until it has a certificate to show.
+        params.flags |= _FLAGS.paused
+        params.flags &= ~_FLAGS.auto_managed
         if swarm is not None:
             params.root_certificate = swarm.authority_pem.decode()
         handle = await self._added(params)
         if swarm is not None:
             self._show_certificate(handle, swarm)
+        handle.resume()
         try:
             await self._await(handle, lt.metadata_received_alert)
             info = handle.torrent_file()
@@ -209,10 +213,14 @@ class SwarmClient:
         have = {i for i, has in enumerate(params.have_pieces) if has}
         torrent.on_disk |= have
         params.ti = None
+        sources = torrent.handle.piece_availability()
         try:
             with disk_errors():
                 write_atomically(torrent.entry.resume_path, lt.write_resume_data_buf(params))
-                self._save_record(torrent, torrent.entry.record())
+                record = torrent.entry.record()
+                if any(sources):
+                    record.num_sources = list(sources)
+                self._save_record(torrent, record)
         except CapacityError as error:
             # The disk is full: what was written down before is still true.
             _log.warning("%s: %s", torrent.metainfo.name, error.message)
@@ -255,7 +263,7 @@ class SwarmClient:
         paths = entry.model_paths(record)
         claimed = set(range(metainfo.pieces.num_pieces)) if record.is_complete else set()
         if not record.is_in_place:
-            claimed |= _pieces_in_resume_data(entry)
+            claimed |= pieces_in_resume_data(entry)
             with disk_errors():
                 for path, file in zip(paths, metainfo.files, strict=True):
                     # At full length from the beginning: what is not here is a hole.
@@ -287,7 +295,7 @@ class SwarmClient:
         self, entry: Entry, record: Record, metainfo: Metainfo, have: set[int] | None
     ) -> lt.add_torrent_params:
         params = lt.load_torrent_buffer(metainfo.raw)
-        resume = _resume_data(entry)
+        resume = read_resume_data(entry)
         if resume is not None:
             params.peers = resume.peers
             params.banned_peers = resume.banned_peers
@@ -344,6 +352,7 @@ class SwarmClient:
         return {i for i, has in enumerate(pieces) if has}
 
     def _show_certificate(self, handle: lt.torrent_handle, swarm: Membership) -> None:
+        swarm.require_valid(utc_now())
         handle.set_ssl_certificate(
             str(swarm.certificate_path), str(swarm.key_path), str(swarm.dh_path), ""
         )
@@ -362,6 +371,16 @@ class SwarmClient:
         except OSError as error:
             raise UsageError(f"no address for the peer {host!r}", code="peer.unknown") from error
         return list(dict.fromkeys((str(address[0]), port) for *_, address in found))
+
+    def set_limits(self, config: SwarmConfig) -> None:
+        """Takes over the rate limits of changed settings."""
+        self.config = config
+        limits: Any = {
+            "download_rate_limit": config.download_limit,
+            "upload_rate_limit": config.upload_limit,
+        }
+        self._session.apply_settings(limits)
+        self._limit_local_peers()
 
     def _limit_local_peers(self) -> None:
         # libtorrent leaves peers on the LAN out of its limits; who set one means it.
@@ -398,6 +417,8 @@ class SwarmClient:
             for future in self._awaited.pop((key, lt.save_resume_data_alert), ()):
                 if not future.done():
                     future.set_exception(failure)
+        if isinstance(alert, (lt.peer_error_alert, lt.peer_disconnected_alert)):
+            self._on_refusal(alert)
         if torrent is None:
             return
         if isinstance(alert, lt.piece_finished_alert):
@@ -413,7 +434,13 @@ class SwarmClient:
         elif isinstance(alert, (lt.url_seed_alert, lt.tracker_error_alert)):
             _log.warning("%s: %s", torrent.metainfo.name, alert.message())
         elif isinstance(alert, lt.peer_error_alert):
-            _log.info("%s: %s", torrent.metainfo.name, alert.message())
+            _log.debug("%s: %s", torrent.metainfo.name, alert.message())
+
+    def _on_refusal(self, alert: lt.peer_error_alert | lt.peer_disconnected_alert) -> None:
+        # Of a caller that was refused there is no torrent to name: it did not get that far.
+        what = alert.message()
+        if "ssl" in what.lower() or "tls" in what.lower():
+            _log.warning("private swarm: %s was refused: %s", _address(alert), what)
 
     def _await(self, handle: lt.torrent_handle, alert: type) -> "asyncio.Future[Any]":
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
@@ -452,18 +479,6 @@ def bare_torrent_file(info: bytes, params: lt.add_torrent_params) -> bytes:
         values[b"url-list"] = lt.bencode([url.encode() for url in params.url_seeds])
     body = b"".join(b"%d:%s%s" % (len(key), key, values[key]) for key in sorted(values))
     return b"d" + body + b"e"
-
-
-def _resume_data(entry: Entry) -> lt.add_torrent_params | None:
-    try:
-        return lt.read_resume_data(entry.resume_path.read_bytes())
-    except (OSError, RuntimeError):
-        return None
-
-
-def _pieces_in_resume_data(entry: Entry) -> set[int]:
-    resume = _resume_data(entry)
-    return {i for i, has in enumerate(resume.have_pieces) if has} if resume else set()
 
 
 def _key(handle: lt.torrent_handle) -> str:

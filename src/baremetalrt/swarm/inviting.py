@@ -104,7 +104,7 @@ class InvitationServer:
                 _log.warning("could not accept a connection: %s", error)
                 await asyncio.sleep(0.1)
                 continue
-            host = str(address[0])
+            host = str(address[0]).removeprefix("::ffff:")
             here = Counter(self._connections.values())
             if here.total() >= _MAX_CONNECTIONS or here[host] >= _MAX_CONNECTIONS_EACH:
                 _log.warning("hung up on %s: too many connections at once", host)

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from baremetalrt.core.errors import UsageError
+from baremetalrt.core.errors import CapacityError, UsageError
+from baremetalrt.native.holes import punch_hole
 
 HOME_VARIABLE: Final = "BMRT_HOME"
 DEFAULT_MODEL: Final = "SmolLM2-135M-Instruct.Q4_1"
@@ -37,6 +38,22 @@ def home() -> Path:
     else:
         base = os.environ.get("XDG_DATA_HOME") or str(Path.home() / ".local" / "share")
     return Path(base) / "baremetalrt"
+
+
+def give_back(path: Path, start: int, end: int) -> None:
+    """Frees the disk space of the bytes `[start, end)` of a file, which keeps its length.
+
+    Raises:
+        CapacityError: the system, or the file system, cannot do that.
+    """
+    try:
+        punch_hole(path, start, end)
+    except OSError as error:
+        raise CapacityError(
+            f"{path.name}: no part of a file can be given back here: {error.strerror or error}",
+            code="disk.holes",
+            hint="`bmrt rm` removes whole models",
+        ) from error
 
 
 def models_folder() -> Path:

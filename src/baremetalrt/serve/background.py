@@ -1,0 +1,243 @@
+"""What `bmrt serve` does beside answering: seeds, fetches what is wanted, keeps the disk budget."""
+
+import asyncio
+import logging
+import shutil
+import time
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from baremetalrt.core.errors import BareMetalError, CapacityError
+from baremetalrt.core.units import MIB
+from baremetalrt.serve.arriving import load_arriving
+from baremetalrt.serve.library import TorrentReference
+from baremetalrt.serve.node import Node
+from baremetalrt.swarm import catalog
+from baremetalrt.swarm.arrival import block_map, header_ranges, wait_for_header
+from baremetalrt.swarm.authority import memberships
+from baremetalrt.swarm.catalog import Entry
+from baremetalrt.swarm.client import SwarmClient
+from baremetalrt.swarm.config import SwarmConfig
+from baremetalrt.swarm.eviction import evict, plan_collection
+from baremetalrt.swarm.torrent import Torrent
+from baremetalrt.weights.gguf import GGUFFile
+
+_log = logging.getLogger("baremetalrt.swarm")
+# How often new torrents are looked for, and torrents that a full disk stopped are tried again.
+_LOOK_INTERVAL_S: Final = 20.0
+_ROOM_TO_GO_ON_BYTES: Final = 64 * MIB
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arriving:
+    """Models that a server was started with and that have to be fetched."""
+
+    models: tuple[TorrentReference, ...] = ()
+    peers: tuple[str, ...] = ()
+    swarm: str | None = None
+
+
+class Background:
+    """Everything runs on the event loop of the server, between `start` and `stop`."""
+
+    def __init__(self, node: Node, config: SwarmConfig, arriving: Arriving) -> None:
+        self._node = node
+        self._config = config
+        self._arriving = arriving
+        self._client: SwarmClient | None = None
+        self._starting = asyncio.Lock()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._files: dict[str, GGUFFile] = {}
+        # torrents whose weights a model here computes with
+        self._used: set[str] = set()
+        self._taking_up: set[str] = set()
+        self.failures: dict[str, BareMetalError] = {}
+
+    @property
+    def torrents(self) -> tuple[Torrent, ...]:
+        return self._client.torrents if self._client else ()
+
+    async def start(self) -> None:
+        """Begins; what is wanted arrives while the server already answers."""
+        for model in self._arriving.models:
+            self._spawn(self._load(model.reference))
+        self._spawn(self._look_around())
+
+    async def _running_client(self) -> SwarmClient:
+        """The client, which takes no port before there is a torrent."""
+        async with self._starting:
+            if self._client is None:
+                client = SwarmClient(self._config, memberships=memberships())
+                self._client = await client.__aenter__()
+                _log.info("torrents on port %d", client.listen_port)
+        return self._client
+
+    async def stop(self) -> None:
+        """Ends everything and writes down where it stood."""
+        await self._node.stop_arriving()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._client is not None:
+            await self._client.__aexit__(None, None, None)
+            self._client = None
+
+    async def reload(self, config: SwarmConfig) -> None:
+        """Takes over changed limits and the metered switch while running."""
+        self._config = config
+        if self._client is not None:
+            self._client.set_limits(config)
+            if config.metered:
+                for torrent in self.torrents:
+                    if torrent.entry.id not in self._used:
+                        await self._client.remove(torrent)
+        _log.info("settings read again: metered %s", "on" if config.metered else "off")
+
+    def status(self) -> list[dict[str, Any]]:
+        """How every torrent is doing."""
+        return [self._describe(torrent) for torrent in self.torrents]
+
+    def _describe(self, torrent: Torrent) -> dict[str, Any]:
+        progress = torrent.progress()
+        file = self._files.get(torrent.entry.id)
+        return {
+            "name": torrent.metainfo.name,
+            "infohash": torrent.metainfo.infohash_v2 or torrent.metainfo.infohash_v1,
+            "complete": torrent.is_complete,
+            "wanted_bytes": progress.wanted_bytes,
+            "have_bytes": progress.have_bytes,
+            "download_bytes_per_s": progress.download_rate,
+            "upload_bytes_per_s": progress.upload_rate,
+            "downloaded_bytes": progress.downloaded_bytes,
+            "uploaded_bytes": progress.uploaded_bytes,
+            "peers": progress.num_peers,
+            "blocks_here": [i for i, here in enumerate(block_map(torrent, file)) if here]
+            if file
+            else None,
+            "error": torrent.failure.message if torrent.failure else None,
+        }
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # models that arrive
+
+    async def _load(self, reference: str) -> None:
+        client = await self._running_client()
+        node: asyncio.Future[Node] = asyncio.get_running_loop().create_future()
+        node.set_result(self._node)
+        try:
+            model = await load_arriving(
+                node,
+                client,
+                reference,
+                peers=self._arriving.peers,
+                swarm=self._arriving.swarm,
+                on_torrent=self._follow,
+            )
+        except BareMetalError as error:
+            self.failures[reference] = error
+            _log.error("%s cannot be served: %s", reference[:80], error.message)
+        else:
+            _log.info("%s: %d tokens of context, arriving", model.name, model.context_limit)
+
+    def _follow(self, torrent: Torrent, file: GGUFFile | None) -> None:
+        self._used.add(torrent.entry.id)
+        if file is not None:
+            self._files[torrent.entry.id] = file
+
+    # the catalogue
+
+    async def _look_around(self) -> None:
+        while True:
+            for entry in await asyncio.to_thread(catalog.entries):
+                await self._look_at(entry)
+            await self._keep_budget()
+            await asyncio.sleep(_LOOK_INTERVAL_S)
+
+    async def _look_at(self, entry: Entry) -> None:
+        running = next((t for t in self.torrents if t.entry.id == entry.id), None)
+        if running is None:
+            if not self._config.metered and not entry.is_busy:
+                await self._take_up(entry)
+        elif running.failure is not None and _has_room():
+            _log.info("%s: there is room again", running.metainfo.name)
+            running.retry()
+
+    async def _take_up(self, entry: Entry) -> None:
+        """Seeds a torrent, and fetches what is wanted of it."""
+        client = await self._running_client()
+        if entry.id in self._taking_up:
+            return
+        self._taking_up.add(entry.id)
+        try:
+            record = entry.record()
+            torrent = await client.add(entry, fetches=not record.is_in_place)
+        except BareMetalError as error:
+            if entry.id not in self.failures:
+                _log.error("%s: %s", entry.id[:12], error.message)
+            self.failures[entry.id] = error
+        else:
+            self.failures.pop(entry.id, None)
+            self._spawn(self._narrow(torrent, record.wanted))
+        finally:
+            self._taking_up.discard(entry.id)
+
+    async def _narrow(self, torrent: Torrent, wanted: Sequence[int] | None) -> None:
+        """Once the header says where blocks lie, wants no others than were asked for."""
+        try:
+            file = await wait_for_header(torrent)
+        except BareMetalError as error:
+            _log.error("%s: %s", torrent.metainfo.name, error.message)
+            return
+        self._files[torrent.entry.id] = file
+        if wanted is not None:
+            blocks = [file.blocks[i] for i in wanted if i < len(file.blocks)]
+            outer = [t.byte_range for t in file.outer_tensors.values()]
+            torrent.want_only(
+                [*header_ranges(file), *outer, *(r for b in blocks for r in b.byte_ranges)]
+            )
+
+    # room
+
+    async def _keep_budget(self) -> None:
+        """Evicts what is worth least, of torrents that no model here computes with."""
+        budget = self._config.disk_budget
+        if not budget or self._client is None:
+            return
+        idle = {t.entry.id: t for t in self.torrents if t.entry.id not in self._used}
+        collection = await asyncio.to_thread(
+            plan_collection, budget, now=time.time(), held=idle.keys()
+        )
+        for id_, blocks in collection.by_torrent().items():
+            torrent = idle.get(id_)
+            entry = torrent.entry if torrent else Entry(catalog.torrents_folder() / id_)
+            if torrent is not None:
+                await self._client.remove(torrent)
+            try:
+                await asyncio.to_thread(evict, entry, blocks)
+            except BareMetalError as error:
+                _log.error("%s: %s", id_[:12], error.message)
+                return
+            _log.info("%s: evicted %d blocks", entry.record().name, len(blocks))
+            if torrent is not None:
+                await self._take_up(entry)
+
+
+def arriving_error(name: str) -> CapacityError:
+    """What a client hears of a model whose header has not come yet."""
+    return CapacityError(
+        f"the model {name!r} is still arriving",
+        code="model.arriving",
+        hint="ask again in a moment; /torrents says how far it is",
+    )
+
+
+def _has_room() -> bool:
+    try:
+        return shutil.disk_usage(catalog.torrents_folder()).free > _ROOM_TO_GO_ON_BYTES
+    except OSError:
+        return False

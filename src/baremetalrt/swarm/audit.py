@@ -1,0 +1,44 @@
+"""Looks for bits that rotted on disk without anybody writing: some pieces each time, going round."""
+
+import logging
+from collections.abc import Callable
+
+from baremetalrt.swarm import catalog
+from baremetalrt.swarm.catalog import Entry
+from baremetalrt.swarm.checking import PieceChecker, audit_window, signatures
+from baremetalrt.swarm.metainfo import read_metainfo
+from baremetalrt.swarm.resume import forget_pieces, pieces_in_resume_data
+
+_log = logging.getLogger("baremetalrt.swarm")
+
+
+def audit(entry: Entry, on_progress: Callable[[float], None] = lambda fraction: None) -> set[int]:
+    """Hashes the next 64 MiB of a torrent that no process uses; returns the pieces that rotted.
+
+    They are forgotten: the next run fetches them again. Files in place are somebody else's; there,
+    too, nothing is claimed any more that does not hold.
+    """
+    if entry.is_busy:
+        return set()
+    with entry.locked():
+        record = entry.record()
+        metainfo = read_metainfo(entry.metainfo_path.read_bytes(), source=str(entry.metainfo_path))
+        paths = entry.model_paths(record)
+        num_pieces = metainfo.pieces.num_pieces
+        checker = PieceChecker(metainfo, paths)
+        if not checker.can_check or record.signatures != signatures(paths):
+            return set()  # the second case is found, and mended, when the torrent starts
+        have = set(range(num_pieces)) if record.is_complete else pieces_in_resume_data(entry)
+        window, record.audited = audit_window(
+            record.audited, num_pieces, metainfo.pieces.piece_bytes
+        )
+        looked_at = have & set(window)
+        rotten = looked_at - checker.check(looked_at, on_progress)
+        with catalog.disk_errors():
+            if rotten:
+                _log.error("%s: %d pieces have rotted on disk", record.name, len(rotten))
+                record.is_complete = False
+                record.num_have = len(have - rotten)
+                forget_pieces(entry, num_pieces, have - rotten)
+            entry.save(record)
+        return rotten
