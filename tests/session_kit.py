@@ -30,14 +30,14 @@ class Kit:
     def __init__(self, folder: Path, tokenizer: Tokenizer) -> None:
         # No biases and no cleverness: sessions are tested here, blocks elsewhere.
         self._model = TinyModel("llama", vocabulary_size=tokenizer.size, num_blocks=3)
-        self._path = write(self._model, folder / "tiny.gguf")
+        self.path = write(self._model, folder / "tiny.gguf")
         self._tokenizer = tokenizer
         self._grammars = GrammarCompiler(tokenizer)
         self._worker = ThreadPoolExecutor(1)
         self._spans: list[Span] = []
 
     def span(self, blocks: BlockSpan | None = None, *, num_cells: int = 4096) -> Span:
-        span = open_span(self._path, blocks=blocks, num_cells=num_cells, context=4096)
+        span = open_span(self.path, blocks=blocks, num_cells=num_cells, context=4096)
         self._spans.append(span)
         return span
 

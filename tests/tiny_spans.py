@@ -10,7 +10,12 @@ from baremetalrt.weights.gguf import GGUFFile
 
 
 def open_span(
-    path: Path, *, blocks: BlockSpan | None = None, num_cells: int = 2048, context: int = 1024
+    path: Path,
+    *,
+    blocks: BlockSpan | None = None,
+    num_cells: int = 2048,
+    context: int = 1024,
+    arrives: bool = False,
 ) -> Span:
     file = GGUFFile.open(path)
     architecture, h = read_model(file)
@@ -27,4 +32,5 @@ def open_span(
             num_cells=num_cells,
             copy_budget_bytes=1 << 30,
         ),
+        arrives=arrives,
     )

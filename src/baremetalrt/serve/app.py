@@ -161,8 +161,12 @@ class Server:
         return Response(self._metrics.render(), media_type=prometheus.CONTENT_TYPE)
 
     async def _list_torrents(self, _request: Request) -> Response:
-        torrents = self._background.status() if self._background else []
-        return JSONResponse({"object": "list", "data": torrents})
+        background = self._background
+        if background is None:
+            return JSONResponse({"object": "list", "port": 0, "data": []})
+        return JSONResponse(
+            {"object": "list", "port": background.port, "data": background.status()}
+        )
 
     async def _list_models(self, _request: Request) -> Response:
         models = [_model_card(model) for model in self._node.models.values()]

@@ -25,7 +25,7 @@ from baremetalrt.weights.gguf import GGUFFile
 
 _log = logging.getLogger("baremetalrt.swarm")
 # How often new torrents are looked for, and torrents that a full disk stopped are tried again.
-_LOOK_INTERVAL_S: Final = 20.0
+_LOOK_INTERVAL_S: Final = 5.0
 _ROOM_TO_GO_ON_BYTES: Final = 64 * MIB
 
 
@@ -57,6 +57,11 @@ class Background:
     @property
     def torrents(self) -> tuple[Torrent, ...]:
         return self._client.torrents if self._client else ()
+
+    @property
+    def port(self) -> int:
+        """Where peers reach this machine; 0 before there is a torrent."""
+        return self._client.listen_port if self._client else 0
 
     async def start(self) -> None:
         """Begins; what is wanted arrives while the server already answers."""
@@ -163,9 +168,9 @@ class Background:
         if running is None:
             if not self._config.metered and not entry.is_busy:
                 await self._take_up(entry)
-        elif running.failure is not None and _has_room():
+        elif running.failure is not None and _has_room() and self._client is not None:
             _log.info("%s: there is room again", running.metainfo.name)
-            running.retry()
+            await self._client.restart(running)
 
     async def _take_up(self, entry: Entry) -> None:
         """Seeds a torrent, and fetches what is wanted of it."""

@@ -145,9 +145,10 @@ class ArrivingStage:
             wants: Reads = "none" if is_last and reads == "last" and not at_end else reads
             if not is_last:
                 wants = "all"
-            # Only the last result of a span may be kept where the graph has it.
+            # Copied: the next chunk writes its result to the same place.
             rows.append(self._span.forward([Slice(place, chunk, x_chunk)], wants, part=part).copy())
-        return np.concatenate(rows)
+        read = [r for r in rows if len(r)]
+        return np.concatenate(read) if read else rows[-1]
 
     async def _loaded_unit(self, unit: Unit) -> None:
         self._load_in_background()

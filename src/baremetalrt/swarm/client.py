@@ -28,6 +28,7 @@ _FLAGS: Final = lt.torrent_flags
 # How often what was fetched is written down while it arrives. A kill loses nothing: pieces that were
 # not written down are found on disk and hashed; this only keeps that short.
 _SAVE_INTERVAL_S: Final = 5.0
+_FIRST_SAVE_S: Final = 0.5
 _CLOSE_TIMEOUT_S: Final = 10.0
 _NO_HASH: Final = "0" * 40
 
@@ -120,18 +121,11 @@ class SwarmClient:
         stack = contextlib.ExitStack()
         stack.enter_context(entry.locked())
         try:
-            record = entry.record()
             metainfo = read_metainfo(
                 entry.metainfo_path.read_bytes(), source=str(entry.metainfo_path)
             )
-            have = await asyncio.to_thread(self._verified, entry, record, metainfo, on_check)
-            params = self._params(entry, record, metainfo, have)
-            # Peers named here are connected at once, those named later at the next tick.
             addresses = [address for peer in peers for address in self._resolve(peer)]
-            params.peers = [*addresses, *params.peers]
-            handle = await self._start(params, record, metainfo)
-            if have is None:
-                have = await self._checked(handle)
+            handle, have = await self._launch(entry, metainfo, addresses, on_check)
         except BaseException:
             stack.close()
             raise
@@ -139,19 +133,33 @@ class SwarmClient:
         torrent = Torrent(
             handle, metainfo, entry, self, have=have, wanted=everything if fetches else have
         )
-        key = _key(handle)
-        self._torrents[key] = torrent
-        self._locks[key] = stack
-        self._save_record(torrent, record)
-        torrent.order()
-        handle.resume()
+        torrent.peers.update(addresses)
+        self._locks[_key(handle)] = stack
+        self._begin(torrent)
         return torrent
 
-    def connect(self, torrent: Torrent, peers: Iterable[str]) -> None:
-        """Asks these peers, `HOST:PORT` each; raises `UsageError` for what cannot be one."""
-        for peer in peers:
-            for address in self._resolve(peer):
-                torrent.handle.connect_peer(address)
+    async def restart(self, torrent: Torrent) -> None:
+        """Goes on after a failure, once there is room on the disk again.
+
+        What of the last pieces came to be written nobody knows: what is on disk is hashed first. Whoever
+        waits for the torrent keeps it.
+        """
+        key = _key(torrent.handle)
+        removed = self._await(torrent.handle, lt.torrent_removed_alert)
+        self._torrents.pop(key, None)
+        self._session.remove_torrent(torrent.handle)
+        await removed
+        handle, have = await self._launch(
+            torrent.entry, torrent.metainfo, tuple(torrent.peers), lambda fraction: None
+        )
+        torrent.relaunched(handle, have)
+        self._begin(torrent)
+
+    def _begin(self, torrent: Torrent) -> None:
+        self._torrents[_key(torrent.handle)] = torrent
+        self._save_record(torrent, torrent.entry.record())
+        torrent.order()
+        torrent.handle.resume()
 
     async def fetch_metainfo(
         self, magnet: str, *, peers: Iterable[str] = (), swarm: Membership | None = None
@@ -190,19 +198,24 @@ class SwarmClient:
 
     async def remove(self, torrent: Torrent) -> None:
         """Stops a torrent and writes down where it stood."""
+        key = _key(torrent.handle)
+        self._torrents.pop(key, None)
         torrent.handle.pause()
         await self.save(torrent)
-        key = _key(torrent.handle)
         removed = self._await(torrent.handle, lt.torrent_removed_alert)
         self._session.remove_torrent(torrent.handle)
         await removed
-        self._torrents.pop(key, None)
         if timer := self._saves.pop(key, None):
             timer.cancel()
         self._locks.pop(key).close()
 
     async def save(self, torrent: Torrent) -> None:
-        """Writes down what is here: first everything is put on disk, then said to be there."""
+        """Writes down what is here: first everything is put on disk, then said to be there.
+
+        Of a torrent that failed, what was written down before is still true, and more is not known.
+        """
+        if torrent.failure is not None:
+            return
         flags = lt.save_resume_flags_t
         torrent.handle.save_resume_data(flags.flush_disk_cache)
         try:
@@ -233,7 +246,9 @@ class SwarmClient:
             self._save_soon(torrent)
         elif key not in self._saves:
             loop = asyncio.get_running_loop()
-            self._saves[key] = loop.call_later(_SAVE_INTERVAL_S, self._save_soon, torrent)
+            # The first time soon: it also remembers who has the model.
+            delay_s = _SAVE_INTERVAL_S if torrent.entry.resume_path.exists() else _FIRST_SAVE_S
+            self._saves[key] = loop.call_later(delay_s, self._save_soon, torrent)
 
     def _save_soon(self, torrent: Torrent) -> None:
         self._saves.pop(_key(torrent.handle), None)
@@ -315,6 +330,22 @@ class SwarmClient:
                 # Never written to: a piece that turns out bad is not fetched over somebody's file.
                 params.flags |= _FLAGS.seed_mode | _FLAGS.upload_mode
         return params
+
+    async def _launch(
+        self,
+        entry: Entry,
+        metainfo: Metainfo,
+        addresses: Sequence[tuple[str, int]],
+        on_check: Callable[[float], None],
+    ) -> tuple[lt.torrent_handle, set[int]]:
+        """A torrent in libtorrent, still paused, and the pieces that it has."""
+        record = entry.record()
+        have = await asyncio.to_thread(self._verified, entry, record, metainfo, on_check)
+        params = self._params(entry, record, metainfo, have)
+        # Peers named here are connected at once, those named later at the next tick.
+        params.peers = [*addresses, *params.peers]
+        handle = await self._start(params, record, metainfo)
+        return handle, await self._checked(handle) if have is None else have
 
     async def _start(
         self, params: lt.add_torrent_params, record: Record, metainfo: Metainfo
@@ -425,6 +456,8 @@ class SwarmClient:
             torrent.on_piece(alert.piece_index)
         elif isinstance(alert, lt.cache_flushed_alert):
             torrent.on_flushed()
+        elif isinstance(alert, lt.peer_connect_alert):
+            torrent.peers.add(alert.endpoint)
         elif isinstance(alert, lt.hash_failed_alert):
             torrent.on_bad_piece(alert.piece_index)
         elif isinstance(alert, lt.peer_ban_alert):

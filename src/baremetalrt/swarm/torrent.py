@@ -41,7 +41,7 @@ class Owner(Protocol):
     """Whom a torrent tells what should last."""
 
     def note_progress(self, torrent: "Torrent") -> None:
-        """Pieces are on disk that were not."""
+        """Pieces have come, or what had come is on disk now."""
 
 
 @dataclass(eq=False)
@@ -82,6 +82,8 @@ class Torrent:
         # how many pieces were here when the order was last told
         self._num_ordered = 0
         self.failure: BareMetalError | None = None
+        # everyone who was connected, in case it has to start again
+        self.peers: set[tuple[str, int]] = set()
         self.num_bad_pieces = 0
         self.banned: list[str] = []
 
@@ -169,6 +171,7 @@ class Torrent:
             self.order()
         if any(w.pieces <= self._have for w in self._waiters) or self.wanted <= self._have:
             self._flush()
+        self._owner.note_progress(self)
 
     def on_flushed(self) -> None:
         """What was verified when the flush was asked for is on disk now."""
@@ -201,20 +204,23 @@ class Torrent:
 
     def on_failure(self, error: BareMetalError) -> None:
         """The torrent has stopped; everybody who waits hears of it."""
+        if self.failure is not None:
+            return  # every write that was on its way fails by itself
         self.failure = error
+        self._flushing = None
         _log.error("%s: %s", self.metainfo.name, error.message)
         waiters, self._waiters = self._waiters, []
         for waiter in waiters:
             if not waiter.done.done():
                 waiter.done.set_exception(error)
 
-    def retry(self) -> None:
-        """Goes on after a failure, for example once there is room on the disk again."""
+    def relaunched(self, handle: lt.torrent_handle, have: Iterable[int]) -> None:
+        """Goes on, under a new handle, with the pieces that are really here."""
+        self.handle = handle
+        self._have = set(have)
+        self.on_disk = set(have)
+        self._order = FetchOrder(())
         self.failure = None
-        self._flushing = None
-        self.handle.clear_error()
-        self.handle.resume()
-        self.order()
 
     def progress(self) -> Progress:
         status = self.handle.status()
