@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test lint test-slow bench clean
+.PHONY: run test lint test-slow test-interop bench clean
 .DEFAULT_GOAL := run
 
 $(VENV)/run-ready: pyproject.toml packaging/default-model.txt
@@ -34,9 +34,14 @@ lint: $(VENV)/test-ready
 test-slow: $(VENV)/test-ready
 	$(BIN)/pytest -m 'slow or network' --timeout 1800
 
-# Ratios to llama.cpp on the same library. QWEN=1 adds the 491 MB model.
+# Against qBittorrent and aria2, which are not installed by this.
+test-interop: $(VENV)/test-ready
+	$(BIN)/pytest -m interop
+
+# Ratios to llama.cpp on the same library, QWEN=1 adds the 491 MB model; then ratios of torrents, in minutes.
 bench: $(VENV)/test-ready
 	$(BIN)/python bench/against_llama_cpp.py $(if $(QWEN),--qwen)
+	$(BIN)/python bench/swarm.py
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

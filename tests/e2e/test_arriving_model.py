@@ -5,6 +5,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import libtorrent as lt
 import msgspec
 import pytest
 
@@ -63,6 +64,15 @@ def test_a_magnet_link_answers_like_the_file(
         home = make_home(tmp_path / "home")
         assert ask(seed.magnet, "--peer", seed.peer, home=home)["tokens"] == tokens
     assert sha256(data(home)) == sha256(model)
+
+
+def test_a_magnet_link_ends_as_the_whole_torrent(model: Path, tmp_path: Path) -> None:
+    """The v2 hashes of pieces, which a link leaves out, are kept once they are known: to give them on."""
+    with SeedProcess(model, home=make_home(tmp_path / "seed")) as seed:
+        home = make_home(tmp_path / "home")
+        bmrt("pull", seed.magnet, "--peer", seed.peer, home=home)
+        published = lt.bdecode(Path(seed.torrent["torrent"]).read_bytes())
+    assert lt.bdecode(only_torrent(home)[0].metainfo_path.read_bytes()) == published
 
 
 def test_the_second_run_needs_nobody(

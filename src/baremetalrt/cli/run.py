@@ -14,8 +14,7 @@ from baremetalrt.serve.opening import Opening
 from baremetalrt.weights.store import StoredModel
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
+    from baremetalrt.cli.transfer import Display
     from baremetalrt.serve.node import Model
     from baremetalrt.session.session import GenerationOptions, Session
 
@@ -119,7 +118,7 @@ async def _answer_arriving(model: TorrentReference, prompt: str, arguments: dict
 
     async with arriving_model(model, arguments) as (loaded, display):
         loaded_s = time.perf_counter() - _STARTED
-        await _generate(loaded, prompt, arguments, loaded_s, display.finish)
+        await _generate(loaded, prompt, arguments, loaded_s, display)
 
 
 async def _generate(
@@ -127,7 +126,7 @@ async def _generate(
     prompt: str,
     arguments: dict[str, Any],
     loaded_s: float,
-    on_first_token: "Callable[[], None]" = lambda: None,
+    display: "Display | None" = None,
 ) -> None:
     if arguments["raw"]:
         tokens = model.encode(prompt)
@@ -143,13 +142,16 @@ async def _generate(
     async for token in session.generate():
         if not first_token_s:
             first_token_s = time.perf_counter() - _STARTED
-            on_first_token()
+            if display is not None:
+                display.finish()
         text.append(token.text)
         if token.id is not None:
             ids.append(token.id)
         if not arguments["as_json"]:
             print(token.text, end="", flush=True)
     timings = _timings(session, loaded_s, first_token_s)
+    if display is not None and display.torrent is not None and display.torrent.last_piece_at:
+        timings["last_byte_s"] = round(display.torrent.last_piece_at - _STARTED, 6)
     if arguments["as_json"]:
         output.print_json(
             {

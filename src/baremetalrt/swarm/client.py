@@ -217,7 +217,10 @@ class SwarmClient:
         if torrent.failure is not None:
             return
         flags = lt.save_resume_flags_t
-        torrent.handle.save_resume_data(flags.flush_disk_cache)
+        lacks_layers = torrent.metainfo.lacks_layers and torrent.is_complete
+        torrent.handle.save_resume_data(
+            flags.flush_disk_cache | (flags.save_info_dict if lacks_layers else 0)
+        )
         try:
             params = (await self._await(torrent.handle, lt.save_resume_data_alert)).params
         except CapacityError as error:
@@ -225,6 +228,8 @@ class SwarmClient:
             return
         have = {i for i, has in enumerate(params.have_pieces) if has}
         torrent.on_disk |= have
+        if lacks_layers:
+            self._keep_layers(torrent, params)
         params.ti = None
         sources = torrent.handle.piece_availability()
         try:
@@ -237,6 +242,19 @@ class SwarmClient:
         except CapacityError as error:
             # The disk is full: what was written down before is still true.
             _log.warning("%s: %s", torrent.metainfo.name, error.message)
+
+    def _keep_layers(self, torrent: Torrent, params: lt.add_torrent_params) -> None:
+        """A magnet link brings no hashes of pieces by v2; whoever has all pieces can give them on."""
+        try:
+            whole: Any = lt.write_torrent_file(params)
+            raw = lt.bencode(whole)
+            metainfo = read_metainfo(raw, source=torrent.metainfo.id)
+        except (RuntimeError, IntegrityError) as error:
+            _log.debug("%s: no v2 hashes: %s", torrent.metainfo.name, error)
+            return
+        with disk_errors():
+            write_atomically(torrent.entry.metainfo_path, raw)
+        torrent.metainfo = metainfo
 
     def note_progress(self, torrent: Torrent) -> None:
         key = _key(torrent.handle)

@@ -33,7 +33,10 @@ class ModelFile:
 
 @dataclass(frozen=True, kw_only=True)
 class Metainfo:
-    """A torrent that holds one model, possibly split. `raw` is the `.torrent` file."""
+    """A torrent that holds one model, possibly split. `raw` is the `.torrent` file.
+
+    `lacks_layers` says that it came by a magnet link, without the v2 hashes of its pieces.
+    """
 
     raw: bytes
     name: str
@@ -44,6 +47,7 @@ class Metainfo:
     pieces: PieceMap
     is_private: bool
     needs_certificate: bool
+    lacks_layers: bool
     trackers: tuple[str, ...]
     web_seeds: tuple[str, ...]
 
@@ -105,6 +109,7 @@ def read_metainfo(raw: bytes, *, source: str) -> Metainfo:
         ),
         is_private=info.priv(),
         needs_certificate=bool(info.ssl_cert()),
+        lacks_layers=hashes.has_v2() and b"12:piece layers" not in raw,
         trackers=tuple(params.trackers),
         web_seeds=tuple(params.url_seeds),
     )

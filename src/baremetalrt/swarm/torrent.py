@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -84,6 +85,8 @@ class Torrent:
         self.failure: BareMetalError | None = None
         # everyone who was connected, in case it has to start again
         self.peers: set[tuple[str, int]] = set()
+        # by `time.perf_counter`; None while nothing has come
+        self.last_piece_at: float | None = None
         self.num_bad_pieces = 0
         self.banned: list[str] = []
 
@@ -167,6 +170,7 @@ class Torrent:
     def on_piece(self, piece: int) -> None:
         """A piece has passed its hash. It may still be on its way to the disk."""
         self._have.add(piece)
+        self.last_piece_at = time.perf_counter()
         if self._units and len(self._have) - self._num_ordered >= self._step // 2:
             self.order()
         if any(w.pieces <= self._have for w in self._waiters) or self.wanted <= self._have:
