@@ -16,7 +16,13 @@ if TYPE_CHECKING:
 
 
 @click.command("seed")
-@click.argument("model", metavar="FILE.gguf|NAME", shell_complete=options.complete_model)
+@click.argument(
+    "models",
+    nargs=-1,
+    required=True,
+    metavar="FILE|FOLDER|NAME…",
+    shell_complete=options.complete_model,
+)
 @click.option(
     "-o", "--output", "target", type=click.Path(path_type=Path), help="Write the torrent here."
 )
@@ -24,18 +30,42 @@ if TYPE_CHECKING:
 @click.option("--tracker", "trackers", multiple=True, metavar="URL", help="Repeatable.")
 @click.option("--private", is_flag=True, help="Peers come from trackers alone (BEP 27).")
 @click.option("--create-only", is_flag=True, help="Make the torrent, do not seed.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per model.")
 @options.swarm_options
-def command(model: str, **arguments: Any) -> None:
-    """Publish a model or LoRA file and seed it in place, until Ctrl-C.
+def command(models: tuple[str, ...], **arguments: Any) -> None:
+    """Publish model or LoRA files and seed them in place, until Ctrl-C.
 
-    The same file gives the same torrent on every machine and under any name. NAME seeds, again, a model
-    that `bmrt ls` lists. The file itself is never written to.
+    The same file gives the same torrent on every machine and under any name. Of a FOLDER, every GGUF file
+    is seeded. NAME seeds, again, a model that `bmrt ls` lists. The files themselves are never written to.
     """
     from baremetalrt.swarm.authority import find_membership
 
     swarm = find_membership(arguments["swarm"]) if arguments["swarm"] else None
-    entry, metainfo = _entry(model, arguments, swarm)
+    sources = [source for model in models for source in _sources(model)]
+    if len(sources) > 1 and (arguments["target"] or arguments["web_seeds"]):
+        raise UsageError("--output and --web-seed are for one model at a time")
+    found = []
+    for source in sources:
+        entry, metainfo = _entry(source, arguments, swarm)
+        found.append(entry)
+        _print(entry, metainfo, arguments)
+    if not arguments["create_only"]:
+        asyncio.run(_seed(found, arguments))
+
+
+def _sources(model: str) -> list[str]:
+    """The models that an argument names: a folder stands for those in it."""
+    if not Path(model).is_dir():
+        return [model]
+    from baremetalrt.weights.store import models_in
+
+    paths = [str(path) for path in models_in(Path(model))]
+    if not paths:
+        raise UsageError(f"no GGUF files in {model}", code="model.not-found")
+    return paths
+
+
+def _print(entry: "Entry", metainfo: "Metainfo", arguments: dict[str, Any]) -> None:
     torrent = arguments["target"] or entry.metainfo_path
     if arguments["target"]:
         arguments["target"].write_bytes(metainfo.raw)
@@ -56,8 +86,6 @@ def command(model: str, **arguments: Any) -> None:
         print(metainfo.magnet)
         output.note(f"{metainfo.name}: {metainfo.pieces.num_pieces} pieces, torrent at {torrent}")
     sys.stdout.flush()
-    if not arguments["create_only"]:
-        asyncio.run(_seed(entry, arguments))
 
 
 def _entry(model: str, arguments: dict[str, Any], swarm: Any) -> "tuple[Entry, Metainfo]":
@@ -88,13 +116,21 @@ def _entry(model: str, arguments: dict[str, Any], swarm: Any) -> "tuple[Entry, M
         )
 
 
-async def _seed(entry: "Entry", arguments: dict[str, Any]) -> None:
+async def _seed(found: "list[Entry]", arguments: dict[str, Any]) -> None:
     from baremetalrt.serve.torrents import memberships_for
     from baremetalrt.swarm.client import SwarmClient
 
     config = options.swarm_config(arguments)
-    async with SwarmClient(config, memberships=memberships_for(entry.record().swarm)) as client:
-        torrent = await client.add(entry, peers=arguments["peers"], fetches=False)
-        port = client.secure_port if torrent.metainfo.needs_certificate else client.listen_port
-        output.note(f"seeding on port {port}; Ctrl-C ends it")
+    swarms = {entry.record().swarm for entry in found}
+    memberships = [m for swarm in swarms for m in memberships_for(swarm)]
+    async with SwarmClient(config, memberships=memberships) as client:
+        torrents = [
+            await client.add(entry, peers=arguments["peers"], fetches=False) for entry in found
+        ]
+        ports = {
+            client.secure_port if t.metainfo.needs_certificate else client.listen_port
+            for t in torrents
+        }
+        listed = " and ".join(str(port) for port in sorted(ports))
+        output.note(f"seeding on port {listed}; Ctrl-C ends it")
         await asyncio.Event().wait()

@@ -78,7 +78,10 @@ class Display:
             ):
                 hinted = True
                 self.clear()
-                output.note("no peers yet; --peer HOST:PORT names one that has the model")
+                output.note(
+                    "no peers yet; --peer HOST:PORT names one that has the model, "
+                    "--swarm NAME the private swarm that it may belong to"
+                )
             self._show(self._line(progress))
 
     def _line(self, progress: "Progress | None") -> str:

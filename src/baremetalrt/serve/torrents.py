@@ -14,7 +14,8 @@ from baremetalrt.swarm.arrival import header_ranges
 from baremetalrt.swarm.authority import Membership, find_membership
 from baremetalrt.swarm.catalog import Entry, Record
 from baremetalrt.swarm.checking import signatures
-from baremetalrt.swarm.client import SwarmClient, parse_magnet
+from baremetalrt.swarm.client import SwarmClient
+from baremetalrt.swarm.magnets import parse_magnet
 from baremetalrt.swarm.metainfo import MAX_TORRENT_BYTES, Metainfo, read_metainfo
 from baremetalrt.swarm.publishing import PublishOptions, publish
 from baremetalrt.swarm.resume import pieces_in_resume_data

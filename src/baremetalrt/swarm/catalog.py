@@ -221,6 +221,8 @@ def add(id_: str, metainfo: bytes, record: Record) -> Entry:
 def find(reference: str) -> tuple[Entry, Record] | None:
     """The torrent that a user means: its name, or (the beginning of) an info-hash."""
     wanted = reference.lower()
+    if not wanted:
+        return None
     for entry in entries():
         try:
             record = entry.record()

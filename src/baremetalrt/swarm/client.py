@@ -16,10 +16,12 @@ import libtorrent as lt
 from baremetalrt.core.errors import CapacityError, IntegrityError, UsageError
 from baremetalrt.swarm.authority import Membership, utc_now
 from baremetalrt.swarm.catalog import Entry, Record, disk_errors, write_atomically
-from baremetalrt.swarm.checking import PieceChecker, signatures
+from baremetalrt.swarm.checking import signatures
 from baremetalrt.swarm.config import SwarmConfig
-from baremetalrt.swarm.metainfo import MAX_TORRENT_BYTES, Metainfo, read_metainfo
-from baremetalrt.swarm.resume import pieces_in_resume_data, read_resume_data
+from baremetalrt.swarm.launching import stay_local, torrent_params, verified_pieces
+from baremetalrt.swarm.magnets import bare_torrent_file, parse_magnet
+from baremetalrt.swarm.metainfo import Metainfo, read_metainfo
+from baremetalrt.swarm.refusals import explain_refusal
 from baremetalrt.swarm.session_settings import local_only_filter, parse_peer, session_settings
 from baremetalrt.swarm.torrent import Torrent, disk_failure
 
@@ -30,7 +32,7 @@ _FLAGS: Final = lt.torrent_flags
 _SAVE_INTERVAL_S: Final = 5.0
 _FIRST_SAVE_S: Final = 0.5
 _CLOSE_TIMEOUT_S: Final = 10.0
-_NO_HASH: Final = "0" * 40
+_MAX_REFUSALS: Final = 1000
 
 
 class SwarmClient:
@@ -49,6 +51,7 @@ class SwarmClient:
         self._awaited: dict[tuple[str, type], list[asyncio.Future[Any]]] = {}
         self._saves: dict[str, asyncio.TimerHandle] = {}
         self._saving: set[asyncio.Task[None]] = set()
+        self._refusals: set[tuple[str, str | None]] = set()
 
     async def __aenter__(self) -> Self:
         settings: Any = session_settings(self.config, with_certificates=bool(self._memberships))
@@ -173,7 +176,8 @@ class SwarmClient:
             IntegrityError: what peers sent is no model's torrent.
         """
         params = parse_magnet(magnet)
-        self._stay_local(params)
+        if self.config.offline:
+            stay_local(params)
         params.peers = [*params.peers, *(a for peer in peers for a in self._resolve(peer))]
         params.save_path = "."
         params.flags |= _FLAGS.default_dont_download | _FLAGS.upload_mode
@@ -285,70 +289,6 @@ class SwarmClient:
 
     # starting a torrent
 
-    def _verified(
-        self,
-        entry: Entry,
-        record: Record,
-        metainfo: Metainfo,
-        on_check: Callable[[float], None],
-    ) -> set[int] | None:
-        """The pieces on disk that may be believed; None leaves the question to libtorrent."""
-        paths = entry.model_paths(record)
-        claimed = set(range(metainfo.pieces.num_pieces)) if record.is_complete else set()
-        if not record.is_in_place:
-            claimed |= pieces_in_resume_data(entry)
-            with disk_errors():
-                for path, file in zip(paths, metainfo.files, strict=True):
-                    # At full length from the beginning: what is not here is a hole.
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    with path.open("ab") as f:
-                        if f.tell() < file.part.num_bytes:
-                            f.truncate(file.part.num_bytes)
-        if record.signatures and record.signatures == signatures(paths):
-            return claimed
-        checker = PieceChecker(metainfo, paths)
-        candidates = checker.on_disk()
-        if not candidates:
-            return set()
-        if not checker.can_check:
-            return None
-        good = checker.check(candidates, on_check)
-        for piece in sorted(claimed - good):
-            _log.warning("%s: piece %d is not on disk as it was", metainfo.name, piece)
-        if record.is_in_place and good != claimed:
-            raise IntegrityError(
-                f"{paths[0].name} is no longer the file that was published as {record.name}",
-                code="file.changed",
-                source=str(paths[0]),
-                hint=f"publish it again, or `bmrt rm {record.name}`",
-            )
-        return good
-
-    def _params(
-        self, entry: Entry, record: Record, metainfo: Metainfo, have: set[int] | None
-    ) -> lt.add_torrent_params:
-        params = lt.load_torrent_buffer(metainfo.raw)
-        resume = read_resume_data(entry)
-        if resume is not None:
-            params.peers = resume.peers
-            params.banned_peers = resume.banned_peers
-            params.trackers = list(dict.fromkeys([*params.trackers, *resume.trackers]))
-            params.url_seeds = list(dict.fromkeys([*params.url_seeds, *resume.url_seeds]))
-        self._stay_local(params)
-        params.save_path = str(entry.folder)
-        names = dict(zip((f.index for f in metainfo.files), entry.model_paths(record), strict=True))
-        params.renamed_files = {index: str(path) for index, path in names.items()}
-        params.file_priorities = [4 if i in names else 0 for i in range(metainfo.num_files)]
-        params.flags = _FLAGS.paused | _FLAGS.update_subscribe | _FLAGS.duplicate_is_error
-        params.flags |= _FLAGS.apply_ip_filter
-        if have is not None:
-            num_pieces = metainfo.pieces.num_pieces
-            params.have_pieces = [piece in have for piece in range(num_pieces)]
-            if len(have) == num_pieces and record.is_in_place:
-                # Never written to: a piece that turns out bad is not fetched over somebody's file.
-                params.flags |= _FLAGS.seed_mode | _FLAGS.upload_mode
-        return params
-
     async def _launch(
         self,
         entry: Entry,
@@ -358,8 +298,10 @@ class SwarmClient:
     ) -> tuple[lt.torrent_handle, set[int]]:
         """A torrent in libtorrent, still paused, and the pieces that it has."""
         record = entry.record()
-        have = await asyncio.to_thread(self._verified, entry, record, metainfo, on_check)
-        params = self._params(entry, record, metainfo, have)
+        have = await asyncio.to_thread(verified_pieces, entry, record, metainfo, on_check)
+        params = torrent_params(entry, record, metainfo, have)
+        if self.config.offline:
+            stay_local(params)
         # Peers named here are connected at once, those named later at the next tick.
         params.peers = [*addresses, *params.peers]
         handle = await self._start(params, record, metainfo)
@@ -405,13 +347,6 @@ class SwarmClient:
         handle.set_ssl_certificate(
             str(swarm.certificate_path), str(swarm.key_path), str(swarm.dh_path), ""
         )
-
-    def _stay_local(self, params: lt.add_torrent_params) -> None:
-        if self.config.offline:
-            params.trackers = []
-            params.url_seeds = []
-            params.dht_nodes = []
-            params.flags |= _FLAGS.disable_dht
 
     def _resolve(self, peer: str) -> list[tuple[str, int]]:
         host, port = parse_peer(peer, offline=self.config.offline)
@@ -488,48 +423,17 @@ class SwarmClient:
             _log.debug("%s: %s", torrent.metainfo.name, alert.message())
 
     def _on_refusal(self, alert: lt.peer_error_alert | lt.peer_disconnected_alert) -> None:
-        # Of a caller that was refused there is no torrent to name: it did not get that far.
-        what = alert.message()
-        if "ssl" in what.lower() or "tls" in what.lower():
-            _log.warning("private swarm: %s was refused: %s", _address(alert), what)
+        reason = explain_refusal(alert)
+        who = alert.endpoint[0], reason
+        # Once: a peer that is refused tries again and again.
+        if reason is not None and who not in self._refusals and len(self._refusals) < _MAX_REFUSALS:
+            self._refusals.add(who)
+            _log.warning("private swarm: no connection with %s: %s", _address(alert), reason)
 
     def _await(self, handle: lt.torrent_handle, alert: type) -> "asyncio.Future[Any]":
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._awaited.setdefault((_key(handle), alert), []).append(future)
         return future
-
-
-def parse_magnet(text: str) -> lt.add_torrent_params:
-    """A magnet link, or an info-hash in hexadecimal, as libtorrent takes it.
-
-    Raises:
-        UsageError: it is neither.
-    """
-    link = text
-    if not text.lower().startswith("magnet:"):
-        kind = "btih:" if len(text) == len(_NO_HASH) else "btmh:1220"
-        link = f"magnet:?xt=urn:{kind}{text}"
-    try:
-        if len(link) > MAX_TORRENT_BYTES:
-            raise ValueError("it is too long")
-        return lt.parse_magnet_uri(link)
-    except (RuntimeError, ValueError) as error:
-        raise UsageError(
-            f"not a magnet link: {error}",
-            code="magnet.invalid",
-            hint="it looks like magnet:?xt=urn:btih:…",
-        ) from error
-
-
-def bare_torrent_file(info: bytes, params: lt.add_torrent_params) -> bytes:
-    """A `.torrent` file from its info section, with trackers and web seeds, without v2 piece layers."""
-    values = {b"info": info}
-    if params.trackers:
-        values[b"announce-list"] = lt.bencode([[url.encode()] for url in params.trackers])
-    if params.url_seeds:
-        values[b"url-list"] = lt.bencode([url.encode() for url in params.url_seeds])
-    body = b"".join(b"%d:%s%s" % (len(key), key, values[key]) for key in sorted(values))
-    return b"d" + body + b"e"
 
 
 def _key(handle: lt.torrent_handle) -> str:

@@ -12,6 +12,8 @@ from baremetalrt.core.units import parse_bytes
 from baremetalrt.weights.store import home
 
 _TABLE: Final = "swarm"
+# One above is the port of private swarms.
+_MAX_PORT: Final = 65534
 _SIZES: Final = ("download_limit", "upload_limit", "disk_budget")
 
 
@@ -59,7 +61,10 @@ def load_config() -> SwarmConfig:
     for key in table:
         if key != _TABLE:
             raise _bad(f"has an unknown table [{key}]", hint=f"settings are under [{_TABLE}]")
-    return parse_config(table.get(_TABLE, {}))
+    settings = table.get(_TABLE, {})
+    if not isinstance(settings, dict):
+        raise _bad(f"{_TABLE} is not a table", hint=f"settings are under [{_TABLE}]")
+    return parse_config(settings)
 
 
 def parse_config(table: dict[str, Any]) -> SwarmConfig:
@@ -84,6 +89,8 @@ def parse_config(table: dict[str, Any]) -> SwarmConfig:
             raise _bad(f"{key} is not {_KINDS[type(default)]}")
         if isinstance(value, int) and value < 0:
             raise _bad(f"{key} is negative")
+        if key == "port" and value > _MAX_PORT:
+            raise _bad(f"port {value} is larger than {_MAX_PORT}")
         values[key] = value
     return SwarmConfig(**values)
 

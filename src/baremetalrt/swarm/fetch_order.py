@@ -61,11 +61,16 @@ def order_fetch(
         for number, unit in enumerate(units):
             for piece in unit:
                 rank.setdefault(piece, number)
-        rest = sorted(
-            wanted - have - urgent.keys(), key=lambda piece: (rank.get(piece, len(units)), piece)
-        )
-        for position, piece in enumerate((*urgent, *rest)):
+        for position, piece in enumerate(urgent):
             priorities[piece] = max(_LATER, _NOW - position // step)
+        first = None
+        rest = sorted(wanted - urgent.keys(), key=lambda p: (rank.get(p, len(units)), p))
+        for position, piece in enumerate(rest):
+            if piece not in have:
+                # Counted from the first one missing, so that one that is late holds back what follows.
+                first = position if first is None else first
+                distance = len(urgent) + position - first
+                priorities[piece] = max(_LATER, _NOW - distance // step)
     deadlines = {
         piece: _DEADLINE_STEP_MS * (i + 1) for i, piece in enumerate(urgent) if i < _MAX_DEADLINES
     }

@@ -6,7 +6,8 @@ from typing import Final
 
 from baremetalrt.weights.gguf import GGUFFile
 
-_MAX_NAME_CHARS: Final = 96
+_MAX_NAME_CHARS: Final = 120
+_MAX_TITLE_CHARS: Final = 80
 _UNSAFE: Final = re.compile(r"[^A-Za-z0-9._+-]+")
 _PART: Final = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf", re.IGNORECASE)
 # Source: `enum llama_ftype` in `llama.h`.
@@ -54,8 +55,9 @@ def slug(text: str) -> str:
 
 def content_name(file: GGUFFile) -> str:
     """The name of a model from its metadata: `SmolLM2-135M-Instruct-Q4_1`."""
-    title = slug(file.text("general.name") or file.text("general.basename") or "")
-    words = [title or slug(file.architecture) or "model"]
+    titles = (file.text("general.name"), file.text("general.basename"), file.architecture, "model")
+    # Cut here, so that what tells the sizes of a model apart is not.
+    words = [next(s for t in titles if (s := slug(t or "")[:_MAX_TITLE_CHARS].strip("-.")))]
     if file.text("general.type") == "adapter":
         words.append("LoRA")
     words.append(_quantization(file))

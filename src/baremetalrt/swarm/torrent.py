@@ -75,6 +75,10 @@ class Torrent:
         self._have = set(have)
         self.on_disk = set(have)
         self.wanted = set(wanted)
+        parts = metainfo.pieces.parts
+        self._model = metainfo.pieces.pieces(
+            ByteRange(i, 0, part.num_bytes) for i, part in enumerate(parts)
+        )
         self._units: list[frozenset[int]] = []
         self._waiters: list[_Waiter] = []
         self._flushing: set[int] | None = None
@@ -93,14 +97,7 @@ class Torrent:
     @property
     def is_complete(self) -> bool:
         """Whether every piece of the model is verified and on disk."""
-        return len(self.on_disk) >= self.metainfo.pieces.num_pieces or self._model <= self.on_disk
-
-    @property
-    def _model(self) -> frozenset[int]:
-        parts = self.metainfo.pieces.parts
-        return self.metainfo.pieces.pieces(
-            ByteRange(i, 0, part.num_bytes) for i, part in enumerate(parts)
-        )
+        return self._model <= self.on_disk
 
     def has(self, ranges: Iterable[ByteRange]) -> bool:
         """Whether these bytes are verified and on disk."""

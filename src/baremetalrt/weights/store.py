@@ -74,12 +74,15 @@ def default_model() -> StoredModel | None:
 def stored_models() -> list[StoredModel]:
     """Every model in the store, by name, and the embedded default."""
     found = [
-        StoredModel(_name(path), path, is_default=False)
-        for path in sorted(models_folder().glob("**/*.gguf"))
-        if _is_first_part(path)
+        StoredModel(_name(path), path, is_default=False) for path in models_in(models_folder())
     ]
     default = default_model()
     return [*found, default] if default else found
+
+
+def models_in(folder: Path) -> list[Path]:
+    """The GGUF files of a folder and those below it; of split ones the first part."""
+    return [path for path in sorted(folder.glob("**/*.gguf")) if _is_first_part(path)]
 
 
 def find_model(reference: str | None) -> StoredModel:
