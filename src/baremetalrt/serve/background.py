@@ -22,6 +22,7 @@ from baremetalrt.swarm.config import SwarmConfig
 from baremetalrt.swarm.eviction import evict, plan_collection
 from baremetalrt.swarm.torrent import Torrent
 from baremetalrt.weights.gguf import GGUFFile
+from baremetalrt.weights.store import torrents_folder
 
 _log = logging.getLogger("baremetalrt.swarm")
 # How often new torrents are looked for, and torrents that a full disk stopped are tried again.
@@ -219,7 +220,7 @@ class Background:
         )
         for id_, blocks in collection.by_torrent().items():
             torrent = idle.get(id_)
-            entry = torrent.entry if torrent else Entry(catalog.torrents_folder() / id_)
+            entry = torrent.entry if torrent else Entry(torrents_folder() / id_)
             if torrent is not None:
                 await self._client.remove(torrent)
             try:
@@ -243,6 +244,6 @@ def arriving_error(name: str) -> CapacityError:
 
 def _has_room() -> bool:
     try:
-        return shutil.disk_usage(catalog.torrents_folder()).free > _ROOM_TO_GO_ON_BYTES
+        return shutil.disk_usage(torrents_folder()).free > _ROOM_TO_GO_ON_BYTES
     except OSError:
         return False

@@ -1,15 +1,27 @@
-"""What a user can name: a path, a model of the store, the default, or a torrent that may still arrive."""
+"""What a user can name: a path, a model of the store, the default, or a torrent that may still arrive.
+
+`bmrt run` is judged by its first token: the catalogue is imported only where there are torrents.
+"""
 
 import logging
 import os
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from urllib.parse import parse_qsl
 
 from baremetalrt.core.errors import IntegrityError
-from baremetalrt.swarm import catalog
-from baremetalrt.swarm.catalog import Entry, FileSignature, Record
-from baremetalrt.weights.store import StoredModel, find_model, looks_like_model, stored_models
+from baremetalrt.core.ids import is_infohash
+from baremetalrt.weights.store import (
+    StoredModel,
+    find_model,
+    looks_like_model,
+    stored_models,
+    torrents_folder,
+)
+
+if TYPE_CHECKING:
+    from baremetalrt.swarm.catalog import Entry, Record
 
 _log = logging.getLogger("baremetalrt.swarm")
 
@@ -30,25 +42,37 @@ def resolve(reference: str | None) -> StoredModel | TorrentReference:
     if not reference or os.path.isfile(reference):
         is_torrent = bool(reference) and str(reference).lower().endswith(".torrent")
         return TorrentReference(str(reference)) if is_torrent else find_model(reference)
-    found = catalog.find(_infohash(reference) or reference)
+    found = find_torrent(reference)
     if found is not None:
-        entry, record = found
-        return stored(entry, record) or TorrentReference(reference)
+        return stored(*found) or TorrentReference(reference)
     if is_magnet_or_hash(reference):
         return TorrentReference(reference)
     return find_model(reference)
 
 
-def stored(entry: Entry, record: Record) -> StoredModel | None:
+def find_torrent(reference: str) -> "tuple[Entry, Record] | None":
+    """The torrent of the catalogue that a name, an info-hash or a magnet link means."""
+    if not torrents_folder().is_dir():
+        return None
+    from baremetalrt.swarm import catalog
+
+    return catalog.find(_infohash(reference) or reference)
+
+
+def stored(entry: "Entry", record: "Record") -> StoredModel | None:
     """The model of a torrent that is whole on disk, as it was when it was verified."""
+    from baremetalrt.swarm.catalog import FileSignature
+
     paths = entry.model_paths(record)
     if not record.is_complete or record.signatures != [FileSignature.of(p) for p in paths]:
         return None
     return StoredModel(record.name, paths[0], is_default=False)
 
 
-def models_and_torrents() -> tuple[list[StoredModel], list[tuple[Entry, Record]]]:
+def models_and_torrents() -> "tuple[list[StoredModel], list[tuple[Entry, Record]]]":
     """Every model in the store, and every torrent. Damaged records are left out, and logged."""
+    from baremetalrt.swarm import catalog
+
     torrents = []
     for entry in catalog.entries():
         try:
@@ -64,42 +88,37 @@ def names_model(argument: str) -> bool:
         looks_like_model(argument)
         or is_magnet_or_hash(argument)
         or (argument.lower().endswith(".torrent") and os.path.isfile(argument))
-        or catalog.find(argument) is not None
+        or find_torrent(argument) is not None
     )
 
 
 def is_magnet_or_hash(text: str) -> bool:
     """Whether `text` is a magnet link or an info-hash."""
-    return text.lower().startswith("magnet:") or catalog.is_infohash(text)
+    return text.lower().startswith("magnet:") or is_infohash(text)
+
+
+def look_after(model: StoredModel) -> int:
+    """Counts a use of a fetched model and audits a part of it; returns how many pieces rotted."""
+    if not torrents_folder().is_dir():
+        return 0
+    torrents = models_and_torrents()[1]
+    entry = next((e for e, r in torrents if model.path in e.model_paths(r)), None)
+    if entry is None:
+        return 0
+    from baremetalrt.swarm.audit import audit
+    from baremetalrt.weights.gguf import GGUFFile
+
+    entry.note_use(len(GGUFFile.open(model.path).blocks), time.time())
+    return len(audit(entry))
 
 
 def _infohash(reference: str) -> str | None:
     """The info-hash in a magnet link, the v2 one if it has both."""
     if not reference.lower().startswith("magnet:"):
         return None
-    from urllib.parse import parse_qsl
-
     topics = [v for k, v in parse_qsl(reference.partition("?")[2]) if k.lower() == "xt"]
     for prefix in ("urn:btmh:1220", "urn:btih:"):
         for topic in topics:
             if topic.lower().startswith(prefix):
                 return topic[len(prefix) :].lower()
     return None
-
-
-def look_after(model: StoredModel) -> int:
-    """Counts a use of a fetched model and audits a part of it; returns how many pieces rotted."""
-    found = next((e for e, r in _torrents_at(model)), None)
-    if found is None:
-        return 0
-    from baremetalrt.swarm.audit import audit
-    from baremetalrt.weights.gguf import GGUFFile
-
-    found.note_use(len(GGUFFile.open(model.path).blocks), time.time())
-    return len(audit(found))
-
-
-def _torrents_at(model: StoredModel) -> Iterator[tuple[Entry, Record]]:
-    for entry, record in models_and_torrents()[1]:
-        if model.path in entry.model_paths(record):
-            yield entry, record

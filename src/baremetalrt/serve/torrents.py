@@ -9,6 +9,7 @@ from baremetalrt.blocks.architectures import read_model
 from baremetalrt.blocks.inventory import take_inventory
 from baremetalrt.core.errors import UsageError
 from baremetalrt.core.spans import BlockSpan, ByteRange
+from baremetalrt.serve.library import is_magnet_or_hash
 from baremetalrt.swarm import catalog
 from baremetalrt.swarm.arrival import header_ranges
 from baremetalrt.swarm.authority import Membership, find_membership
@@ -75,11 +76,7 @@ def read_torrent_file(path: Path) -> Metainfo:
 
 def is_torrent_reference(text: str) -> bool:
     """Whether `text` is a magnet link, a `.torrent` file or an info-hash: what needs no catalogue."""
-    return (
-        text.lower().startswith("magnet:")
-        or (text.lower().endswith(".torrent") and os.path.isfile(text))
-        or catalog.is_infohash(text)
-    )
+    return is_magnet_or_hash(text) or (text.lower().endswith(".torrent") and os.path.isfile(text))
 
 
 async def obtain(

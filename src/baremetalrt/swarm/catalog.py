@@ -6,7 +6,6 @@ One folder per torrent: `metainfo.torrent`, `resume` (libtorrent's own state), `
 
 import contextlib
 import os
-import re
 import shutil
 import sys
 import time
@@ -17,10 +16,10 @@ from typing import IO, Final
 import msgspec
 
 from baremetalrt.core.errors import CapacityError, IntegrityError, UsageError
+from baremetalrt.core.ids import is_infohash
 from baremetalrt.swarm.cache_policy import decayed
-from baremetalrt.weights.store import home
+from baremetalrt.weights.store import home, torrents_folder
 
-_INFOHASH: Final = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _MIN_PREFIX_CHARS: Final = 8
 
 
@@ -176,11 +175,6 @@ class Entry:
         return sum(_allocated(path) for path in self.data_folder.glob("**/*"))
 
 
-def torrents_folder() -> Path:
-    """Where torrents are kept."""
-    return home() / "torrents"
-
-
 def entries() -> list[Entry]:
     """Every torrent, oldest name first. Leftovers of interrupted work are not among them."""
     folder = torrents_folder()
@@ -189,7 +183,9 @@ def entries() -> list[Entry]:
     return [
         Entry(path)
         for path in sorted(folder.iterdir())
-        if _INFOHASH.fullmatch(path.name) and (path / "record.json").exists()
+        if is_infohash(path.name)
+        and path.name == path.name.lower()
+        and (path / "record.json").exists()
     ]
 
 
@@ -236,11 +232,6 @@ def find(reference: str) -> tuple[Entry, Record] | None:
         if len(wanted) >= _MIN_PREFIX_CHARS and any(h.startswith(wanted) for h in hashes if h):
             return entry, record
     return None
-
-
-def is_infohash(text: str) -> bool:
-    """Whether `text` is a v1 or v2 info-hash in hexadecimal."""
-    return _INFOHASH.fullmatch(text.lower()) is not None
 
 
 def write_atomically(path: Path, data: bytes) -> None:

@@ -61,6 +61,11 @@ def models_folder() -> Path:
     return home() / "models"
 
 
+def torrents_folder() -> Path:
+    """Where torrents are kept, with what was fetched."""
+    return home() / "torrents"
+
+
 def default_model() -> StoredModel | None:
     """The embedded default, if its package is installed. None of the package's code is run."""
     spec = importlib.util.find_spec(_DEFAULT_PACKAGE)
