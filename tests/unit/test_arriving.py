@@ -120,7 +120,10 @@ async def test_units_are_asked_for_in_order_of_execution(kit: Kit, tmp_path: Pat
     """One at a time, so that the swarm knows what is needed now: embedding, blocks, head."""
     async with arriving(kit, tmp_path) as model:
         generating = asyncio.ensure_future(answer(model.session(prompt(2, 8))))
-        await model.deliver()
+        for number, unit in enumerate(model.span.units):
+            while len(model.source.asked) <= number:
+                await asyncio.sleep(0.001)
+            await model.source.deliver(model.span.unit_ranges(unit))
         await generating
         assert model.source.asked == [model.span.unit_ranges(unit) for unit in model.span.units]
 

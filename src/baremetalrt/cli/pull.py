@@ -2,17 +2,20 @@
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from baremetalrt.cli import options, output
 from baremetalrt.core.errors import UsageError
-from baremetalrt.core.spans import BlockSpan
-from baremetalrt.core.units import format_bytes
+from baremetalrt.core.spans import BlockSpan, ByteRange
+from baremetalrt.core.units import MIB, format_bytes
 
 if TYPE_CHECKING:
     from baremetalrt.cli.transfer import Display
+
+# Most headers are shorter; where one is not, the rest of it is asked for as well.
+_HEADER_BYTES: Final = 4 * MIB
 
 
 @click.command("pull")
@@ -59,20 +62,26 @@ async def _fetch(
 ) -> None:
     from baremetalrt.serve.torrents import obtain, span_needs, whole_model
     from baremetalrt.swarm.arrival import wait_for_header
+    from baremetalrt.swarm.catalog import disk_errors
 
     started = time.monotonic()
     display.status = "asking for the torrent"
     entry, peers = await obtain(client, source, peers=arguments["peers"], swarm=arguments["swarm"])
     display.status = "checking what is here"
-    # Everything is wanted until the header says what a span is: with nothing left to want, peers
-    # would hang up.
     torrent = await client.add(entry, peers=peers)
     display.torrent = torrent
+    if span:
+        # Hardly more than the header: but with nothing left to want, peers would hang up.
+        torrent.want_only(
+            ByteRange(i, 0, min(_HEADER_BYTES, f.part.num_bytes))
+            for i, f in enumerate(torrent.metainfo.files)
+        )
     file = display.file = await wait_for_header(torrent)
     needs = span_needs(file, span) if span else whole_model(torrent.metainfo)
     record = entry.record()
     record.wanted = list(span) if span else None
-    entry.save(record)
+    with disk_errors():
+        entry.save(record)
     torrent.want_only(needs)
     await torrent.finished()
     progress = torrent.progress()

@@ -11,7 +11,7 @@ from typing import ClassVar, Final
 _MAX_LINE_CHARS: Final = 500
 
 
-def _line(text: str) -> str:
+def one_line(text: str) -> str:
     """`text` on one line that a terminal can take: not too long, and without control characters."""
     line = text[: _MAX_LINE_CHARS + 1]
     if not line.isprintable():
@@ -25,10 +25,10 @@ class BareMetalError(Exception):
     default_code: ClassVar[str] = "error"
 
     def __init__(self, message: str, *, code: str | None = None, hint: str | None = None) -> None:
-        self.message = _line(message)
+        self.message = one_line(message)
         super().__init__(self.message)
         self.code = code or self.default_code
-        self.hint = None if hint is None else _line(hint)
+        self.hint = None if hint is None else one_line(hint)
 
 
 class UsageError(BareMetalError):

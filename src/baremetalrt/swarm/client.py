@@ -13,7 +13,8 @@ from typing import Any, Final, Self
 
 import libtorrent as lt
 
-from baremetalrt.core.errors import CapacityError, IntegrityError, UsageError
+from baremetalrt.core.errors import CapacityError, IntegrityError, UsageError, one_line
+from baremetalrt.core.spans import ByteRange
 from baremetalrt.swarm.authority import Membership, utc_now
 from baremetalrt.swarm.catalog import Entry, Record, disk_errors, write_atomically
 from baremetalrt.swarm.checking import signatures
@@ -132,7 +133,10 @@ class SwarmClient:
         except BaseException:
             stack.close()
             raise
-        everything = range(metainfo.pieces.num_pieces)
+        # Nothing of what may lie beside the model.
+        everything = metainfo.pieces.pieces(
+            ByteRange(i, 0, file.part.num_bytes) for i, file in enumerate(metainfo.files)
+        )
         torrent = Torrent(
             handle, metainfo, entry, self, have=have, wanted=everything if fetches else have
         )
@@ -235,7 +239,8 @@ class SwarmClient:
         if lacks_layers:
             self._keep_layers(torrent, params)
         params.ti = None
-        sources = torrent.handle.piece_availability()
+        # The torrent may have been removed meanwhile.
+        sources = torrent.handle.piece_availability() if torrent.handle.is_valid() else []
         try:
             with disk_errors():
                 write_atomically(torrent.entry.resume_path, lt.write_resume_data_buf(params))
@@ -391,9 +396,14 @@ class SwarmClient:
             handle = getattr(alert, "handle", None)
             key = _key(handle) if handle is not None else ""
         torrent = self._torrents.get(key)
-        for future in self._awaited.pop((key, type(alert)), ()):
-            if not future.done():
-                future.set_result(alert)
+        keys = {key}
+        if isinstance(alert, lt.metadata_received_alert):
+            # Who had only its v1 hash waits under that: now the torrent turns out to be a hybrid one.
+            keys.add(str(alert.handle.info_hashes().v1))
+        for known in keys:
+            for future in self._awaited.pop((known, type(alert)), ()):
+                if not future.done():
+                    future.set_result(alert)
         if isinstance(alert, lt.save_resume_data_failed_alert):
             failure = CapacityError(
                 f"its state was not saved: {alert.message()}", code="disk.write"
@@ -418,9 +428,9 @@ class SwarmClient:
         elif isinstance(alert, (lt.file_error_alert, lt.torrent_error_alert)):
             torrent.on_failure(disk_failure(str(alert.error.message())))
         elif isinstance(alert, (lt.url_seed_alert, lt.tracker_error_alert)):
-            _log.warning("%s: %s", torrent.metainfo.name, alert.message())
+            _log.warning("%s: %s", torrent.metainfo.name, _said(alert))
         elif isinstance(alert, lt.peer_error_alert):
-            _log.debug("%s: %s", torrent.metainfo.name, alert.message())
+            _log.debug("%s: %s", torrent.metainfo.name, _said(alert))
 
     def _on_refusal(self, alert: lt.peer_error_alert | lt.peer_disconnected_alert) -> None:
         reason = explain_refusal(alert)
@@ -434,6 +444,14 @@ class SwarmClient:
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._awaited.setdefault((_key(handle), alert), []).append(future)
         return future
+
+
+def _said(alert: lt.alert) -> str:
+    """What an alert says, which may be the words of a stranger, for a terminal."""
+    try:
+        return one_line(alert.message())
+    except UnicodeDecodeError:
+        return alert.what()
 
 
 def _key(handle: lt.torrent_handle) -> str:

@@ -69,7 +69,7 @@ def order_fetch(
             if piece not in have:
                 # Counted from the first one missing, so that one that is late holds back what follows.
                 first = position if first is None else first
-                distance = len(urgent) + position - first
+                distance = -(-len(urgent) // step) * step + position - first
                 priorities[piece] = max(_LATER, _NOW - distance // step)
     deadlines = {
         piece: _DEADLINE_STEP_MS * (i + 1) for i, piece in enumerate(urgent) if i < _MAX_DEADLINES

@@ -26,7 +26,10 @@ def parse_magnet(text: str) -> lt.add_torrent_params:
     try:
         if len(link) > MAX_TORRENT_BYTES:
             raise ValueError("it is too long")
-        return lt.parse_magnet_uri(link)
+        params = lt.parse_magnet_uri(link)
+        # What is no text is found out here, and not when it is used.
+        _ = params.name, params.trackers, params.url_seeds
+        return params
     except (RuntimeError, ValueError) as error:
         raise UsageError(
             f"not a magnet link: {error}",

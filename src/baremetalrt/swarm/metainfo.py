@@ -83,6 +83,8 @@ def read_metainfo(raw: bytes, *, source: str) -> Metainfo:
         raise _bad(source, f"is larger than {format_bytes(MAX_TORRENT_BYTES)}")
     try:
         params = lt.load_torrent_buffer(raw)
+        trackers, web_seeds = tuple(params.trackers), tuple(params.url_seeds)
+        needs_certificate = bool(params.ti.ssl_cert()) if params.ti else False
     except (RuntimeError, TypeError, ValueError) as error:
         raise _bad(source, f"cannot be read: {error}") from error
     info = params.ti
@@ -108,10 +110,10 @@ def read_metainfo(raw: bytes, *, source: str) -> Metainfo:
             layout.piece_length(), layout.total_size(), tuple(file.part for file in files)
         ),
         is_private=info.priv(),
-        needs_certificate=bool(info.ssl_cert()),
+        needs_certificate=needs_certificate,
         lacks_layers=hashes.has_v2() and b"12:piece layers" not in raw,
-        trackers=tuple(params.trackers),
-        web_seeds=tuple(params.url_seeds),
+        trackers=trackers,
+        web_seeds=web_seeds,
     )
 
 

@@ -9,6 +9,8 @@ from baremetalrt.weights.gguf import GGUFFile
 _MAX_NAME_CHARS: Final = 120
 _MAX_TITLE_CHARS: Final = 80
 _UNSAFE: Final = re.compile(r"[^A-Za-z0-9._+-]+")
+# What Windows opens instead of a file, whatever follows the first dot.
+_DEVICE: Final = re.compile(r"(?:con|prn|aux|nul|com\d|lpt\d)(?:\.|$)", re.IGNORECASE)
 _PART: Final = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf", re.IGNORECASE)
 # Source: `enum llama_ftype` in `llama.h`.
 _FILE_TYPES: Final = {
@@ -50,7 +52,8 @@ _FILE_TYPES: Final = {
 
 def slug(text: str) -> str:
     """`text` as a file name that is safe everywhere: plain characters, no leading dot; maybe empty."""
-    return _UNSAFE.sub("-", text)[:_MAX_NAME_CHARS].strip("-.")
+    name = _UNSAFE.sub("-", text)[:_MAX_NAME_CHARS].strip("-.")
+    return f"_{name}" if _DEVICE.match(name) else name
 
 
 def content_name(file: GGUFFile) -> str:

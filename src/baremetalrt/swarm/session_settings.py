@@ -62,8 +62,10 @@ def session_settings(config: SwarmConfig, *, with_certificates: bool) -> dict[st
         "allow_multiple_connections_per_ip": True,
         "download_rate_limit": config.download_limit,
         "upload_rate_limit": config.upload_limit,
-        # Mirrors may stand on the LAN, which this switch would forbid; offline there are none at all.
-        "ssrf_mitigation": False,
+        # The first pieces, too, come in the order that we say.
+        "initial_picker_threshold": 0,
+        # A torrent may name mirrors on the LAN, but not press buttons of the devices there.
+        "ssrf_mitigation": True,
         # A mirror that stalls or answers 404 is tried again in minutes, and not in half an hour.
         "urlseed_timeout": 10,
         "urlseed_wait_retry": 60,

@@ -5,7 +5,7 @@ import logging
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 import libtorrent as lt
 
@@ -16,6 +16,9 @@ from baremetalrt.swarm.fetch_order import FetchOrder, order_fetch, step_pieces
 from baremetalrt.swarm.metainfo import Metainfo
 
 _log = logging.getLogger("baremetalrt.swarm")
+
+# So long after a magnet link, peers have answered with the v2 hashes of pieces.
+_LAYERS_S: Final = 2.0
 
 
 @dataclass(frozen=True)
@@ -79,11 +82,18 @@ class Torrent:
         self._model = metainfo.pieces.pieces(
             ByteRange(i, 0, part.num_bytes) for i, part in enumerate(parts)
         )
+        # bytes of the model in each piece, without padding and what lies beside it
+        self._piece_bytes = [
+            sum(len(r) for r in metainfo.pieces.byte_ranges([piece]))
+            for piece in range(metainfo.pieces.num_pieces)
+        ]
         self._units: list[frozenset[int]] = []
         self._waiters: list[_Waiter] = []
         self._flushing: set[int] | None = None
         self._order = FetchOrder(())
         self._step = step_pieces(metainfo.pieces.piece_bytes)
+        self._began_at = time.monotonic()
+        self._reorders = False
         # how many pieces were here when the order was last told
         self._num_ordered = 0
         self.failure: BareMetalError | None = None
@@ -153,14 +163,36 @@ class Torrent:
             step=self._step,
         )
         self._num_ordered = len(self._have)
-        if order.priorities != self._order.priorities:
-            self.handle.prioritize_pieces(list(order.priorities))
-        for piece in self._order.deadlines_ms.keys() - order.deadlines_ms.keys() - self._have:
+        over = self._order.deadlines_ms.keys() - order.deadlines_ms.keys() - self._have
+        for piece in over:
             self.handle.reset_piece_deadline(piece)
-        for piece, deadline_ms in order.deadlines_ms.items():
+        # A piece whose deadline is taken back loses its priority, too.
+        if over or order.priorities != self._order.priorities:
+            self.handle.prioritize_pieces(list(order.priorities))
+        deadlines = order.deadlines_ms if self._sets_deadlines() else {}
+        for piece, deadline_ms in deadlines.items():
             if piece not in self._order.deadlines_ms:
                 self.handle.set_piece_deadline(piece, deadline_ms)
-        self._order = order
+        self._order = FetchOrder(order.priorities, deadlines)
+
+    def _sets_deadlines(self) -> bool:
+        """Whether a piece may be asked of several peers at once.
+
+        Not in the first moments after a magnet link: until v2 hashes have come, nobody could say which of
+        them lied, and an honest one would be banned with the liar.
+        """
+        age_s = time.monotonic() - self._began_at
+        if not self.metainfo.lacks_layers or age_s >= _LAYERS_S:
+            return True
+        if not self._reorders:
+            self._reorders = True
+            asyncio.get_running_loop().call_later(_LAYERS_S - age_s, self._reorder)
+        return False
+
+    def _reorder(self) -> None:
+        self._reorders = False
+        if self.handle.is_valid() and self.failure is None:
+            self.order()
 
     # what libtorrent reports
 
@@ -200,7 +232,8 @@ class Torrent:
         _log.warning("%s: piece %d failed its hash and is thrown away", self.metainfo.name, piece)
 
     def on_ban(self, address: str) -> None:
-        self.banned.append(address)
+        if address not in self.banned:
+            self.banned.append(address)
         _log.warning("%s: %s sent bad data and is banned", self.metainfo.name, address)
 
     def on_failure(self, error: BareMetalError) -> None:
@@ -240,11 +273,7 @@ class Torrent:
         )
 
     def _num_bytes(self, pieces: Iterable[int]) -> int:
-        total = 0
-        for piece in pieces:
-            start, end = self.metainfo.pieces.piece_range(piece)
-            total += end - start
-        return total
+        return sum(map(self._piece_bytes.__getitem__, pieces))
 
 
 def disk_failure(what: str) -> CapacityError:
