@@ -23,6 +23,7 @@ from baremetalrt.swarm.launching import stay_local, torrent_params, verified_pie
 from baremetalrt.swarm.magnets import bare_torrent_file, parse_magnet
 from baremetalrt.swarm.metainfo import Metainfo, read_metainfo
 from baremetalrt.swarm.refusals import explain_refusal
+from baremetalrt.swarm.resume import read_resume_data
 from baremetalrt.swarm.session_settings import local_only_filter, parse_peer, session_settings
 from baremetalrt.swarm.torrent import Torrent, disk_failure
 
@@ -33,6 +34,7 @@ _FLAGS: Final = lt.torrent_flags
 _SAVE_INTERVAL_S: Final = 5.0
 _FIRST_SAVE_S: Final = 0.5
 _CLOSE_TIMEOUT_S: Final = 10.0
+_MAX_REMEMBERED: Final = 100
 _MAX_REFUSALS: Final = 1000
 
 
@@ -140,7 +142,8 @@ class SwarmClient:
         torrent = Torrent(
             handle, metainfo, entry, self, have=have, wanted=everything if fetches else have
         )
-        torrent.peers.update(addresses)
+        resume = read_resume_data(entry)
+        torrent.peers |= dict.fromkeys([*addresses, *(resume.peers if resume else ())])
         self._locks[_key(handle)] = stack
         self._begin(torrent)
         return torrent
@@ -239,6 +242,8 @@ class SwarmClient:
         if lacks_layers:
             self._keep_layers(torrent, params)
         params.ti = None
+        # libtorrent forgets whom it could not reach just now.
+        params.peers = list(dict.fromkeys([*torrent.peers, *params.peers]))[:_MAX_REMEMBERED]
         # The torrent may have been removed meanwhile.
         sources = torrent.handle.piece_availability() if torrent.handle.is_valid() else []
         try:
@@ -420,7 +425,9 @@ class SwarmClient:
         elif isinstance(alert, lt.cache_flushed_alert):
             torrent.on_flushed()
         elif isinstance(alert, lt.peer_connect_alert):
-            torrent.peers.add(alert.endpoint)
+            # Who called us did so from a port on which nobody listens.
+            if "outgoing" in alert.message():
+                torrent.peers[alert.endpoint] = None
         elif isinstance(alert, lt.hash_failed_alert):
             torrent.on_bad_piece(alert.piece_index)
         elif isinstance(alert, lt.peer_ban_alert):

@@ -97,8 +97,8 @@ class Torrent:
         # how many pieces were here when the order was last told
         self._num_ordered = 0
         self.failure: BareMetalError | None = None
-        # everyone who was connected, in case it has to start again
-        self.peers: set[tuple[str, int]] = set()
+        # everyone who could be reached once, in order: to be asked again
+        self.peers: dict[tuple[str, int], None] = {}
         # by `time.perf_counter`; None while nothing has come
         self.last_piece_at: float | None = None
         self.num_bad_pieces = 0
