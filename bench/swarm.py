@@ -131,6 +131,17 @@ def mirror(model: Path, rate: int) -> Iterator[str]:
         server.server_close()
 
 
+def catalogue(home: Home, raw: bytes, model: Path) -> None:
+    """Makes a torrent known in a home as whole, with the file where it is, unhashed."""
+    os.environ[HOME_VARIABLE] = str(home.folder)
+    entry = add_torrent(read_metainfo(raw, source="bench"))
+    record = entry.record()
+    record.paths, record.is_complete, record.is_in_place = [str(model)], True, True
+    record.signatures = signatures([model])
+    entry.save(record)
+    del os.environ[HOME_VARIABLE]
+
+
 # time to first token
 
 
@@ -240,10 +251,17 @@ def throughput(work: Path, runs: int) -> None:
         print("throughput: needs aria2c (package aria2), which is not installed")
         return
     model = write_large(work / "large.gguf", 64, 16 << 20)
+    # aria2 reads v1 alone.
+    entry = lt.create_file_entry("large.gguf", model.stat().st_size)
+    made = lt.create_torrent([entry], 1 << 20, lt.create_torrent.v1_only)
+    lt.set_piece_hashes(made, str(work))
+    raw = lt.bencode(made.generate())
     for num_seeds in (1, 3):
         with ExitStack() as stack:
             homes = [Home(work / f"large-seed-{num_seeds}-{i}") for i in range(num_seeds)]
-            seeds = [stack.enter_context(seeding(home, model)) for home in homes]
+            for home in homes:
+                catalogue(home, raw, model)
+            seeds = [stack.enter_context(seeding(home, Path("large"))) for home in homes]
             url = stack.enter_context(tracker([seed["peer"] for seed in seeds]))
             _compare_throughput(work, seeds, url, runs)
     model.unlink()
@@ -313,7 +331,6 @@ async def _jump(seed: dict[str, Any], rate_mb: int) -> float:
 def startup(work: Path, runs: int) -> None:
     """Ten sparse models of 5 GB; their pieces are claimed, and trusted as long as nobody wrote."""
     home = Home(work / "store")
-    os.environ[HOME_VARIABLE] = str(home.folder)
     source = write_large(work / "sparse.gguf", 32, 1 << 20)
     for i in range(10):
         path = work / f"sparse-{i}.gguf"
@@ -324,13 +341,7 @@ def startup(work: Path, runs: int) -> None:
         made = lt.create_torrent(entries, 4 << 20, lt.create_torrent.v1_only)
         for piece in range(made.num_pieces()):
             made.set_hash(piece, (i + 1).to_bytes(20, "big"))
-        metainfo = read_metainfo(lt.bencode(made.generate()), source="bench")
-        entry = add_torrent(metainfo)
-        record = entry.record()
-        record.paths, record.is_complete = [str(path)], True
-        record.signatures = signatures([path])
-        entry.save(record)
-    del os.environ[HOME_VARIABLE]
+        catalogue(home, lt.bencode(made.generate()), path)
     seconds, served = [], []
     for _ in range(runs):
         answer = home.bmrt("run", QUESTION, "-t", "0", "-n", "1")

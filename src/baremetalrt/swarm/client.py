@@ -202,7 +202,11 @@ class SwarmClient:
             info = handle.torrent_file()
             assert info is not None, "libtorrent has said that it has the metadata"
             raw = bare_torrent_file(info.info_section(), params)
-            known = [_join(*peer.ip) for peer in handle.get_peer_info()]
+            known = [
+                _join(*peer.ip)
+                for peer in handle.get_peer_info()
+                if peer.flags & lt.peer_info.outgoing_connection
+            ]
         finally:
             self._session.remove_torrent(handle)
         return read_metainfo(raw, source=magnet), known
@@ -243,7 +247,9 @@ class SwarmClient:
             self._keep_layers(torrent, params)
         params.ti = None
         # libtorrent forgets whom it could not reach just now.
-        params.peers = list(dict.fromkeys([*torrent.peers, *params.peers]))[:_MAX_REMEMBERED]
+        known = dict.fromkeys([*reversed(torrent.peers), *params.peers])
+        banned = set(params.banned_peers)
+        params.peers = [peer for peer in known if peer not in banned][:_MAX_REMEMBERED]
         # The torrent may have been removed meanwhile.
         sources = torrent.handle.piece_availability() if torrent.handle.is_valid() else []
         try:
@@ -425,9 +431,7 @@ class SwarmClient:
         elif isinstance(alert, lt.cache_flushed_alert):
             torrent.on_flushed()
         elif isinstance(alert, lt.peer_connect_alert):
-            # Who called us did so from a port on which nobody listens.
-            if "outgoing" in alert.message():
-                torrent.peers[alert.endpoint] = None
+            torrent.on_peer(alert.endpoint)
         elif isinstance(alert, lt.hash_failed_alert):
             torrent.on_bad_piece(alert.piece_index)
         elif isinstance(alert, lt.peer_ban_alert):

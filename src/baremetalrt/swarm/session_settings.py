@@ -2,9 +2,11 @@
 
 import ipaddress
 import secrets
+import socket
 from typing import Any, Final
 
 import libtorrent as lt
+import psutil
 
 from baremetalrt import __version__
 from baremetalrt.core.errors import UsageError
@@ -20,19 +22,10 @@ _ALERTS: Final = (
     | lt.alert_category.tracker
 )
 _ALERT_QUEUE: Final = 20_000
-# What `--offline` may talk to. Source: RFC 1918, RFC 3927, RFC 4193, RFC 4291.
-_LOCAL_NETWORKS: Final = tuple(
-    ipaddress.ip_network(n)
-    for n in (
-        "10.0.0.0/8",
-        "172.16.0.0/12",
-        "192.168.0.0/16",
-        "127.0.0.0/8",
-        "169.254.0.0/16",
-        "::1/128",
-        "fe80::/10",
-        "fc00::/7",
-    )
+_Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+# What no router passes on. Source: RFC 1122, RFC 3927, RFC 4291.
+_NEVER_ROUTED: Final[tuple[_Network, ...]] = tuple(
+    ipaddress.ip_network(n) for n in ("127.0.0.0/8", "169.254.0.0/16", "::1/128", "fe80::/10")
 )
 _BLOCKED: Final = 1
 
@@ -94,10 +87,26 @@ def session_settings(config: SwarmConfig, *, with_certificates: bool) -> dict[st
     }
 
 
+def local_networks() -> list[_Network]:
+    """The networks that this machine's own interfaces are on: what is reached without a router.
+
+    Private addresses alone would say too little: a company or a VPN routes them far.
+    """
+    networks = list(_NEVER_ROUTED)
+    for addresses in psutil.net_if_addrs().values():
+        for a in addresses:
+            if a.family not in (socket.AF_INET, socket.AF_INET6) or not a.netmask:
+                continue
+            mask = int(ipaddress.ip_address(a.netmask))
+            address = a.address.partition("%")[0]
+            networks.append(ipaddress.ip_network(f"{address}/{mask.bit_count()}", strict=False))
+    return networks
+
+
 def is_local(address: str) -> bool:
-    """Whether an address lies on the local network."""
+    """Whether an address lies on the local network; raises `ValueError` if it is none."""
     ip = ipaddress.ip_address(address.partition("%")[0])
-    return any(ip in network for network in _LOCAL_NETWORKS if network.version == ip.version)
+    return any(ip in network for network in local_networks() if network.version == ip.version)
 
 
 def local_only_filter() -> lt.ip_filter:
@@ -105,7 +114,7 @@ def local_only_filter() -> lt.ip_filter:
     rules = lt.ip_filter()
     rules.add_rule("0.0.0.0", "255.255.255.255", _BLOCKED)
     rules.add_rule("::", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff", _BLOCKED)
-    for network in _LOCAL_NETWORKS:
+    for network in local_networks():
         rules.add_rule(str(network[0]), str(network[-1]), 0)
     return rules
 
@@ -123,7 +132,7 @@ def parse_peer(text: str, *, offline: bool) -> tuple[str, int]:
             f"{text!r} is not a peer", code="peer.invalid", hint="for example 192.168.1.20:6881"
         )
     try:
-        local = is_local(host)
+        local = not offline or is_local(host)
     except ValueError:
         local = host == "localhost"
         if offline and not local:

@@ -227,6 +227,17 @@ class Torrent:
             self._flushing = set(self._have)
             self.handle.flush_cache()
 
+    def on_peer(self, endpoint: tuple[str, int]) -> None:
+        """A connection is there, with a peer to be remembered if it was we who called.
+
+        Who called us did so from a port on which nobody listens, and mirrors are no peers.
+        """
+        for peer in self.handle.get_peer_info():
+            is_peer = peer.connection_type == lt.peer_info.standard_bittorrent
+            if peer.ip == endpoint and is_peer and peer.flags & lt.peer_info.outgoing_connection:
+                self.peers.pop(endpoint, None)  # the latest one is the last
+                self.peers[endpoint] = None
+
     def on_bad_piece(self, piece: int) -> None:
         self.num_bad_pieces += 1
         _log.warning("%s: piece %d failed its hash and is thrown away", self.metainfo.name, piece)
