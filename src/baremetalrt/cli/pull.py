@@ -13,6 +13,7 @@ from baremetalrt.core.units import MIB, format_bytes
 
 if TYPE_CHECKING:
     from baremetalrt.cli.transfer import Display
+    from baremetalrt.swarm.catalog import Record
 
 # Most headers are shorter; where one is not, the rest of it is asked for as well.
 _HEADER_BYTES: Final = 4 * MIB
@@ -62,7 +63,6 @@ async def _fetch(
 ) -> None:
     from baremetalrt.serve.torrents import obtain, span_needs, whole_model
     from baremetalrt.swarm.arrival import wait_for_header
-    from baremetalrt.swarm.catalog import disk_errors
 
     started = time.monotonic()
     display.status = "asking for the torrent"
@@ -78,10 +78,11 @@ async def _fetch(
         )
     file = display.file = await wait_for_header(torrent)
     needs = span_needs(file, span) if span else whole_model(torrent.metainfo)
-    record = entry.record()
-    record.wanted = list(span) if span else None
-    with disk_errors():
-        entry.save(record)
+
+    def remember(record: "Record") -> None:
+        record.wanted = list(span) if span else None
+
+    await client.update_record(torrent, remember)
     torrent.want_only(needs)
     await torrent.finished()
     progress = torrent.progress()

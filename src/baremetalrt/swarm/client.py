@@ -7,8 +7,10 @@ say, so nothing here polls.
 import asyncio
 import contextlib
 import logging
+import os
 import socket
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, Final, Self
 
 import libtorrent as lt
@@ -33,6 +35,7 @@ _FLAGS: Final = lt.torrent_flags
 # not written down are found on disk and hashed; this only keeps that short.
 _SAVE_INTERVAL_S: Final = 5.0
 _FIRST_SAVE_S: Final = 0.5
+_SETTLE_S: Final = 2.0
 _CLOSE_TIMEOUT_S: Final = 10.0
 _MAX_REMEMBERED: Final = 100
 _MAX_REFUSALS: Final = 1000
@@ -54,6 +57,8 @@ class SwarmClient:
         self._awaited: dict[tuple[str, type], list[asyncio.Future[Any]]] = {}
         self._saves: dict[str, asyncio.TimerHandle] = {}
         self._saving: set[asyncio.Task[None]] = set()
+        # what is remembered is changed by one at a time
+        self._writing = asyncio.Lock()
         self._refusals: set[tuple[str, str | None]] = set()
 
     async def __aenter__(self) -> Self:
@@ -145,7 +150,7 @@ class SwarmClient:
         resume = read_resume_data(entry)
         torrent.peers |= dict.fromkeys([*addresses, *(resume.peers if resume else ())])
         self._locks[_key(handle)] = stack
-        self._begin(torrent)
+        await self._begin(torrent)
         return torrent
 
     async def restart(self, torrent: Torrent) -> None:
@@ -163,11 +168,11 @@ class SwarmClient:
             torrent.entry, torrent.metainfo, tuple(torrent.peers), lambda fraction: None
         )
         torrent.relaunched(handle, have)
-        self._begin(torrent)
+        await self._begin(torrent)
 
-    def _begin(self, torrent: Torrent) -> None:
+    async def _begin(self, torrent: Torrent) -> None:
         self._torrents[_key(torrent.handle)] = torrent
-        self._save_record(torrent, torrent.entry.record())
+        await self.update_record(torrent, lambda record: None)
         torrent.order()
         torrent.handle.resume()
 
@@ -214,9 +219,9 @@ class SwarmClient:
     async def remove(self, torrent: Torrent) -> None:
         """Stops a torrent and writes down where it stood."""
         key = _key(torrent.handle)
-        self._torrents.pop(key, None)
         torrent.handle.pause()
         await self.save(torrent)
+        self._torrents.pop(key, None)
         removed = self._await(torrent.handle, lt.torrent_removed_alert)
         self._session.remove_torrent(torrent.handle)
         await removed
@@ -237,51 +242,58 @@ class SwarmClient:
             flags.flush_disk_cache | (flags.save_info_dict if lacks_layers else 0)
         )
         try:
-            params = (await self._await(torrent.handle, lt.save_resume_data_alert)).params
+            saved: _SavedState = await self._await(torrent.handle, lt.save_resume_data_alert)
         except CapacityError as error:
             _log.warning("%s: %s", torrent.metainfo.name, error.message)
             return
-        have = {i for i, has in enumerate(params.have_pieces) if has}
-        torrent.on_disk |= have
-        if lacks_layers:
-            self._keep_layers(torrent, params)
-        params.ti = None
-        # libtorrent forgets whom it could not reach just now.
-        known = dict.fromkeys([*reversed(torrent.peers), *params.peers])
-        banned = set(params.banned_peers)
-        params.peers = [peer for peer in known if peer not in banned][:_MAX_REMEMBERED]
+        torrent.on_disk |= saved.have
         # The torrent may have been removed meanwhile.
         sources = torrent.handle.piece_availability() if torrent.handle.is_valid() else []
+
+        def write(record: Record) -> None:
+            # Data first: what is said to be there must be there also after a power cut.
+            for path in torrent.entry.model_paths(record) if not record.is_in_place else ():
+                with path.open("rb") as file:
+                    os.fsync(file.fileno())
+            if saved.whole_torrent is not None:
+                _keep_layers(torrent, saved.whole_torrent)
+            write_atomically(torrent.entry.resume_path, saved.resume)
+            if any(sources):
+                record.num_sources = list(sources)
+
         try:
-            with disk_errors():
-                write_atomically(torrent.entry.resume_path, lt.write_resume_data_buf(params))
-                record = torrent.entry.record()
-                if any(sources):
-                    record.num_sources = list(sources)
-                self._save_record(torrent, record)
+            await self.update_record(torrent, write)
         except CapacityError as error:
             # The disk is full: what was written down before is still true.
             _log.warning("%s: %s", torrent.metainfo.name, error.message)
 
-    def _keep_layers(self, torrent: Torrent, params: lt.add_torrent_params) -> None:
-        """A magnet link brings no hashes of pieces by v2; whoever has all pieces can give them on."""
-        try:
-            whole: Any = lt.write_torrent_file(params)
-            raw = lt.bencode(whole)
-            metainfo = read_metainfo(raw, source=torrent.metainfo.id)
-        except (RuntimeError, IntegrityError) as error:
-            _log.debug("%s: no v2 hashes: %s", torrent.metainfo.name, error)
-            return
-        with disk_errors():
-            write_atomically(torrent.entry.metainfo_path, raw)
-        torrent.metainfo = metainfo
+    async def update_record(self, torrent: Torrent, change: Callable[[Record], None]) -> None:
+        """Changes what is remembered of a torrent, in a thread: a disk that is busy writes slowly.
+
+        Raises:
+            CapacityError: the disk is full or failing.
+        """
+        is_complete, num_have = torrent.is_complete, len(torrent.on_disk)
+
+        def work() -> None:
+            with disk_errors():
+                record = torrent.entry.record()
+                change(record)
+                record.signatures = signatures(torrent.entry.model_paths(record))
+                record.is_complete, record.num_have = is_complete, num_have
+                torrent.entry.save(record)
+
+        async with self._writing:
+            await asyncio.to_thread(work)
 
     def note_progress(self, torrent: Torrent) -> None:
         key = _key(torrent.handle)
         if torrent.is_complete:
+            # Not at once: this is the moment in which the first token is computed.
             if timer := self._saves.pop(key, None):
                 timer.cancel()
-            self._save_soon(torrent)
+            loop = asyncio.get_running_loop()
+            self._saves[key] = loop.call_later(_SETTLE_S, self._save_soon, torrent)
         elif key not in self._saves:
             loop = asyncio.get_running_loop()
             # The first time soon: it also remembers who has the model.
@@ -294,14 +306,6 @@ class SwarmClient:
             task = asyncio.ensure_future(self.save(torrent))
             self._saving.add(task)
             task.add_done_callback(self._saving.discard)
-
-    def _save_record(self, torrent: Torrent, record: Record) -> None:
-        paths = torrent.entry.model_paths(record)
-        record.signatures = signatures(paths)
-        record.is_complete = torrent.is_complete
-        record.num_have = len(torrent.on_disk)
-        with disk_errors():
-            torrent.entry.save(record)
 
     # starting a torrent
 
@@ -411,10 +415,14 @@ class SwarmClient:
         if isinstance(alert, lt.metadata_received_alert):
             # Who had only its v1 hash waits under that: now the torrent turns out to be a hybrid one.
             keys.add(str(alert.handle.info_hashes().v1))
+        # Alerts are void once the next ones are fetched, which may be before anybody wakes.
+        answer = None
+        if isinstance(alert, lt.save_resume_data_alert):
+            answer = _saved_state(alert.params, torrent)
         for known in keys:
             for future in self._awaited.pop((known, type(alert)), ()):
                 if not future.done():
-                    future.set_result(alert)
+                    future.set_result(answer)
         if isinstance(alert, lt.save_resume_data_failed_alert):
             failure = CapacityError(
                 f"its state was not saved: {alert.message()}", code="disk.write"
@@ -455,6 +463,44 @@ class SwarmClient:
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._awaited.setdefault((_key(handle), alert), []).append(future)
         return future
+
+
+@dataclass(frozen=True)
+class _SavedState:
+    """What libtorrent says of a torrent, as bytes: its own objects last as long as the alert."""
+
+    have: set[int]
+    resume: bytes
+    whole_torrent: bytes | None
+
+
+def _saved_state(params: lt.add_torrent_params, torrent: Torrent | None) -> _SavedState:
+    whole = None
+    if params.ti is not None:
+        try:
+            described: Any = lt.write_torrent_file(params)
+            whole = lt.bencode(described)
+        except RuntimeError as error:
+            _log.debug("no v2 hashes: %s", error)
+        params.ti = None
+    if torrent is not None:
+        # libtorrent forgets whom it could not reach just now.
+        known = dict.fromkeys([*reversed(torrent.peers), *params.peers])
+        banned = set(params.banned_peers)
+        params.peers = [peer for peer in known if peer not in banned][:_MAX_REMEMBERED]
+    have = {i for i, has in enumerate(params.have_pieces) if has}
+    return _SavedState(have, lt.write_resume_data_buf(params), whole)
+
+
+def _keep_layers(torrent: Torrent, raw: bytes) -> None:
+    """A magnet link brings no hashes of pieces by v2; whoever has all pieces can give them on."""
+    try:
+        metainfo = read_metainfo(raw, source=torrent.metainfo.id)
+    except IntegrityError as error:
+        _log.debug("%s: no v2 hashes: %s", torrent.metainfo.name, error)
+        return
+    write_atomically(torrent.entry.metainfo_path, raw)
+    torrent.metainfo = metainfo
 
 
 def _said(alert: lt.alert) -> str:
