@@ -1,7 +1,10 @@
 """`config.toml`: what a machine does in swarms, and what its session is told."""
 
+import socket
 from pathlib import Path
+from types import SimpleNamespace
 
+import psutil
 import pytest
 
 from baremetalrt.core.errors import UsageError
@@ -159,12 +162,32 @@ def test_limits_and_ports_reach_the_session() -> None:
     assert any_port["listen_interfaces"] == "127.0.0.1:0,127.0.0.1:0s"
 
 
-LOCAL = ["10.1.2.3", "172.16.0.1", "172.31.255.255", "192.168.0.9", "127.0.0.1", "169.254.9.9"]
-LOCAL += ["::1", "fe80::1", "fc00::1", "fdff::9"]
-FAR = ["9.255.255.255", "11.0.0.0", "172.15.0.1", "172.32.0.0", "192.167.255.255", "192.169.0.0"]
-FAR += ["1.1.1.1", "126.255.255.255", "128.0.0.0", "255.255.255.255", "2606:4700::1", "fe00::1"]
+LOCAL = ["10.1.2.3", "10.1.255.255", "192.168.1.20", "127.0.0.1", "127.9.9.9", "169.254.9.9"]
+LOCAL += ["::1", "fe80::1", "fd00:1:2:3::9"]
+# Private addresses of other networks are among them: a VPN would carry packets there.
+FAR = ["10.2.0.1", "192.168.2.20", "172.16.0.1", "9.255.255.255", "1.1.1.1", "126.255.255.255"]
+FAR += ["128.0.0.0", "255.255.255.255", "2606:4700::1", "fe00::1", "fd00:1:2:4::9", "fc00::1"]
 
 
+@pytest.fixture
+def two_interfaces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine with a cable, a radio, and an address of version 6."""
+    v4, v6 = socket.AF_INET, socket.AF_INET6
+
+    def address(family: int, text: str, mask: str | None) -> SimpleNamespace:
+        return SimpleNamespace(family=family, address=text, netmask=mask)
+
+    found = {
+        "cable": [address(v4, "10.1.7.7", "255.255.0.0"), address(-1, "02:00:00:00:00:01", None)],
+        "radio": [
+            address(v4, "192.168.1.2", "255.255.255.0"),
+            address(v6, "fd00:1:2:3::2%radio", "ffff:ffff:ffff:ffff::"),
+        ],
+    }
+    monkeypatch.setattr(psutil, "net_if_addrs", lambda: found)
+
+
+@pytest.mark.usefixtures("two_interfaces")
 def test_offline_reaches_the_local_network_and_no_further() -> None:
     """The filter, which holds whoever names an address, and the check of `--peer` agree."""
     rules = local_only_filter()
@@ -174,6 +197,7 @@ def test_offline_reaches_the_local_network_and_no_further() -> None:
         assert not is_local(address) and rules.access(address) != 0
 
 
+@pytest.mark.usefixtures("two_interfaces")
 def test_peers_are_addresses_with_a_port() -> None:
     """Names are looked up only where packets may leave."""
     assert parse_peer("192.168.1.20:6881", offline=True) == ("192.168.1.20", 6881)
