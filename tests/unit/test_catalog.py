@@ -12,6 +12,7 @@ import pytest
 from baremetalrt.core.errors import CapacityError, IntegrityError, UsageError
 from baremetalrt.swarm import catalog
 from baremetalrt.swarm.catalog import Entry, FileSignature, Record
+from baremetalrt.swarm.files import write_durably
 
 V1 = "0123456789abcdef0123456789abcdef01234567"
 V2 = "fedcba9876543210" * 4
@@ -246,7 +247,7 @@ def test_a_failed_write_leaves_the_old_content(
 ) -> None:
     """And nothing beside it."""
     path = tmp_path / "file"
-    catalog.write_atomically(path, b"old")
+    write_durably(path, b"old")
 
     def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
@@ -254,9 +255,9 @@ def test_a_failed_write_leaves_the_old_content(
     with monkeypatch.context() as patched:
         patched.setattr(os, "fsync", full)
         with pytest.raises(OSError, match="No space"):
-            catalog.write_atomically(path, b"new")
+            write_durably(path, b"new")
     assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
-    catalog.write_atomically(path, b"new")
+    write_durably(path, b"new")
     assert path.read_bytes() == b"new" and list(tmp_path.iterdir()) == [path]
 
 

@@ -16,6 +16,7 @@ from baremetalrt.swarm.authority import Membership, find_membership
 from baremetalrt.swarm.catalog import Entry, Record
 from baremetalrt.swarm.checking import signatures
 from baremetalrt.swarm.client import SwarmClient
+from baremetalrt.swarm.files import disk_errors, write_durably
 from baremetalrt.swarm.magnets import parse_magnet
 from baremetalrt.swarm.metainfo import MAX_TORRENT_BYTES, Metainfo, read_metainfo
 from baremetalrt.swarm.publishing import PublishOptions, publish
@@ -54,10 +55,10 @@ def publish_file(
     known = entry.record()
     if not known.is_complete or (known.is_in_place and known.paths != record.paths):
         # The file was moved, or is better than what was fetched of it so far.
-        with entry.locked(), catalog.disk_errors():
+        with entry.locked(), disk_errors():
             entry.resume_path.unlink(missing_ok=True)
             shutil.rmtree(entry.data_folder, ignore_errors=True)
-            catalog.write_atomically(entry.metainfo_path, metainfo.raw)
+            write_durably(entry.metainfo_path, metainfo.raw)
             entry.save(record)
     return entry, metainfo
 

@@ -3,9 +3,9 @@
 import logging
 from collections.abc import Callable
 
-from baremetalrt.swarm import catalog
 from baremetalrt.swarm.catalog import Entry
 from baremetalrt.swarm.checking import PieceChecker, audit_window, signatures
+from baremetalrt.swarm.files import disk_errors
 from baremetalrt.swarm.metainfo import read_metainfo
 from baremetalrt.swarm.resume import forget_pieces, pieces_in_resume_data
 
@@ -34,7 +34,7 @@ def audit(entry: Entry, on_progress: Callable[[float], None] = lambda fraction: 
         )
         looked_at = have & set(window)
         rotten = looked_at - checker.check(looked_at, on_progress)
-        with catalog.disk_errors():
+        with disk_errors():
             if rotten:
                 _log.error("%s: %d pieces have rotted on disk", record.name, len(rotten))
                 record.is_complete = False

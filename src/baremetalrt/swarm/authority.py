@@ -4,12 +4,10 @@ One folder for each below `home()/swarms`. Every member has `authority.pem`, its
 `member.key`, and `dh.pem`; `authority.key` and `invitations.json` are the creator's alone.
 """
 
-import contextlib
 import logging
-import os
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -31,6 +29,7 @@ from baremetalrt.swarm.certificates import (
     new_authority,
     new_key,
 )
+from baremetalrt.swarm.files import disk_errors, sync_folder, write_durably
 from baremetalrt.weights.store import home
 
 _log = logging.getLogger("baremetalrt.swarm")
@@ -260,38 +259,8 @@ def keep_membership(name: str, files: Mapping[str, bytes]) -> Membership:
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     with disk_errors():
-        _sync_folder(folder.parent)
+        sync_folder(folder.parent)
     return _load(folder)
-
-
-def write_durably(path: Path, data: bytes) -> None:
-    """Replaces a file at once and for good; at no moment can anybody but its owner read it."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-        descriptor = os.open(temporary, flags, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
-
-
-@contextlib.contextmanager
-def disk_errors() -> Iterator[None]:
-    """Turns what the system says of a full or forbidden disk into an error of ours."""
-    try:
-        yield
-    except OSError as error:
-        raise CapacityError(
-            f"cannot write to {swarms_folder()}: {error.strerror or error}",
-            code="disk.write",
-            hint="make room, or set BMRT_HOME to a folder on another disk",
-        ) from error
 
 
 def _folder(name: str) -> Path:
@@ -346,14 +315,3 @@ def _load_key(path: Path) -> ec.EllipticCurvePrivateKey:
             f"{path.name} cannot be used: {error}", source=str(path), code="swarm.damaged"
         ) from error
     return key
-
-
-def _sync_folder(folder: Path) -> None:
-    # A new name survives a power cut only once its folder is written, too. Windows cannot say so.
-    if os.name == "nt":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

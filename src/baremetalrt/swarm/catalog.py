@@ -5,7 +5,6 @@ One folder per torrent: `metainfo.torrent`, `resume` (libtorrent's own state), `
 """
 
 import contextlib
-import os
 import shutil
 import sys
 import time
@@ -15,10 +14,11 @@ from typing import IO, Final
 
 import msgspec
 
-from baremetalrt.core.errors import CapacityError, IntegrityError, UsageError
+from baremetalrt.core.errors import IntegrityError, UsageError
 from baremetalrt.core.ids import is_infohash
 from baremetalrt.swarm.cache_policy import decayed
-from baremetalrt.weights.store import home, torrents_folder
+from baremetalrt.swarm.files import disk_errors, write_durably
+from baremetalrt.weights.store import torrents_folder
 
 _MIN_PREFIX_CHARS: Final = 8
 
@@ -110,7 +110,7 @@ class Entry:
             ) from error
 
     def save(self, record: Record) -> None:
-        write_atomically(self.folder / "record.json", msgspec.json.encode(record))
+        write_durably(self.folder / "record.json", msgspec.json.encode(record))
 
     def uses(self) -> Uses:
         """How the blocks were used; nothing, if that cannot be read."""
@@ -126,7 +126,7 @@ class Entry:
         before += [0.0] * (num_blocks - len(before))
         counted = Uses(blocks=[round(count + 1.0, 4) for count in before], at=now)
         try:
-            write_atomically(self.folder / "uses.json", msgspec.json.encode(counted))
+            write_durably(self.folder / "uses.json", msgspec.json.encode(counted))
         except OSError:
             pass  # a full disk must not keep a model from running
 
@@ -208,7 +208,7 @@ def add(id_: str, metainfo: bytes, record: Record) -> Entry:
         return entry
     with disk_errors():
         entry.data_folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(entry.metainfo_path, metainfo)
+        write_durably(entry.metainfo_path, metainfo)
         record.added_at = record.added_at or time.time()
         entry.save(record)
     return entry
@@ -232,33 +232,6 @@ def find(reference: str) -> tuple[Entry, Record] | None:
         if len(wanted) >= _MIN_PREFIX_CHARS and any(h.startswith(wanted) for h in hashes if h):
             return entry, record
     return None
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Replaces a file so that whoever reads it sees the old or the new content, also after a crash."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-@contextlib.contextmanager
-def disk_errors() -> Iterator[None]:
-    """Turns what the system says of a full or forbidden disk into an error of ours."""
-    try:
-        yield
-    except OSError as error:
-        raise CapacityError(
-            f"cannot write to {home()}: {error.strerror or error}",
-            code="disk.write",
-            hint="make room, or set BMRT_HOME to a folder on another disk",
-        ) from error
 
 
 def _allocated(path: Path) -> int:

@@ -18,9 +18,10 @@ import libtorrent as lt
 from baremetalrt.core.errors import CapacityError, IntegrityError, UsageError, one_line
 from baremetalrt.core.spans import ByteRange
 from baremetalrt.swarm.authority import Membership, utc_now
-from baremetalrt.swarm.catalog import Entry, Record, disk_errors, write_atomically
+from baremetalrt.swarm.catalog import Entry, Record
 from baremetalrt.swarm.checking import signatures
 from baremetalrt.swarm.config import SwarmConfig
+from baremetalrt.swarm.files import disk_errors, write_durably
 from baremetalrt.swarm.launching import stay_local, torrent_params, verified_pieces
 from baremetalrt.swarm.magnets import bare_torrent_file, parse_magnet
 from baremetalrt.swarm.metainfo import Metainfo, read_metainfo
@@ -257,7 +258,7 @@ class SwarmClient:
                     os.fsync(file.fileno())
             if saved.whole_torrent is not None:
                 _keep_layers(torrent, saved.whole_torrent)
-            write_atomically(torrent.entry.resume_path, saved.resume)
+            write_durably(torrent.entry.resume_path, saved.resume)
             if any(sources):
                 record.num_sources = list(sources)
 
@@ -499,7 +500,7 @@ def _keep_layers(torrent: Torrent, raw: bytes) -> None:
     except IntegrityError as error:
         _log.debug("%s: no v2 hashes: %s", torrent.metainfo.name, error)
         return
-    write_atomically(torrent.entry.metainfo_path, raw)
+    write_durably(torrent.entry.metainfo_path, raw)
     torrent.metainfo = metainfo
 
 

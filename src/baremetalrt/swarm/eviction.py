@@ -10,6 +10,7 @@ from baremetalrt.swarm.arrival import header_ranges
 from baremetalrt.swarm.cache_policy import CachedBlock, choose_evictions, decayed
 from baremetalrt.swarm.catalog import Entry
 from baremetalrt.swarm.checking import signatures
+from baremetalrt.swarm.files import disk_errors
 from baremetalrt.swarm.metainfo import Metainfo, read_metainfo
 from baremetalrt.swarm.resume import forget_pieces, pieces_in_resume_data
 from baremetalrt.weights.gguf import GGUFFile
@@ -81,7 +82,7 @@ def evict(entry: Entry, blocks: list[int]) -> None:
         )
         record.is_complete = False
         record.num_have = len(have - pieces)
-        with catalog.disk_errors():
+        with disk_errors():
             forget_pieces(entry, metainfo.pieces.num_pieces, have - pieces)
             entry.save(record)
             for r in metainfo.pieces.byte_ranges(pieces):

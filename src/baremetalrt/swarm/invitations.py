@@ -19,8 +19,9 @@ from typing import Annotated, Final, TypeAlias
 import msgspec
 
 from baremetalrt.core.errors import IntegrityError, UsageError
-from baremetalrt.swarm.authority import Membership, disk_errors, write_durably
+from baremetalrt.swarm.authority import Membership
 from baremetalrt.swarm.certificates import SWARM_NAME_PATTERN
+from baremetalrt.swarm.files import disk_errors, write_durably
 
 _LINE_PREFIX: Final = "bmrt-invite:"
 _VERSION: Final = 1

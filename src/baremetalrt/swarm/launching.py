@@ -7,8 +7,9 @@ from typing import Final
 import libtorrent as lt
 
 from baremetalrt.core.errors import IntegrityError
-from baremetalrt.swarm.catalog import Entry, Record, disk_errors
+from baremetalrt.swarm.catalog import Entry, Record
 from baremetalrt.swarm.checking import PieceChecker, signatures
+from baremetalrt.swarm.files import disk_errors
 from baremetalrt.swarm.metainfo import Metainfo
 from baremetalrt.swarm.resume import pieces_in_resume_data, read_resume_data
 

@@ -4,7 +4,8 @@ from collections.abc import Set
 
 import libtorrent as lt
 
-from baremetalrt.swarm.catalog import Entry, write_atomically
+from baremetalrt.swarm.catalog import Entry
+from baremetalrt.swarm.files import write_durably
 
 
 def read_resume_data(entry: Entry) -> lt.add_torrent_params | None:
@@ -31,4 +32,4 @@ def forget_pieces(entry: Entry, num_pieces: int, have: Set[int]) -> None:
         resume.info_hashes = lt.load_torrent_buffer(entry.metainfo_path.read_bytes()).info_hashes
     resume.have_pieces = [piece in have for piece in range(num_pieces)]
     resume.unfinished_pieces = {}
-    write_atomically(entry.resume_path, lt.write_resume_data_buf(resume))
+    write_durably(entry.resume_path, lt.write_resume_data_buf(resume))
