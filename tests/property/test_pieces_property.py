@@ -121,17 +121,6 @@ def test_bytes_of_any_pieces(layout: Layout, data: st.DataObject) -> None:
     assert covered(layout.map.byte_ranges(pieces)) == held
 
 
-@given(wanted())
-def test_within_are_the_pieces_that_hold_nothing_else(
-    case: tuple[Layout, list[ByteRange]],
-) -> None:
-    """A piece that is within may be given up: no byte of the model outside of the range goes with it."""
-    layout, ranges = case
-    bytes_ = covered(ranges)
-    others = layout.pieces(lambda owner: owner is not None and owner not in bytes_)
-    assert layout.map.within(ranges) == layout.map.pieces(ranges) - others
-
-
 @given(wanted(), st.data())
 def test_a_range_is_there_when_each_of_its_bytes_is(
     case: tuple[Layout, list[ByteRange]], data: st.DataObject

@@ -10,7 +10,6 @@ import logging
 import os
 import socket
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any, Final, Self
 
 import libtorrent as lt
@@ -26,7 +25,7 @@ from baremetalrt.swarm.launching import stay_local, torrent_params, verified_pie
 from baremetalrt.swarm.magnets import bare_torrent_file, parse_magnet
 from baremetalrt.swarm.metainfo import Metainfo, read_metainfo
 from baremetalrt.swarm.refusals import explain_refusal
-from baremetalrt.swarm.resume import read_resume_data
+from baremetalrt.swarm.resume import SavedState, read_resume_data, read_state
 from baremetalrt.swarm.session_settings import local_only_filter, parse_peer, session_settings
 from baremetalrt.swarm.torrent import Torrent, disk_failure
 
@@ -38,7 +37,6 @@ _SAVE_INTERVAL_S: Final = 5.0
 _FIRST_SAVE_S: Final = 0.5
 _SETTLE_S: Final = 2.0
 _CLOSE_TIMEOUT_S: Final = 10.0
-_MAX_REMEMBERED: Final = 100
 _MAX_REFUSALS: Final = 1000
 
 
@@ -243,7 +241,7 @@ class SwarmClient:
             flags.flush_disk_cache | (flags.save_info_dict if lacks_layers else 0)
         )
         try:
-            saved: _SavedState = await self._await(torrent.handle, lt.save_resume_data_alert)
+            saved: SavedState = await self._await(torrent.handle, lt.save_resume_data_alert)
         except CapacityError as error:
             _log.warning("%s: %s", torrent.metainfo.name, error.message)
             return
@@ -419,7 +417,7 @@ class SwarmClient:
         # Alerts are void once the next ones are fetched, which may be before anybody wakes.
         answer = None
         if isinstance(alert, lt.save_resume_data_alert):
-            answer = _saved_state(alert.params, torrent)
+            answer = read_state(alert.params, torrent.peers if torrent else ())
         for known in keys:
             for future in self._awaited.pop((known, type(alert)), ()):
                 if not future.done():
@@ -464,33 +462,6 @@ class SwarmClient:
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._awaited.setdefault((_key(handle), alert), []).append(future)
         return future
-
-
-@dataclass(frozen=True)
-class _SavedState:
-    """What libtorrent says of a torrent, as bytes: its own objects last as long as the alert."""
-
-    have: set[int]
-    resume: bytes
-    whole_torrent: bytes | None
-
-
-def _saved_state(params: lt.add_torrent_params, torrent: Torrent | None) -> _SavedState:
-    whole = None
-    if params.ti is not None:
-        try:
-            described: Any = lt.write_torrent_file(params)
-            whole = lt.bencode(described)
-        except RuntimeError as error:
-            _log.debug("no v2 hashes: %s", error)
-        params.ti = None
-    if torrent is not None:
-        # libtorrent forgets whom it could not reach just now.
-        known = dict.fromkeys([*reversed(torrent.peers), *params.peers])
-        banned = set(params.banned_peers)
-        params.peers = [peer for peer in known if peer not in banned][:_MAX_REMEMBERED]
-    have = {i for i, has in enumerate(params.have_pieces) if has}
-    return _SavedState(have, lt.write_resume_data_buf(params), whole)
 
 
 def _keep_layers(torrent: Torrent, raw: bytes) -> None:

@@ -66,11 +66,6 @@ class Metainfo:
         params.name = self.name
         return str(lt.make_magnet_uri(params))
 
-    def answers_to(self, infohash: str) -> bool:
-        """Whether `infohash` (hexadecimal, v1, v2, or v2 cut to 40 digits) is this torrent's."""
-        wanted = infohash.lower()
-        return wanted in (self.infohash_v1, self.infohash_v2, self.id)
-
 
 def read_metainfo(raw: bytes, *, source: str) -> Metainfo:
     """Checks a `.torrent` file, or what a magnet link brought.

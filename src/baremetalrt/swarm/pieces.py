@@ -80,18 +80,6 @@ class PieceMap:
         start = piece * self.piece_bytes
         return start, min(start + self.piece_bytes, self.total_bytes)
 
-    def within(self, ranges: Iterable[ByteRange]) -> frozenset[int]:
-        """The pieces that hold bytes of `ranges` and nothing else of the model."""
-        wanted = merge(ranges)
-        return frozenset(p for p in self.pieces(wanted) if _covers(wanted, self.byte_ranges([p])))
-
     def contains(self, ranges: Iterable[ByteRange], have: Set[int]) -> bool:
         """Whether every byte of `ranges` lies in a piece that is in `have`."""
         return self.pieces(ranges) <= have
-
-
-def _covers(wanted: tuple[ByteRange, ...], ranges: tuple[ByteRange, ...]) -> bool:
-    return all(
-        any(w.file == r.file and w.start <= r.start and r.end <= w.end for w in wanted)
-        for r in ranges
-    )
