@@ -171,7 +171,10 @@ class Background:
                 await self._take_up(entry)
         elif running.failure is not None and _has_room() and self._client is not None:
             _log.info("%s: there is room again", running.metainfo.name)
-            await self._client.restart(running)
+            try:
+                await self._client.restart(running)
+            except BareMetalError as error:
+                _log.error("%s: %s", running.metainfo.name, error.message)
 
     async def _take_up(self, entry: Entry) -> None:
         """Seeds a torrent, and fetches what is wanted of it."""

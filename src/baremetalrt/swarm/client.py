@@ -163,9 +163,13 @@ class SwarmClient:
         self._torrents.pop(key, None)
         self._session.remove_torrent(torrent.handle)
         await removed
-        handle, have = await self._launch(
-            torrent.entry, torrent.metainfo, tuple(torrent.peers), lambda fraction: None
-        )
+        try:
+            handle, have = await self._launch(
+                torrent.entry, torrent.metainfo, tuple(torrent.peers), lambda fraction: None
+            )
+        except BaseException:
+            self._locks.pop(key).close()
+            raise
         torrent.relaunched(handle, have)
         await self._begin(torrent)
 
