@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test lint test-slow test-interop bench clean
+.PHONY: run test lint test-slow test-interop bench protocol clean
 .DEFAULT_GOAL := run
 
 $(VENV)/run-ready: pyproject.toml packaging/default-model.txt
@@ -42,6 +42,10 @@ test-interop: $(VENV)/test-ready
 bench: $(VENV)/test-ready
 	$(BIN)/python bench/against_llama_cpp.py $(if $(QWEN),--qwen)
 	$(BIN)/python bench/swarm.py
+
+# After a change to the protocol of the compute plane.
+protocol: $(VENV)/test-ready
+	$(BIN)/python -m grpc_tools.protoc -Isrc --python_out=src --pyi_out=src src/baremetalrt/peers/compute.proto
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

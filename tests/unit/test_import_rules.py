@@ -19,7 +19,9 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "swarm": ("weights",),
     "blocks": ("native", "weights"),
     "session": ("native", "blocks"),
-    "serve": ("weights", "swarm", "blocks", "session"),
+    # what its certificates mean; hosted spans are stages like others
+    "peers": ("swarm.certificates", "blocks", "session"),
+    "serve": ("weights", "swarm", "blocks", "session", "peers"),
     "cli": ("serve", "weights.store"),
     # `python -m baremetalrt`
     "__main__": ("cli",),
@@ -28,6 +30,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
 EXCEPTIONS: dict[str, tuple[str, ...]] = {
     # wires everything
     "serve.node": ("native.backend", "devices"),
+    "serve.sharing": ("native.library",),
     "serve.opening": ("native.vocabulary_guard",),
     # turn arguments into options of a generation
     "cli.bench": ("session.sampling", "session.session"),

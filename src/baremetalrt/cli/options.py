@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from baremetalrt.core.errors import UsageError
+from baremetalrt.core.spans import BlockSpan
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -103,6 +104,19 @@ def swarm_options(command: F) -> F:
     ):
         command = option(command)
     return command
+
+
+def block_span(text: str) -> BlockSpan:
+    """`A:B` as a span; raises `UsageError` if it is none."""
+    start, colon, end = text.partition(":")
+    if not (colon and start.isdecimal() and end.isdecimal() and int(start) < int(end)):
+        raise UsageError(
+            f"{text!r} is not a span of blocks",
+            code="blocks.range",
+            parameter="blocks",
+            hint="for example 0:12, which ends before block 12",
+        )
+    return BlockSpan(int(start), int(end))
 
 
 def swarm_config(arguments: dict[str, Any]) -> "SwarmConfig":

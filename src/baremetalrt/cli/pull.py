@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from baremetalrt.cli import options, output
-from baremetalrt.core.errors import UsageError
 from baremetalrt.core.spans import BlockSpan, ByteRange
 from baremetalrt.core.units import MIB, format_bytes
 
@@ -29,19 +28,7 @@ def command(source: str, blocks: str | None, **arguments: Any) -> None:
 
     While it runs, what is here is seeded to others.
     """
-    asyncio.run(_pull(source, _span(blocks) if blocks else None, arguments))
-
-
-def _span(text: str) -> BlockSpan:
-    start, colon, end = text.partition(":")
-    if not (colon and start.isdecimal() and end.isdecimal() and int(start) < int(end)):
-        raise UsageError(
-            f"{text!r} is not a span of blocks",
-            code="blocks.range",
-            parameter="blocks",
-            hint="for example 0:12, which ends before block 12",
-        )
-    return BlockSpan(int(start), int(end))
+    asyncio.run(_pull(source, options.block_span(blocks) if blocks else None, arguments))
 
 
 async def _pull(source: str, span: BlockSpan | None, arguments: dict[str, Any]) -> None:

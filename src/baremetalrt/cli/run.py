@@ -35,6 +35,12 @@ _STARTED = time.perf_counter()
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per answer.")
 @click.option("-v", "--verbose", is_flag=True, help="Say how fast it was.")
+@click.option(
+    "--via",
+    multiple=True,
+    metavar="HOST:PORT",
+    help="Run on the peers there (`bmrt serve --share`), not here. Repeatable.",
+)
 @options.sampling_options
 @options.model_options
 @options.swarm_options
@@ -59,6 +65,10 @@ def command(words: tuple[str, ...], **arguments: Any) -> None:
         import asyncio
 
         asyncio.run(_answer_arriving(model, text, arguments))
+    elif arguments["via"]:
+        import asyncio
+
+        asyncio.run(_answer_over_peers(model, text, arguments))
     else:
         _answer(model, text, arguments)
 
@@ -119,6 +129,26 @@ async def _answer_arriving(model: TorrentReference, prompt: str, arguments: dict
     async with arriving_model(model, arguments) as (loaded, display):
         loaded_s = time.perf_counter() - _STARTED
         await _generate(loaded, prompt, arguments, loaded_s, display)
+
+
+async def _answer_over_peers(stored: StoredModel, prompt: str, arguments: dict[str, Any]) -> None:
+    """Answers with a model whose blocks run on other machines."""
+    opening = Opening(stored)
+    from baremetalrt.serve.node import Node
+    from baremetalrt.serve.sharing import model_over_peers, the_membership
+
+    node = Node(options.node_config(arguments, max_sessions=1))
+    try:
+        async with model_over_peers(
+            node,
+            opening,
+            the_membership(arguments["swarm"]),
+            arguments["via"],
+            on_event=output.note,
+        ) as model:
+            await _generate(model, prompt, arguments, time.perf_counter() - _STARTED)
+    finally:
+        node.close()
 
 
 async def _generate(

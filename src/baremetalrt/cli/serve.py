@@ -1,7 +1,7 @@
 """`bmrt serve`: the OpenAI API over one or more models."""
 
 import logging
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -9,6 +9,10 @@ from baremetalrt.cli import options, output
 from baremetalrt.core.errors import UsageError
 from baremetalrt.serve.library import TorrentReference, resolve
 from baremetalrt.weights.store import StoredModel
+
+if TYPE_CHECKING:
+    from baremetalrt.serve.node import Node
+    from baremetalrt.serve.sharing import Sharing
 
 
 @click.command("serve")
@@ -34,6 +38,15 @@ from baremetalrt.weights.store import StoredModel
 )
 @click.option("--metered", is_flag=True, help="Neither seed nor fetch but what is asked for.")
 @click.option("--no-torrents", is_flag=True, help="Take part in no swarm at all.")
+@click.option("--share", is_flag=True, help="Host the models for peers of the private swarm.")
+@click.option("--share-blocks", metavar="A:B", help="Host only these blocks of the model.")
+@click.option(
+    "--share-listen",
+    metavar="HOST:PORT",
+    default="0.0.0.0:7470",
+    show_default=True,
+    help="Where peers reach this machine.",
+)
 @options.model_options
 @options.swarm_options
 def command(
@@ -45,6 +58,9 @@ def command(
     queue: int,
     metered: bool,
     no_torrents: bool,
+    share: bool,
+    share_blocks: str | None,
+    share_listen: str,
     **arguments: Any,
 ) -> None:
     """Serve models over the OpenAI API, at /v1, and take part in their swarms.
@@ -52,6 +68,9 @@ def command(
     Listens on this machine alone unless --host says otherwise. Without MODEL: the embedded default. A
     MODEL may be a magnet link: it answers as it arrives. Torrents that `bmrt ls` lists are seeded, and
     fetched where something is missing; /torrents says how they are. SIGHUP reads config.toml again.
+
+    With --share the models are computed for members of the private swarm, who call with
+    `bmrt run --via HOST:PORT`, and are not served over HTTP.
     """
     from dataclasses import replace
 
@@ -79,7 +98,10 @@ def command(
     logger.setLevel(logging.INFO)
     node = Node(options.node_config(arguments, max_sessions=parallel))
     try:
-        for one in stored:
+        sharing = None
+        if share:
+            sharing = _share(node, stored, share_blocks, share_listen, arguments["swarm"])
+        for one in () if share else stored:
             with output.progress(f"loading {one.name}"):
                 model = node.load(Opening(one))
             output.note(f"{model.name}: {model.context_limit} tokens of context")
@@ -92,10 +114,31 @@ def command(
                 swarm_config = replace(swarm_config, metered=True)
             arriving = Arriving(models=fetched, peers=arguments["peers"], swarm=arguments["swarm"])
             background = Background(node, swarm_config, arriving)
-        application = Server(node, config, background).application()
+        application = Server(node, config, background, sharing).application()
         listen(application, host=host, port=port, announce=_announce)
     finally:
         node.close()
+
+
+def _share(
+    node: "Node",
+    models: list[StoredModel],
+    blocks: str | None,
+    address: str,
+    swarm: str | None,
+) -> "Sharing":
+    from baremetalrt.serve.opening import Opening
+    from baremetalrt.serve.sharing import SharedSpan, Sharing, the_membership
+
+    if blocks is not None and len(models) != 1:
+        raise UsageError("--share-blocks is about one model", parameter="share-blocks")
+    span = options.block_span(blocks) if blocks is not None else None
+    return Sharing(
+        node,
+        the_membership(swarm),
+        address,
+        [SharedSpan(Opening(model), span) for model in models],
+    )
 
 
 def _announce(host: str, port: int) -> None:

@@ -5,9 +5,9 @@ import hmac
 import logging
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -29,6 +29,9 @@ from baremetalrt.serve.openai.schema import (
     decode,
 )
 from baremetalrt.swarm.config import load_config
+
+if TYPE_CHECKING:
+    from baremetalrt.serve.sharing import Sharing
 
 logger = logging.getLogger(__name__)
 
@@ -59,10 +62,15 @@ class Server:
     """The endpoints over one node."""
 
     def __init__(
-        self, node: Node, config: ServerConfig, background: Background | None = None
+        self,
+        node: Node,
+        config: ServerConfig,
+        background: Background | None = None,
+        sharing: "Sharing | None" = None,
     ) -> None:
         self._node = node
         self._background = background
+        self._sharing = sharing
         self._config = config
         self._admission = Admission(max_active=config.max_active, max_waiting=config.max_waiting)
         self._metrics = prometheus.Metrics(self._admission)
@@ -85,16 +93,16 @@ class Server:
 
     @asynccontextmanager
     async def _lifespan(self, _application: Starlette) -> AsyncIterator[None]:
-        if self._background is None:
+        async with AsyncExitStack() as stack:
+            if self._sharing is not None:
+                await self._sharing.start()
+                stack.push_async_callback(self._sharing.stop)
+            if self._background is not None:
+                await self._background.start()
+                stack.push_async_callback(self._background.stop)
+                if hasattr(signal, "SIGHUP"):
+                    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload)
             yield
-            return
-        await self._background.start()
-        if hasattr(signal, "SIGHUP"):
-            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload)
-        try:
-            yield
-        finally:
-            await self._background.stop()
 
     def _reload(self) -> None:
         assert self._background is not None
@@ -192,7 +200,7 @@ class Server:
         for model in self._node.models.values():
             if not name or name.lower() == model.name.lower():
                 return model
-        if self._background is not None and not self._node.models:
+        if self._background is not None and self._background.is_expecting:
             raise arriving_error(name)
         raise UsageError(
             f"the model {name!r} is not served here",

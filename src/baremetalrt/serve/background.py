@@ -64,6 +64,11 @@ class Background:
         """Where peers reach this machine; 0 before there is a torrent."""
         return self._client.listen_port if self._client else 0
 
+    @property
+    def is_expecting(self) -> bool:
+        """Whether no model can be asked yet, and one is on its way."""
+        return bool(self._arriving.models) and not self._node.models
+
     async def start(self) -> None:
         """Begins; what is wanted arrives while the server already answers."""
         for model in self._arriving.models:

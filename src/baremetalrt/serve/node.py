@@ -138,6 +138,7 @@ class Node:
     def __init__(self, config: NodeConfig, templates: TemplateProcess | None = None) -> None:
         self.config = config
         self.models: dict[str, Model] = {}
+        self._hosted: list[Span] = []
         self.templates = templates or TemplateProcess()
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="compute")
 
@@ -150,24 +151,44 @@ class Node:
         Raises:
             UsageError, IntegrityError, CapacityError: see `GGUFFile.open`, `read_model`, `Span`.
         """
-        stored, file = opening.stored, opening.file
-        span, context_limit = self._load_span(file, arrives=source is not None)
+        _, h = read_model(opening.file)
+        blocks = BlockSpan(0, h.num_blocks)
+        span, context_limit = self._load_span(opening.file, blocks, arrives=source is not None)
         try:
-            tokenizer = opening.tokenizer()
-            template = self._template(file, tokenizer)
+            return self._add(opening, [self._stage(span, source)], context_limit, [span])
         except BaseException:
             span.close()
             raise
+
+    def load_route(self, opening: Opening, stages: Sequence[Stage], context_limit: int) -> Model:
+        """A model whose blocks run in these stages, elsewhere; only its vocabulary is loaded here."""
+        return self._add(opening, stages, context_limit, [])
+
+    def host(self, file: GGUFFile, blocks: BlockSpan) -> tuple[Span, Stage]:
+        """Loads a span for others to compute with; raises like `load`."""
+        span, _ = self._load_span(file, blocks, arrives=False)
+        self._hosted.append(span)
+        return span, LocalStage(span, self._worker)
+
+    def _add(
+        self,
+        opening: Opening,
+        stages: Sequence[Stage],
+        context_limit: int,
+        spans: list[Span],
+    ) -> Model:
+        stored, file = opening.stored, opening.file
+        tokenizer = opening.tokenizer()
         model = Model(
             name=stored.name,
             path=stored.path,
-            hyperparameters=span.hyperparameters,
+            hyperparameters=read_model(file)[1],
             tokenizer=tokenizer,
-            template=template,
-            route=Route([self._stage(span, source)]),
+            template=self._template(file, tokenizer),
+            route=Route(stages),
             context_limit=context_limit,
             created=int(stored.path.stat().st_mtime),
-            _spans=[span],
+            _spans=spans,
         )
         self.models[model.name] = model
         # What was loaded stays: the collector need not look at it again and again.
@@ -179,18 +200,18 @@ class Node:
             return ArrivingStage(span, self._worker, source)
         return LocalStage(span, self._worker) if self.config.max_sessions > 1 else SoloStage(span)
 
-    def _load_span(self, file: GGUFFile, *, arrives: bool) -> tuple[Span, int]:
+    def _load_span(self, file: GGUFFile, blocks: BlockSpan, *, arrives: bool) -> tuple[Span, int]:
         config = self.config
         architecture, h = read_model(file)
         device = find_device(config.device)
         free = available_bytes() if device.kind == "cpu" else device.memory_bytes()[0]
-        context, num_cells = _cache_size(h, config, free)
+        context, num_cells = _cache_size(h, len(blocks), config, free)
         copy_share = _COPY_SHARE if device.kind == "cpu" else 1.0
         span = Span(
             file,
             architecture,
             h,
-            BlockSpan(0, h.num_blocks),
+            blocks,
             device,
             SpanConfig(
                 num_threads=config.num_threads or default_threads(),
@@ -225,12 +246,17 @@ class Node:
         for model in self.models.values():
             model.close()
         self.models.clear()
+        for span in self._hosted:
+            span.close()
+        self._hosted.clear()
         self.templates.close()
 
 
-def _cache_size(h: Hyperparameters, config: NodeConfig, free_bytes: int) -> tuple[int, int]:
+def _cache_size(
+    h: Hyperparameters, num_blocks: int, config: NodeConfig, free_bytes: int
+) -> tuple[int, int]:
     """The context limit, and how many tokens the cache holds for all sessions together."""
-    token_bytes = 2 * h.num_blocks * cell_bytes(h)
+    token_bytes = 2 * num_blocks * cell_bytes(h)
     room = max(CELL_QUANTUM, int(free_bytes * _CACHE_SHARE) // token_bytes)
     if config.context is None:
         context = min(h.training_context, room)

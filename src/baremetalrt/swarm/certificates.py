@@ -3,6 +3,7 @@
 Nothing here touches a disk or reads a clock.
 """
 
+import hashlib
 import re
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -66,7 +67,9 @@ def issue(
     """A certificate for one member, valid for a year or as long as the authority is."""
     swarm = common_name(authority.certificate)
     expires_at = min(now + _MEMBER_LIFE, authority.certificate.not_valid_after_utc)
-    names = (_ANY_TORRENT, swarm, _INVITER) if is_inviter else (_ANY_TORRENT, swarm)
+    names = [_ANY_TORRENT, swarm, peer_name(peer_id(public_key))]
+    if is_inviter:
+        names.append(_INVITER)
     usages = (ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH)
     signer = x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.key.public_key())
     return (
@@ -80,6 +83,19 @@ def issue(
         .add_extension(signer, critical=False)
         .sign(authority.key, hashes.SHA256())
     )
+
+
+def peer_id(public_key: ec.EllipticCurvePublicKey) -> str:
+    """Who a key belongs to: the first 160 bits of its SHA-256, in hexadecimal."""
+    encoded = public_key.public_bytes(
+        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    return hashlib.sha256(encoded).hexdigest()[:40]
+
+
+def peer_name(peer: str) -> str:
+    """The name in a member's certificate that TLS compares with whom the caller meant to reach."""
+    return f"{peer}.peer"
 
 
 def why_not_a_member(

@@ -1,0 +1,405 @@
+"""Consecutive spans on other machines, as one stage of a route; it outlives the peers it runs on."""
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from baremetalrt.blocks.span import Reads
+from baremetalrt.core.errors import CapacityError
+from baremetalrt.peers import compute_pb2 as pb
+from baremetalrt.peers.caller import Channels, RemoteSpan, StageCall
+from baremetalrt.peers.wire import TEXT_BYTES, StepError, make_step, read_rows
+from baremetalrt.session.stage import CHUNK_TOKENS, Place
+
+_log = logging.getLogger("baremetalrt.peers")
+# A peer that says nothing for so long, though asked, is gone. Asking begins after the first pause.
+_SILENCE_S: Final = 2.5
+_PROBE_INTERVAL_S: Final = 0.5
+# Longer than any honest step: a peer that answers probes but never finishes is given up, too.
+_STEP_TIMEOUT_S: Final = 120.0
+_CLOSE_TIMEOUT_S: Final = 1.0
+_MAX_RECOVERIES: Final = 8
+# Chunks of a prompt on their way at once, so that no stage waits for another.
+_MAX_OUTSTANDING: Final = 3
+
+# Who else has a span: told what is lost and who must not be asked.
+FindReplacement = Callable[[RemoteSpan, frozenset[str]], Awaitable[RemoteSpan | None]]
+
+
+class _StageLostError(Exception):
+    """A stage is gone: by its index, and why."""
+
+    def __init__(self, index: int, why: str) -> None:
+        super().__init__(why)
+        self.index = index
+
+
+@dataclass
+class _Input:
+    """A step as it went in: it goes in again, in the same shape, when a stage has to be rebuilt."""
+
+    position: int
+    tokens: tuple[int, ...]
+    x_TD: NDArray[np.float32] | None
+    reads: Reads
+
+    @property
+    def end(self) -> int:
+        return self.position + len(self.tokens)
+
+
+@dataclass(eq=False)
+class ChainPlace:
+    """A text in every stage of a chain. `length` counts what was given to it."""
+
+    capacity: int
+    length: int = 0
+    opened_at: int = 0
+    prefix: tuple[int, ...] = ()
+    epoch: int = 0
+    calls: list[StageCall] = field(default_factory=list)
+    inputs: list[_Input] = field(default_factory=list)
+    outstanding: list[_Input] = field(default_factory=list)
+    results: dict[int, pb.Result] = field(default_factory=dict)
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    avoid: set[str] = field(default_factory=set)
+    num_recoveries: int = 0
+
+
+class RemoteChain:
+    """Runs spans on peers, which pass rows on among themselves; the last one answers.
+
+    When a peer is lost, `find_replacement` names another one. It is given what the lost one had been
+    given, by the stage before it, in steps of the same shapes: so the tokens that follow are the
+    same. Survivors keep what they have.
+    """
+
+    chunk_tokens = CHUNK_TOKENS
+
+    def __init__(
+        self,
+        channels: Channels,
+        spans: Sequence[RemoteSpan],
+        find_replacement: FindReplacement,
+        *,
+        on_event: Callable[[str], None] = lambda what: None,
+    ) -> None:
+        self._channels = channels
+        self.spans = list(spans)
+        self._find_replacement = find_replacement
+        self._on_event = on_event
+        self._ending: set[asyncio.Task[None]] = set()
+
+    # the five calls of a stage
+
+    async def open(self, tokens: Sequence[int], capacity: int) -> ChainPlace:
+        """Begins a text in all peers.
+
+        Raises:
+            CapacityError: a peer has no room, or is gone and nobody can replace it.
+        """
+        avoid: set[str] = set()
+        # Rows of a beginning that peers remember could not be given to a peer that replaces one.
+        known = tokens if self.spans[0].blocks.start == 0 else ()
+        while True:
+            place = ChainPlace(capacity, avoid=avoid, num_recoveries=len(avoid))
+            try:
+                await self._open_all(place, known)
+                return place
+            except _StageLostError as lost:
+                await self._leave(place)
+                await self._replace_span(place, lost)
+            except BaseException:
+                await self._leave(place)
+                raise
+
+    async def grow(self, place: Place, capacity: int) -> None:
+        chain = _chain(place)
+        await self._everywhere(chain, lambda c: c.command(grow=pb.Grow(capacity=capacity)))
+        chain.capacity = capacity
+
+    async def truncate(self, place: Place, length: int) -> None:
+        chain = _chain(place)
+        chain.epoch += 1
+        truncate = pb.Truncate(length=length, epoch=chain.epoch)
+        await self._everywhere(chain, lambda c: c.command(truncate=truncate))
+        chain.length = length
+        chain.opened_at = min(chain.opened_at, length)
+        chain.prefix = chain.prefix[:length]
+        chain.inputs = [i for i in chain.inputs if i.end <= length]
+
+    async def forward(
+        self,
+        place: Place,
+        tokens: Sequence[int],
+        x_TD: NDArray[np.float32] | None,
+        reads: Reads,
+    ) -> NDArray[np.float32]:
+        """The next tokens through all peers; raises like `open`. Peers are replaced meanwhile."""
+        chain = _chain(place)
+        step = _Input(chain.length, tuple(tokens), x_TD, reads)
+        chain.inputs.append(step)
+        chain.outstanding.append(step)
+        chain.length = step.end
+        self._send(chain, step)
+        returns_rows = reads != "none" or self.spans[-1].blocks.end < self.spans[-1].num_blocks
+        limit = 0 if returns_rows else _MAX_OUTSTANDING
+        while True:
+            try:
+                await self._until(chain, lambda: self._collect(chain) <= limit)
+                break
+            except _StageLostError as lost:
+                await self._recover(chain, lost)
+        result = chain.results.pop(step.position, None)
+        if not returns_rows or result is None:
+            return np.empty((0, 0), dtype=np.float32)
+        return read_rows(result.rows, result.num_rows, result.width)
+
+    def release(self, place: Place, *, keep: bool) -> None:
+        chain = _chain(place)
+        for call in chain.calls:
+            task = asyncio.ensure_future(call.finish(keep=keep, timeout_s=_CLOSE_TIMEOUT_S))
+            self._ending.add(task)
+            task.add_done_callback(self._ending.discard)
+
+    async def close(self) -> None:
+        """Waits until the peers know of texts that ended."""
+        while self._ending:
+            await asyncio.wait(self._ending)
+
+    # opening
+
+    async def _open_all(self, place: ChainPlace, tokens: Sequence[int]) -> None:
+        texts = [secrets.token_bytes(TEXT_BYTES) for _ in self.spans]
+        for i, span in enumerate(self.spans):
+            place.calls.append(self._attach(place, span, texts[i]))
+        for i, call in enumerate(place.calls):
+            call.command(open=self._open_request(place, i, tokens))
+        await self._until(place, lambda: all(1 in call.answers for call in place.calls))
+        length = min(call.answers[1].length for call in place.calls)
+        place.opened_at = place.length = length
+        place.prefix = tuple(tokens[:length])
+        if any(call.answers[1].length > length for call in place.calls):
+            await self.truncate(place, length)
+
+    def _open_request(
+        self, place: ChainPlace, index: int, tokens: Sequence[int], withheld: int = 0
+    ) -> pb.Open:
+        call, span = place.calls[index], self.spans[index]
+        later = place.calls[index + 1] if index + 1 < len(self.spans) else None
+        return pb.Open(
+            text=call.text,
+            model=span.model,
+            start=span.blocks.start,
+            end=span.blocks.end,
+            tokens=tokens,
+            capacity=place.capacity,
+            next=later.peer if later else None,
+            epoch=place.epoch,
+            withheld=withheld,
+        )
+
+    def _attach(self, place: ChainPlace, span: RemoteSpan, text: bytes) -> StageCall:
+        def on_result(result: pb.Result) -> None:
+            place.results[result.position] = result
+
+        return StageCall(
+            self._channels, span, text, on_result=on_result, on_change=place.changed.set
+        )
+
+    async def _leave(self, place: ChainPlace) -> None:
+        for call in place.calls:
+            await call.close()
+
+    # waiting
+
+    def _send(self, place: ChainPlace, step: _Input) -> None:
+        place.calls[0].command(
+            step=make_step(step.position, step.tokens, step.x_TD, step.reads, place.epoch)
+        )
+
+    def _collect(self, place: ChainPlace) -> int:
+        """Takes in what was computed; how many steps are still on their way."""
+        last = len(self.spans) - 1
+        while place.outstanding and place.outstanding[0].position in place.results:
+            step = place.outstanding[0]
+            result = place.results[step.position]
+            self._check(step, result, last)
+            place.outstanding.pop(0)
+            if not result.num_rows:
+                del place.results[step.position]
+        return len(place.outstanding)
+
+    def _check(self, step: _Input, result: pb.Result, last: int) -> None:
+        """A peer's answer has the right shape and is made of numbers, or the peer is left."""
+        num_tokens = len(step.tokens)
+        is_end = self.spans[last].blocks.end == self.spans[last].num_blocks
+        expected = {"all": num_tokens, "last": 1, "none": 0}[step.reads] if is_end else num_tokens
+        try:
+            if (result.num_tokens, result.num_rows) != (num_tokens, expected):
+                raise StepError("rows.shape", "an answer of the wrong shape")
+            if expected:
+                read_rows(result.rows, result.num_rows, result.width)
+        except StepError as error:
+            place_error = f"{error.code}: {error}"
+            raise _StageLostError(last, place_error) from error
+
+    async def _everywhere(self, place: ChainPlace, send: Callable[[StageCall], int]) -> None:
+        """A command to all stages, done by all of them."""
+        while True:
+            numbers = [(call, send(call)) for call in place.calls]
+            try:
+                await self._until(place, lambda n=numbers: all(i in c.answers for c, i in n))  # type: ignore[misc]
+                return
+            except _StageLostError as lost:
+                await self._recover(place, lost)
+
+    async def _until(self, place: ChainPlace, is_done: Callable[[], bool]) -> None:
+        """Waits as long as every stage lives; raises `_StageLostError` for the first that does not."""
+        deadline = time.monotonic() + _STEP_TIMEOUT_S
+        probed_at = 0.0
+        while True:
+            place.changed.clear()
+            self._look_for_losses(place)
+            if is_done():
+                return
+            try:
+                async with asyncio.timeout(_PROBE_INTERVAL_S):
+                    await place.changed.wait()
+                continue
+            except TimeoutError:
+                pass
+            now = time.monotonic()
+            for index, call in enumerate(place.calls):
+                if probed_at and now - call.heard_at > _SILENCE_S:
+                    raise _StageLostError(index, f"no answer for {_SILENCE_S:.1f} s")
+                call.command(probe=pb.Probe())
+                if not probed_at:
+                    call.heard_at = now
+            probed_at = probed_at or now
+            if now > deadline:
+                raise _StageLostError(len(place.calls) - 1, "a step takes too long")
+
+    def _look_for_losses(self, place: ChainPlace) -> None:
+        for index, call in enumerate(place.calls):
+            if call.lost is not None:
+                raise _StageLostError(index, call.lost)
+        for index, call in enumerate(place.calls):
+            # What a stage said of a neighbour that was replaced since is news of yesterday.
+            call.faults = [fault for fault in call.faults if fault.epoch == place.epoch]
+            if not call.faults:
+                continue
+            fault = call.faults.pop(0)
+            if fault.code in ("cache.full", "context.memory"):
+                raise CapacityError(
+                    f"peer {call.span.id[:8]}: {fault.message}",
+                    code=fault.code,
+                    hint="wait for other answers to end, or ask another peer",
+                )
+            shift = {pb.BLAME_PREVIOUS: -1, pb.BLAME_NEXT: 1}.get(fault.blame, 0)
+            blamed = index + shift
+            # A peer cannot blame somebody outside of the route.
+            blamed = blamed if 0 <= blamed < len(place.calls) else index
+            raise _StageLostError(blamed, f"{fault.code}: {fault.message}")
+
+    # recovery
+
+    async def _replace_span(self, place: ChainPlace, lost: _StageLostError) -> None:
+        span = place.calls[lost.index].span
+        place.avoid.add(span.id)
+        if self.spans[lost.index].id not in place.avoid:
+            # Another text has found a replacement before.
+            return
+        self._on_event(f"lost {span.id[:8]} with blocks {span.blocks}: {lost}")
+        found = None
+        if place.num_recoveries <= _MAX_RECOVERIES:
+            found = await self._find_replacement(span, frozenset(place.avoid))
+        if found is None:
+            raise CapacityError(
+                f"blocks {span.blocks} are lost ({lost}), and no other peer has them",
+                code="route.lost",
+                hint="the conversation goes on when a peer hosts them again; `bmrt peers` lists who does",
+            ) from lost
+        self._on_event(f"blocks {span.blocks} go on at {found.id[:8]}")
+        self.spans[lost.index] = found
+
+    async def _recover(self, place: ChainPlace, lost: _StageLostError) -> None:
+        """Replaces stages until all are there and stand where the first missing answer begins."""
+        while True:
+            place.num_recoveries += 1
+            await place.calls[lost.index].close()
+            await self._replace_span(place, lost)
+            try:
+                await self._rebuild(place, lost.index)
+                return
+            except _StageLostError as another:
+                lost = another
+
+    async def _rebuild(self, place: ChainPlace, index: int) -> None:
+        place.epoch += 1
+        done = place.outstanding[0].position if place.outstanding else place.length
+        place.results.clear()
+        calls = place.calls
+        calls[index] = self._attach(place, self.spans[index], secrets.token_bytes(TEXT_BYTES))
+        numbers = {index: calls[index].command(open=self._open_request(place, index, (), done))}
+        source = await self._stand_at(place, index, done, numbers)
+        # From the stage before, if it has all that it ever passed on; else from further up.
+        for i in range(source + 1, index):
+            calls[i].command(truncate=pb.Truncate(length=0, epoch=place.epoch))
+        if index > 0:
+            calls[index - 1].command(
+                redirect=pb.Redirect(
+                    next=calls[index].peer, resend=source == index - 1, epoch=place.epoch
+                )
+            )
+        if source >= 0 and source < index - 1:
+            calls[source].command(
+                redirect=pb.Redirect(next=calls[source + 1].peer, resend=True, epoch=place.epoch)
+            )
+        if source < 0:
+            self._replay(place, done)
+        if done:
+            await self._until(
+                place,
+                lambda: any(r.position + r.num_tokens == done for r in place.results.values()),
+            )
+        place.results.clear()
+        for step in place.outstanding:
+            self._send(place, step)
+
+    async def _stand_at(
+        self, place: ChainPlace, index: int, done: int, numbers: dict[int, int]
+    ) -> int:
+        """Brings survivors to position `done`; the nearest one before `index` that kept all its rows."""
+        for i, call in enumerate(place.calls):
+            if i != index:
+                numbers[i] = call.command(truncate=pb.Truncate(length=done, epoch=place.epoch))
+        await self._until(
+            place, lambda: all(n in place.calls[i].answers for i, n in numbers.items())
+        )
+        for i in range(index - 1, -1, -1):
+            if place.calls[i].answers[numbers[i]].is_complete:
+                return i
+        return -1
+
+    def _replay(self, place: ChainPlace, done: int) -> None:
+        """What the caller itself had given, up to `done`."""
+        prefix = place.prefix
+        for start in range(0, len(prefix), CHUNK_TOKENS):
+            self._send(place, _Input(start, prefix[start : start + CHUNK_TOKENS], None, "none"))
+        for step in place.inputs:
+            if step.end <= done:
+                self._send(place, _Input(step.position, step.tokens, step.x_TD, "none"))
+
+
+def _chain(place: Place) -> ChainPlace:
+    if not isinstance(place, ChainPlace):
+        raise TypeError("a chain of peers was given a place in another kind of stage")
+    return place

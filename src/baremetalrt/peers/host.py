@@ -1,0 +1,182 @@
+"""The service that hosts spans of blocks for members of a swarm."""
+
+import logging
+from collections import Counter
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any, Final, Self
+
+import grpc
+
+from baremetalrt.blocks.span import Span
+from baremetalrt.core.errors import UsageError
+from baremetalrt.peers import compute_pb2 as pb
+from baremetalrt.peers.hosted_text import HostedText
+from baremetalrt.peers.identity import OPTIONS, Identity, caller_key
+from baremetalrt.peers.wire import SERVICE, TEXT_BYTES, VERSION
+from baremetalrt.session.stage import Stage
+from baremetalrt.swarm.certificates import peer_id, peer_name
+
+_log = logging.getLogger("baremetalrt.peers")
+_MAX_TEXTS_PER_PEER: Final = 64
+_MAX_PASSES: Final = 1024
+
+Context = Any  # grpc.aio.ServicerContext, whose stubs know no streams of both kinds
+
+
+@dataclass(frozen=True)
+class Hosted:
+    """A span that others may compute with. `model` is the info-hash of its torrent."""
+
+    model: str
+    name: str
+    span: Span
+    stage: Stage
+
+
+class Host:
+    """Answers callers of one swarm. Use as an async context manager.
+
+    Whoever TLS lets in is a member; `allowed`, where given, lets in only these peer ids.
+    """
+
+    def __init__(
+        self,
+        identity: Identity,
+        *,
+        release: str,
+        library: str,
+        allowed: frozenset[str] | None = None,
+    ) -> None:
+        self.identity = identity
+        self.hosted: list[Hosted] = []
+        self.port = 0
+        self._about = (release, library)
+        self._allowed = allowed
+        self._texts: dict[bytes, HostedText] = {}
+        self._per_peer: Counter[str] = Counter()
+        self._channels: dict[tuple[str, str], grpc.aio.Channel] = {}
+
+    async def listen(self, address: str) -> None:
+        """Begins to answer at `HOST:PORT`; port 0 takes any, see `port`.
+
+        Raises:
+            UsageError: somebody else has the port.
+        """
+        self._server = grpc.aio.server(options=OPTIONS, maximum_concurrent_rpcs=_MAX_PASSES)
+        handlers: dict[str, Any] = {
+            "Describe": grpc.unary_unary_rpc_method_handler(
+                self._describe,
+                request_deserializer=pb.DescribeRequest.FromString,
+                response_serializer=pb.Description.SerializeToString,
+            ),
+            "Attach": grpc.stream_stream_rpc_method_handler(
+                self._attach,
+                request_deserializer=pb.Command.FromString,
+                response_serializer=pb.Report.SerializeToString,
+            ),
+            "Pass": grpc.stream_unary_rpc_method_handler(
+                self._pass,
+                request_deserializer=pb.Passed.FromString,
+                response_serializer=pb.Received.SerializeToString,
+            ),
+        }
+        service = SERVICE.strip("/")
+        self._server.add_generic_rpc_handlers(
+            (grpc.method_handlers_generic_handler(service, handlers),)
+        )
+        try:
+            self.port = self._server.add_secure_port(address, self.identity.server_credentials())
+        except RuntimeError as error:
+            raise UsageError(f"cannot listen on {address}", code="port.taken") from error
+        await self._server.start()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._server.stop(grace=None)
+        for channel in self._channels.values():
+            await channel.close()
+
+    def find(self, model: str, start: int, end: int) -> Hosted | None:
+        """What is hosted of that model, if it is exactly that span."""
+        for hosted in self.hosted:
+            blocks = hosted.span.blocks
+            if (hosted.model, blocks.start, blocks.end) == (model, start, end):
+                return hosted
+        return None
+
+    def link(self, peer: pb.Peer) -> Any:
+        """A stream of rows to the next stage, whoever it is, if it is who it should be."""
+        key = (peer.address, peer.id)
+        if key not in self._channels:
+            self._channels[key] = self.identity.channel(peer.address, peer_name(peer.id))
+        return self._channels[key].stream_unary(
+            f"{SERVICE}Pass",
+            request_serializer=pb.Passed.SerializeToString,
+            response_deserializer=pb.Received.FromString,
+        )()
+
+    # calls
+
+    async def _admit(self, context: Context) -> str:
+        caller = peer_id(caller_key(context))
+        if self._allowed is not None and caller not in self._allowed:
+            await context.abort(grpc.StatusCode.PERMISSION_DENIED, "peer.not-allowed")
+        return caller
+
+    async def _describe(self, _request: pb.DescribeRequest, context: Context) -> pb.Description:
+        await self._admit(context)
+        release, library = self._about
+        spans = []
+        for one in self.hosted:
+            blocks, h = one.span.blocks, one.span.hyperparameters
+            spans.append(
+                pb.HostedSpan(
+                    model=one.model,
+                    name=one.name,
+                    start=blocks.start,
+                    end=blocks.end,
+                    num_blocks=h.num_blocks,
+                    num_bytes=one.span.mapped_bytes + one.span.copied_bytes,
+                    num_cells=one.span.cache.num_cells,
+                    num_texts=sum(text.hosted is one for text in self._texts.values()),
+                )
+            )
+        return pb.Description(
+            id=self.identity.id, version=VERSION, release=release, library=library, spans=spans
+        )
+
+    async def _attach(self, commands: AsyncIterator[pb.Command], context: Context) -> None:
+        caller = await self._admit(context)
+        if self._per_peer[caller] >= _MAX_TEXTS_PER_PEER:
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "texts.too-many")
+        self._per_peer[caller] += 1
+        text = HostedText(self, context.write)
+        try:
+            await text.run(commands, self._register)
+        finally:
+            self._per_peer[caller] -= 1
+            if not self._per_peer[caller]:
+                del self._per_peer[caller]
+            if self._texts.get(text.id) is text:
+                del self._texts[text.id]
+
+    def _register(self, text: HostedText) -> bool:
+        if len(text.id) != TEXT_BYTES or text.id in self._texts:
+            return False
+        self._texts[text.id] = text
+        return True
+
+    async def _pass(self, passed: AsyncIterator[pb.Passed], context: Context) -> pb.Received:
+        await self._admit(context)
+        text: HostedText | None = None
+        async for message in passed:
+            if text is None:
+                text = self._texts.get(message.text)
+                if text is None:
+                    await context.abort(grpc.StatusCode.NOT_FOUND, "text.unknown")
+                    break
+            await text.take(pb.Command(step=message.step), was_passed=True)
+        return pb.Received()

@@ -1,0 +1,220 @@
+"""One text of one caller in a hosted span: what is asked for is done in the order in which it came."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TYPE_CHECKING, Any, Final
+
+import grpc
+
+from baremetalrt.core.errors import BareMetalError
+from baremetalrt.peers import compute_pb2 as pb
+from baremetalrt.peers.wire import StepError, make_step, read_step
+from baremetalrt.session.stage import Place
+
+if TYPE_CHECKING:
+    from baremetalrt.peers.host import Host, Hosted
+
+# Room for a replay: who sends faster than is computed waits, and its questions wait with it.
+_MAX_QUEUED: Final = 256
+_PASS_TIMEOUT_S: Final = 5.0
+_WRITE_TIMEOUT_S: Final = 30.0
+
+
+class _FaultError(Exception):
+    def __init__(self, code: str, message: str, blame: Any = pb.BLAME_HERE) -> None:
+        super().__init__(message)
+        self.code, self.blame = code, blame
+
+
+class HostedText:
+    """Computes steps, passes rows on, and keeps them: a stage that replaces the next one needs them."""
+
+    def __init__(self, host: "Host", write: Callable[[pb.Report], Awaitable[None]]) -> None:
+        self.id = b""
+        self.hosted: Hosted | None = None
+        self._host = host
+        self._write = write
+        self._writing = asyncio.Lock()
+        self._queue: asyncio.Queue[tuple[pb.Command, bool] | None] = asyncio.Queue(_MAX_QUEUED)
+        self._place: Place | None = None
+        self._capacity = 0
+        self._epoch = 0
+        self._withheld = 0
+        self._next: pb.Peer | None = None
+        self._link: Any = None
+        # what was passed on, in steps; `_kept_from` is the first position that it holds
+        self._kept: list[pb.Step] = []
+        self._kept_from = 0
+        self._keep = True
+
+    async def run(
+        self, commands: AsyncIterator[pb.Command], register: "Callable[[HostedText], bool]"
+    ) -> None:
+        """Serves the text until its caller is done or gone."""
+        reading = asyncio.ensure_future(self._read(commands))
+        try:
+            while (item := await self._queue.get()) is not None:
+                command, was_passed = item
+                try:
+                    await self._do(command, register)
+                except _FaultError as fault:
+                    await self._fault(command.number, fault.code, str(fault), fault.blame)
+                except StepError as error:
+                    blame = pb.BLAME_PREVIOUS if was_passed else pb.BLAME_CALLER
+                    await self._fault(command.number, error.code, str(error), blame)
+                except BareMetalError as error:
+                    if error.code != "cache.full":
+                        self._keep = False
+                    await self._fault(command.number, error.code, error.message, pb.BLAME_HERE)
+        finally:
+            reading.cancel()
+            if self._link is not None:
+                self._link.cancel()
+            if self.hosted is not None and self._place is not None:
+                self.hosted.stage.release(self._place, keep=self._keep)
+
+    async def take(self, command: pb.Command, *, was_passed: bool = False) -> None:
+        """Queues a command; who sends faster than is computed waits here."""
+        await self._queue.put((command, was_passed))
+
+    async def _read(self, commands: AsyncIterator[pb.Command]) -> None:
+        try:
+            async for command in commands:
+                if command.HasField("probe"):
+                    await self._report(pb.Report(number=command.number, done=self._done()))
+                else:
+                    await self.take(command)
+        except (grpc.aio.AioRpcError, asyncio.CancelledError):
+            pass
+        await self._queue.put(None)
+
+    async def _do(self, command: pb.Command, register: "Callable[[HostedText], bool]") -> None:
+        body = command.WhichOneof("body")
+        if (body == "open") == (self._place is not None):
+            raise _FaultError("text.order", "a text is opened once, and first", pb.BLAME_CALLER)
+        if body == "open":
+            await self._open(command.open, register)
+        elif body == "step":
+            await self._step(command.step)
+            return
+        elif body == "grow":
+            await self._stage.grow(self._opened, command.grow.capacity)
+            self._capacity = command.grow.capacity
+        elif body == "truncate":
+            await self._truncate(command.truncate)
+        elif body == "redirect":
+            await self._redirect(command.redirect)
+        elif body == "close":
+            self._keep = self._keep and command.close.keep
+        else:
+            raise _FaultError("command.unknown", "an unknown command", pb.BLAME_CALLER)
+        await self._report(pb.Report(number=command.number, done=self._done()))
+
+    @property
+    def _stage(self) -> Any:
+        assert self.hosted is not None
+        return self.hosted.stage
+
+    @property
+    def _opened(self) -> Place:
+        assert self._place is not None
+        return self._place
+
+    def _done(self) -> pb.Done:
+        length = self._place.length if self._place is not None else 0
+        return pb.Done(length=length, is_complete=self._kept_from == 0)
+
+    async def _open(self, request: pb.Open, register: "Callable[[HostedText], bool]") -> None:
+        self._epoch = request.epoch
+        hosted = self._host.find(request.model, request.start, request.end)
+        if hosted is None:
+            raise _FaultError("span.not-hosted", "this span is not hosted here")
+        h = hosted.span.hyperparameters
+        if request.tokens and max(request.tokens) >= h.vocabulary_size:
+            raise StepError("step.tokens", "a token is not in the vocabulary")
+        if not 1 <= request.capacity <= hosted.span.cache.num_cells:
+            raise _FaultError("cache.full", f"no room for {request.capacity} tokens")
+        self.id = request.text
+        if not register(self):
+            raise _FaultError("text.known", "a text of that id exists", pb.BLAME_CALLER)
+        self.hosted = hosted
+        self._place = await hosted.stage.open(list(request.tokens), request.capacity)
+        self._capacity = request.capacity
+        self._withheld = request.withheld
+        self._next = request.next if request.HasField("next") else None
+        self._kept_from = self._place.length
+
+    async def _step(self, step: pb.Step) -> None:
+        if step.epoch != self._epoch:
+            return
+        assert self.hosted is not None
+        span = self.hosted.span
+        h, blocks = span.hyperparameters, span.blocks
+        tokens, x_TD, reads = read_step(
+            step,
+            length=self._opened.length,
+            capacity=self._capacity,
+            vocabulary_size=h.vocabulary_size,
+            width=h.width if blocks.start else None,
+        )
+        rows = await self._stage.forward(self._opened, tokens, x_TD, reads)
+        if blocks.end < h.num_blocks:
+            computed = make_step(step.position, tokens, rows, reads, self._epoch)
+            self._kept.append(computed)
+            if step.position >= self._withheld and self._next is not None:
+                await self._pass_on(computed)
+                return
+        is_withheld = step.position < self._withheld
+        await self._report(
+            pb.Report(
+                result=pb.Result(
+                    position=step.position,
+                    num_tokens=len(tokens),
+                    num_rows=0 if is_withheld else len(rows),
+                    width=rows.shape[1],
+                    rows=b"" if is_withheld else rows.tobytes(),
+                )
+            )
+        )
+
+    async def _truncate(self, request: pb.Truncate) -> None:
+        length = min(request.length, self._opened.length)
+        await self._stage.truncate(self._opened, length)
+        self._epoch = request.epoch
+        self._kept = [s for s in self._kept if s.position + len(s.tokens) <= length]
+        self._kept_from = min(self._kept_from, length)
+
+    async def _redirect(self, request: pb.Redirect) -> None:
+        if self._link is not None:
+            self._link.cancel()
+        self._link, self._next, self._epoch = None, request.next, request.epoch
+        for step in self._kept if request.resend else ():
+            step.epoch = self._epoch
+            await self._pass_on(step)
+
+    async def _pass_on(self, step: pb.Step) -> None:
+        assert self._next is not None
+        try:
+            async with asyncio.timeout(_PASS_TIMEOUT_S):
+                first = self._link is None
+                if first:
+                    self._link = self._host.link(self._next)
+                message = pb.Passed(text=self._next.text if first else b"", step=step)
+                await self._link.write(message)
+        except (TimeoutError, grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
+            raise _FaultError(
+                "next.lost",
+                f"the next stage does not answer: {type(error).__name__}",
+                pb.BLAME_NEXT,
+            ) from error
+
+    async def _fault(self, number: int, code: str, message: str, blame: Any) -> None:
+        fault = pb.Fault(code=code, message=message[:500], blame=blame, epoch=self._epoch)
+        await self._report(pb.Report(number=number, fault=fault))
+
+    async def _report(self, report: pb.Report) -> None:
+        # A caller that does not read is left: its stream ends, and with it the text.
+        async with self._writing, asyncio.timeout(_WRITE_TIMEOUT_S):
+            with contextlib.suppress(grpc.aio.AioRpcError):
+                await self._write(report)

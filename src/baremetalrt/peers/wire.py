@@ -1,0 +1,86 @@
+"""Rows and steps as they travel. What comes from others is checked here before anything computes."""
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from baremetalrt.blocks.span import Reads
+from baremetalrt.peers import compute_pb2 as pb
+
+VERSION: Final = 1
+SERVICE: Final = "/baremetalrt.compute.v1.Compute/"
+MAX_STEP_TOKENS: Final = 4096
+TEXT_BYTES: Final = 16
+_LITTLE_F32: Final = np.dtype("<f4")
+_READS: Final[dict[int, Reads]] = {
+    pb.READS_NONE: "none",
+    pb.READS_LAST: "last",
+    pb.READS_ALL: "all",
+}
+_READS_CODES: Final = {name: code for code, name in _READS.items()}
+
+
+class StepError(Exception):
+    """A step that cannot be computed. `code` is stable."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def make_step(
+    position: int,
+    tokens: Sequence[int],
+    x_TD: NDArray[np.float32] | None,
+    reads: Reads,
+    epoch: int,
+) -> pb.Step:
+    """The next tokens of a text, as a message."""
+    step = pb.Step(position=position, tokens=tokens, epoch=epoch)
+    step.reads = _READS_CODES[reads]  # type: ignore[assignment]
+    if x_TD is not None:
+        step.rows = x_TD.astype(_LITTLE_F32, copy=False).tobytes()
+    return step
+
+
+def read_step(
+    step: pb.Step, *, length: int, capacity: int, vocabulary_size: int, width: int | None
+) -> tuple[list[int], NDArray[np.float32] | None, Reads]:
+    """Tokens, rows `x_TD` (None where `width` is) and what is read, if the step fits a text.
+
+    Raises:
+        StepError: it does not.
+    """
+    tokens = list(step.tokens)
+    if not 1 <= len(tokens) <= MAX_STEP_TOKENS:
+        raise StepError("step.size", f"{len(tokens)} tokens in a step of 1 to {MAX_STEP_TOKENS}")
+    if step.position != length:
+        raise StepError("step.position", f"position {step.position} in a text of {length} tokens")
+    if length + len(tokens) > capacity:
+        raise StepError("step.capacity", f"more than the {capacity} tokens there is room for")
+    if max(tokens) >= vocabulary_size:
+        raise StepError("step.tokens", "a token is not in the vocabulary")
+    if step.reads not in _READS:
+        raise StepError("step.reads", "it does not say what is read")
+    x_TD = None if width is None else read_rows(step.rows, len(tokens), width)
+    if width is None and step.rows:
+        raise StepError("rows.shape", "the first stage takes tokens, not rows")
+    return tokens, x_TD, _READS[step.reads]
+
+
+def read_rows(data: bytes, num_rows: int, width: int) -> NDArray[np.float32]:
+    """Rows `(num_rows, width)` of finite numbers.
+
+    Raises:
+        StepError: they are of another shape, or not all of them are numbers.
+    """
+    if len(data) != num_rows * width * _LITTLE_F32.itemsize:
+        raise StepError("rows.shape", f"{len(data)} bytes are not {num_rows} rows of {width}")
+    rows = np.frombuffer(data, dtype=_LITTLE_F32).reshape(num_rows, width)
+    # The sum of squares is finite only if every number is, unless they are absurd anyway.
+    if not np.isfinite(np.vdot(rows, rows)):
+        raise StepError("rows.not-finite", "not all of the rows are finite numbers")
+    # Logits may be written to.
+    return rows.astype(np.float32, copy=True)

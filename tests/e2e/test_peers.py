@@ -1,0 +1,170 @@
+"""One model across several processes: the same tokens as alone, whoever of them is killed."""
+
+import asyncio
+import json
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from baremetalrt.core.errors import CapacityError
+from baremetalrt.serve.node import Node, NodeConfig
+from baremetalrt.serve.opening import Opening
+from baremetalrt.serve.sharing import model_over_peers, the_membership
+from baremetalrt.session.sampling import SamplingOptions
+from baremetalrt.session.session import GenerationOptions
+from baremetalrt.weights.store import default_model
+from commands import bmrt
+from peers_kit import PeerProcess, at_home, founder, member
+
+SPANS = ("0:10", "10:20", "20:30")
+PROMPT = [3 + i * 7 % 900 for i in range(600)]
+NUM_TOKENS = 24
+GREEDY = GenerationOptions(
+    sampling=SamplingOptions(temperature=0), max_tokens=NUM_TOKENS, ignore_end=True
+)
+# Far longer than finding a silent peer, far shorter than a hang.
+GAP_S = 20.0
+
+
+class Machines:
+    """A caller, and two peers for every span, of which the second is a spare."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.model = default_model().path
+        self.caller = founder(folder / "caller")
+        self._stack = ExitStack()
+        self._count = 0
+
+    def start(self, blocks: str) -> PeerProcess:
+        self._count += 1
+        home = member(self.folder / f"peer-{self._count}", self.caller)
+        return self._stack.enter_context(PeerProcess(self.model, blocks, home))
+
+    def close(self) -> None:
+        self._stack.close()
+
+    def opening(self) -> Opening:
+        return Opening(default_model())
+
+    async def alone(self, prompt: list[int]) -> list[int]:
+        node = Node(NodeConfig(num_threads=1, context=1024))
+        try:
+            model = await asyncio.to_thread(node.load, self.opening())
+            tokens = [t.id async for t in model.session(prompt, GREEDY).generate()]
+            return [t for t in tokens if t is not None]
+        finally:
+            node.close()
+
+    async def over(
+        self,
+        addresses: list[str],
+        prompt: list[int],
+        at: int = -1,
+        do: Callable[[], None] = lambda: None,
+    ) -> tuple[list[int], list[str]]:
+        """Tokens, and what the user was told; `do` is done before token number `at` is computed."""
+        told: list[str] = []
+        node = Node(NodeConfig(context=1024))
+        try:
+            with at_home(self.caller):
+                async with model_over_peers(
+                    node, self.opening(), the_membership(None), addresses, on_event=told.append
+                ) as model:
+                    if at == 0:
+                        do()
+                    tokens: list[int] = []
+                    async for token in model.session(prompt, GREEDY).generate():
+                        assert token.id is not None
+                        tokens.append(token.id)
+                        if len(tokens) == at:
+                            do()
+            return tokens, told
+        finally:
+            node.close()
+
+
+@pytest.fixture
+def machines(tmp_path: Path) -> Iterator[Machines]:
+    made = Machines(tmp_path)
+    yield made
+    made.close()
+
+
+def run(machines: Machines, peers: list[PeerProcess], *arguments: object) -> object:
+    with at_home(machines.caller):
+        return asyncio.run(machines.over([p.address for p in peers], *arguments))  # type: ignore[arg-type]
+
+
+def test_a_route_over_three_machines_says_what_one_machine_says(machines: Machines) -> None:
+    """Also for callers at once, and for a text of which the peers remember the beginning."""
+    peers = [machines.start(blocks) for blocks in SPANS]
+    prompts = [PROMPT, PROMPT[:5], PROMPT[:300], PROMPT]
+    expected = [asyncio.run(machines.alone(prompt)) for prompt in prompts]
+    for prompt, tokens in zip(prompts, expected, strict=True):
+        assert run(machines, peers, prompt) == (tokens, [])
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2])
+@pytest.mark.parametrize(
+    ("number", "at"),
+    [(signal.SIGKILL, 0), (signal.SIGKILL, 1), (signal.SIGKILL, 12), (signal.SIGSTOP, 12)],
+)
+def test_a_peer_that_dies_is_replaced_and_the_tokens_stay_the_same(
+    machines: Machines, stage: int, number: signal.Signals, at: int
+) -> None:
+    """Whichever stage it is, before the prompt, at the first token, and later; dead or stopped."""
+    peers = [machines.start(blocks) for blocks in SPANS]
+    spare = machines.start(SPANS[stage])
+    expected = asyncio.run(machines.alone(PROMPT))
+    started = time.monotonic()
+    with at_home(machines.caller):
+        tokens, told = asyncio.run(
+            machines.over(
+                [p.address for p in (*peers, spare)],
+                PROMPT,
+                at,
+                lambda: peers[stage].signal(number),
+            )
+        )
+    assert tokens == expected
+    assert any(spare.id[:8] in event for event in told)
+    assert time.monotonic() - started < GAP_S
+
+
+def test_without_a_replacement_the_error_is_clear_and_soon(machines: Machines) -> None:
+    """And the text can be continued once somebody hosts the span again."""
+    peers = [machines.start(blocks) for blocks in SPANS]
+    started = time.monotonic()
+    with pytest.raises(CapacityError) as caught:
+        run(machines, peers, PROMPT, 3, lambda: peers[1].signal(signal.SIGKILL))
+    assert caught.value.code == "route.lost" and "10:20" in caught.value.message
+    assert time.monotonic() - started < GAP_S
+    again = [peers[0], machines.start(SPANS[1]), peers[2]]
+    assert run(machines, again, PROMPT) == (asyncio.run(machines.alone(PROMPT)), [])
+
+
+def test_the_command_runs_over_peers(machines: Machines) -> None:
+    """`bmrt run --via` answers as `bmrt run` does, and says what is missing."""
+    peers = [machines.start(blocks) for blocks in SPANS]
+    words = (str(machines.model), "a b c", "--json", "-t", "0", "-n", "12", "--raw")
+    via = [word for peer in peers for word in ("--via", peer.address)]
+    alone = json.loads(bmrt("run", *words, home=machines.caller).stdout)
+    done = bmrt("run", *words, *via, home=machines.caller)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["tokens"] == alone["tokens"]
+    done = bmrt("run", *words, *via[2:], home=machines.caller)
+    assert done.returncode == 4 and "do not host all of the 30 blocks: 10:20, 20:30" in done.stderr
+
+
+def test_strangers_are_not_answered(machines: Machines, tmp_path: Path) -> None:
+    """A member of another swarm of the same name gets no answer, and gives none."""
+    peers = [machines.start("0:30")]
+    stranger = founder(tmp_path / "stranger")
+    done = bmrt("run", str(machines.model), "a", "--raw", "--via", peers[0].address, home=stranger)
+    assert done.returncode == 4 and "do not host all" in done.stderr
+    assert peers[0].process.poll() is None

@@ -1,0 +1,100 @@
+"""Machines of one private swarm: each a real `bmrt serve --share` with a home and a port of its own."""
+
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Self
+
+from baremetalrt.swarm.authority import (
+    create_swarm,
+    find_membership,
+    keep_membership,
+    load_authority,
+    utc_now,
+)
+from baremetalrt.swarm.certificates import certificate_pem, issue, key_pem, new_key
+from commands import BMRT, environment
+from swarm_kit import LOOPBACK, make_home
+
+SWARM = "home"
+_PEER = re.compile(rb"peer ([0-9a-f]{40}) at \S+:(\d+)")
+_STARTED_S = 60.0
+
+
+@contextmanager
+def at_home(home: Path) -> Iterator[None]:
+    """This process as a program with that home."""
+    before = os.environ.get("BMRT_HOME")
+    os.environ["BMRT_HOME"] = str(home)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["BMRT_HOME"]
+        else:
+            os.environ["BMRT_HOME"] = before
+
+
+def founder(folder: Path) -> Path:
+    """A home with a new swarm."""
+    home = make_home(folder)
+    with at_home(home):
+        create_swarm(SWARM)
+    return home
+
+
+def member(folder: Path, creator: Path) -> Path:
+    """A home in the swarm of another; how an invitation does it is tested elsewhere."""
+    home = make_home(folder)
+    with at_home(creator):
+        authority = load_authority(find_membership(SWARM))
+    key = new_key()
+    files = {
+        "authority.pem": certificate_pem(authority.certificate),
+        "member.pem": certificate_pem(issue(authority, key.public_key(), utc_now())),
+        "member.key": key_pem(key),
+    }
+    with at_home(home):
+        keep_membership(SWARM, files)
+    return home
+
+
+class PeerProcess:
+    """A machine that hosts a span, from when it listens until it is stopped or killed."""
+
+    def __init__(self, model: Path, blocks: str, home: Path, *, port: int = 0) -> None:
+        self.process = subprocess.Popen(
+            [
+                *(*BMRT, "serve", str(model), "--port", "0", "--no-torrents"),
+                *("--share", "--share-blocks", blocks, "--share-listen", f"{LOOPBACK}:{port}"),
+                *("--threads", "1", "--context", "1024"),
+            ],
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            env=environment(home),
+        )
+        assert self.process.stderr is not None
+        said = b""
+        for line in self.process.stderr:
+            said += line
+            if found := _PEER.search(line):
+                self.id = found[1].decode()
+                self.address = f"{LOOPBACK}:{int(found[2])}"
+                return
+        self.process.wait(_STARTED_S)
+        raise RuntimeError(f"the peer did not start: {said.decode()}")
+
+    def signal(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.communicate()
