@@ -64,7 +64,7 @@ def member(folder: Path, creator: Path) -> Path:
 
 
 class PeerProcess:
-    """A machine that hosts a span, from when it listens until it is stopped or killed."""
+    """A machine that hosts a span, until it is stopped or killed."""
 
     def __init__(self, model: Path, blocks: str, home: Path, *, port: int = 0) -> None:
         self.process = subprocess.Popen(
@@ -77,6 +77,8 @@ class PeerProcess:
             stderr=subprocess.PIPE,
             env=environment(home),
         )
+
+    def wait_until_it_listens(self) -> Self:
         assert self.process.stderr is not None
         said = b""
         for line in self.process.stderr:
@@ -84,7 +86,7 @@ class PeerProcess:
             if found := _PEER.search(line):
                 self.id = found[1].decode()
                 self.address = f"{LOOPBACK}:{int(found[2])}"
-                return
+                return self
         self.process.wait(_STARTED_S)
         raise RuntimeError(f"the peer did not start: {said.decode()}")
 

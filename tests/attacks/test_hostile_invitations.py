@@ -38,6 +38,8 @@ from baremetalrt.swarm.certificates import (
     key_pem,
     new_authority,
     new_key,
+    peer_id,
+    peer_name,
 )
 from baremetalrt.swarm.invitations import Invitation, invite, parse_invitation, uses_left, withdraw
 from baremetalrt.swarm.inviting import InvitationServer
@@ -493,7 +495,8 @@ async def test_a_request_chooses_nothing_but_its_key(
     assert certificate.subject.rfc4514_string() == "CN=member of home"
     assert not certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
     names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    assert names.get_values_for_type(x509.DNSName) == ["*", "home"]
+    peer = peer_name(peer_id(key.public_key()))
+    assert names.get_values_for_type(x509.DNSName) == ["*", "home", peer]
 
 
 def forged() -> bytes:

@@ -40,10 +40,14 @@ class Machines:
         self._stack = ExitStack()
         self._count = 0
 
-    def start(self, blocks: str) -> PeerProcess:
-        self._count += 1
-        home = member(self.folder / f"peer-{self._count}", self.caller)
-        return self._stack.enter_context(PeerProcess(self.model, blocks, home))
+    def start(self, *spans: str) -> list[PeerProcess]:
+        """One peer for each of the spans; they start at the same time."""
+        peers = []
+        for blocks in spans:
+            self._count += 1
+            home = member(self.folder / f"peer-{self._count}", self.caller)
+            peers.append(self._stack.enter_context(PeerProcess(self.model, blocks, home)))
+        return [peer.wait_until_it_listens() for peer in peers]
 
     def close(self) -> None:
         self._stack.close()
@@ -102,24 +106,31 @@ def run(machines: Machines, peers: list[PeerProcess], *arguments: object) -> obj
 
 def test_a_route_over_three_machines_says_what_one_machine_says(machines: Machines) -> None:
     """Also for callers at once, and for a text of which the peers remember the beginning."""
-    peers = [machines.start(blocks) for blocks in SPANS]
+    peers = machines.start(*SPANS)
     prompts = [PROMPT, PROMPT[:5], PROMPT[:300], PROMPT]
     expected = [asyncio.run(machines.alone(prompt)) for prompt in prompts]
     for prompt, tokens in zip(prompts, expected, strict=True):
         assert run(machines, peers, prompt) == (tokens, [])
 
 
-@pytest.mark.parametrize("stage", [0, 1, 2])
-@pytest.mark.parametrize(
-    ("number", "at"),
-    [(signal.SIGKILL, 0), (signal.SIGKILL, 1), (signal.SIGKILL, 12), (signal.SIGSTOP, 12)],
-)
+# The whole matrix is slow; what runs always has every stage, every moment and both deaths once.
+ALWAYS = {(0, "SIGKILL", 12), (1, "SIGKILL", 0), (1, "SIGSTOP", 12), (2, "SIGKILL", 1)}
+MATRIX = [
+    pytest.param(
+        stage, death, at, marks=() if (stage, death, at) in ALWAYS else (pytest.mark.slow,)
+    )
+    for stage in range(3)
+    for death in ("SIGKILL", "SIGSTOP")
+    for at in (0, 1, 12, NUM_TOKENS - 1)
+]
+
+
+@pytest.mark.parametrize(("stage", "death", "at"), MATRIX)
 def test_a_peer_that_dies_is_replaced_and_the_tokens_stay_the_same(
-    machines: Machines, stage: int, number: signal.Signals, at: int
+    machines: Machines, stage: int, death: str, at: int
 ) -> None:
-    """Whichever stage it is, before the prompt, at the first token, and later; dead or stopped."""
-    peers = [machines.start(blocks) for blocks in SPANS]
-    spare = machines.start(SPANS[stage])
+    """Whichever stage it is; before the prompt, at the first, a middle and the last token."""
+    *peers, spare = machines.start(*SPANS, SPANS[stage])
     expected = asyncio.run(machines.alone(PROMPT))
     started = time.monotonic()
     with at_home(machines.caller):
@@ -128,7 +139,7 @@ def test_a_peer_that_dies_is_replaced_and_the_tokens_stay_the_same(
                 [p.address for p in (*peers, spare)],
                 PROMPT,
                 at,
-                lambda: peers[stage].signal(number),
+                lambda: peers[stage].signal(signal.Signals[death]),
             )
         )
     assert tokens == expected
@@ -138,19 +149,19 @@ def test_a_peer_that_dies_is_replaced_and_the_tokens_stay_the_same(
 
 def test_without_a_replacement_the_error_is_clear_and_soon(machines: Machines) -> None:
     """And the text can be continued once somebody hosts the span again."""
-    peers = [machines.start(blocks) for blocks in SPANS]
+    peers = machines.start(*SPANS)
     started = time.monotonic()
     with pytest.raises(CapacityError) as caught:
         run(machines, peers, PROMPT, 3, lambda: peers[1].signal(signal.SIGKILL))
     assert caught.value.code == "route.lost" and "10:20" in caught.value.message
     assert time.monotonic() - started < GAP_S
-    again = [peers[0], machines.start(SPANS[1]), peers[2]]
+    again = [peers[0], *machines.start(SPANS[1]), peers[2]]
     assert run(machines, again, PROMPT) == (asyncio.run(machines.alone(PROMPT)), [])
 
 
 def test_the_command_runs_over_peers(machines: Machines) -> None:
     """`bmrt run --via` answers as `bmrt run` does, and says what is missing."""
-    peers = [machines.start(blocks) for blocks in SPANS]
+    peers = machines.start(*SPANS)
     words = (str(machines.model), "a b c", "--json", "-t", "0", "-n", "12", "--raw")
     via = [word for peer in peers for word in ("--via", peer.address)]
     alone = json.loads(bmrt("run", *words, home=machines.caller).stdout)
@@ -163,7 +174,7 @@ def test_the_command_runs_over_peers(machines: Machines) -> None:
 
 def test_strangers_are_not_answered(machines: Machines, tmp_path: Path) -> None:
     """A member of another swarm of the same name gets no answer, and gives none."""
-    peers = [machines.start("0:30")]
+    peers = machines.start("0:30")
     stranger = founder(tmp_path / "stranger")
     done = bmrt("run", str(machines.model), "a", "--raw", "--via", peers[0].address, home=stranger)
     assert done.returncode == 4 and "do not host all" in done.stderr

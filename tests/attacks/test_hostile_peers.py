@@ -1,0 +1,223 @@
+"""What a member of the swarm can send to a host, or answer to a caller, that no honest peer would."""
+
+import asyncio
+import secrets
+import struct
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+
+from baremetalrt.peers import compute_pb2 as pb
+from baremetalrt.peers.caller import Channels
+from baremetalrt.peers.identity import Identity
+from baremetalrt.peers.wire import SERVICE, StepError, read_rows, read_step
+from baremetalrt.serve.sharing import identity_of
+from baremetalrt.swarm.authority import find_membership
+from baremetalrt.weights.store import default_model
+from peers_kit import SWARM, PeerProcess, at_home, founder, member
+
+WIDTH = 576
+ROWS = struct.pack("<f", 0.5) * WIDTH
+
+
+@pytest.fixture(scope="module")
+def attacked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[PeerProcess, Path]]:
+    folder = tmp_path_factory.mktemp("attacked")
+    caller = founder(folder / "caller")
+    model = default_model()
+    assert model is not None
+    with PeerProcess(model.path, "10:20", member(folder / "peer", caller)) as peer:
+        yield peer.wait_until_it_listens(), caller
+
+
+def identity(home: Path) -> Identity:
+    with at_home(home):
+        return identity_of(find_membership(SWARM))
+
+
+async def described(peer: PeerProcess, who: Identity) -> pb.Description:
+    channels = Channels(who)
+    return await channels.describe(peer.address, timeout_s=5)
+
+
+async def say(
+    peer: PeerProcess, who: Identity, *commands: pb.Command, name: str | None = None
+) -> list[pb.Report]:
+    """Sends commands, and returns what is reported to each of them."""
+    async with who.channel(peer.address, name or f"{peer.id}.peer") as channel:
+        call: Any = channel.stream_stream(
+            f"{SERVICE}Attach",
+            request_serializer=pb.Command.SerializeToString,
+            response_deserializer=pb.Report.FromString,
+        )(timeout=20)
+        reports = []
+        for command in commands:
+            await call.write(command)
+            reports.append(await call.read())
+        return reports
+
+
+def opening(model: str, **changes: Any) -> pb.Command:
+    fields = {"text": secrets.token_bytes(16), "model": model, "start": 10, "end": 20}
+    return pb.Command(number=1, open=pb.Open(**{**fields, "capacity": 64, **changes}))
+
+
+STEPS: dict[str, tuple[pb.Step, str]] = {
+    "ahead": (pb.Step(position=9, tokens=[1], rows=ROWS), "step.position"),
+    "narrow": (pb.Step(position=0, tokens=[1], rows=ROWS[:-4]), "rows.shape"),
+    "none": (pb.Step(position=0, tokens=[1]), "rows.shape"),
+    "nan": (
+        pb.Step(position=0, tokens=[1], rows=struct.pack("<f", float("nan")) * WIDTH),
+        "rows.not-finite",
+    ),
+    "infinite": (
+        pb.Step(position=0, tokens=[1], rows=struct.pack("<f", float("inf")) * WIDTH),
+        "rows.not-finite",
+    ),
+    "empty": (pb.Step(position=0), "step.size"),
+    "huge": (pb.Step(position=0, tokens=[1] * 5000, rows=ROWS), "step.size"),
+    "too long": (pb.Step(position=0, tokens=[1] * 65, rows=ROWS * 65), "step.capacity"),
+    "unknown token": (pb.Step(position=0, tokens=[1 << 30], rows=ROWS), "step.tokens"),
+}
+
+
+@pytest.mark.parametrize("case", STEPS)
+def test_a_step_that_does_not_fit_is_refused_and_the_text_goes_on(
+    attacked: tuple[PeerProcess, Path], case: str
+) -> None:
+    """One line of why; then the same text takes an honest step."""
+    peer, home = attacked
+    step, code = STEPS[case]
+    who = identity(home)
+
+    async def attack() -> list[pb.Report]:
+        model = (await described(peer, who)).spans[0].model
+        good = pb.Step(position=0, tokens=[1], rows=ROWS)
+        return await say(
+            peer,
+            who,
+            opening(model),
+            pb.Command(number=2, step=step),
+            pb.Command(number=3, step=good),
+        )
+
+    opened, refused, computed = asyncio.run(attack())
+    assert opened.done.length == 0
+    assert refused.fault.code == code
+    assert computed.result.num_tokens == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"model": "0" * 64}, "span.not-hosted"),
+        ({"end": 21}, "span.not-hosted"),
+        ({"capacity": 1 << 31}, "cache.full"),
+        ({"capacity": 0}, "cache.full"),
+        ({"tokens": [1 << 31]}, "step.tokens"),
+        ({"text": b"short"}, "text.known"),
+    ],
+)
+def test_a_text_that_cannot_be_is_not_opened(
+    attacked: tuple[PeerProcess, Path], changes: dict[str, Any], code: str
+) -> None:
+    """Nothing is kept of it."""
+    peer, home = attacked
+    who = identity(home)
+
+    async def attack() -> tuple[pb.Report, pb.Description]:
+        model = (await described(peer, who)).spans[0].model
+        without_model = {k: v for k, v in changes.items() if k != "model"}
+        [report] = await say(peer, who, opening(changes.get("model", model), **without_model))
+        return report, await described(peer, who)
+
+    report, after = asyncio.run(attack())
+    assert report.fault.code == code
+    assert after.spans[0].num_texts == 0
+
+
+def test_rows_for_an_unknown_text_are_not_taken(attacked: tuple[PeerProcess, Path]) -> None:
+    """Who does not know the name of a text cannot put rows into it."""
+    peer, home = attacked
+
+    async def attack() -> None:
+        async with identity(home).channel(peer.address, f"{peer.id}.peer") as channel:
+            call: Any = channel.stream_unary(
+                f"{SERVICE}Pass",
+                request_serializer=pb.Passed.SerializeToString,
+                response_deserializer=pb.Received.FromString,
+            )(timeout=20)
+            await call.write(pb.Passed(text=b"x" * 16, step=pb.Step(tokens=[1])))
+            await call
+
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        asyncio.run(attack())
+    assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+def test_a_peer_cannot_answer_for_another(attacked: tuple[PeerProcess, Path]) -> None:
+    """A member is believed to be who its key is, not whoever listens at an address."""
+    peer, home = attacked
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        asyncio.run(say(peer, identity(home), opening("0"), name=f"{'0' * 40}.peer"))
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+def test_a_stranger_is_not_let_in(attacked: tuple[PeerProcess, Path], tmp_path: Path) -> None:
+    """A certificate of another authority, and none at all."""
+    peer, home = attacked
+    mine = identity(founder(tmp_path / "stranger"))
+    true = identity(home)
+    pretending = Identity(
+        mine.id, true.swarm, true.authority_pem, mine.certificate_pem, mine.key_pem
+    )
+    for who in (mine, pretending):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            asyncio.run(described(peer, who))
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+def test_a_flood_of_texts_is_bounded(attacked: tuple[PeerProcess, Path]) -> None:
+    """One member gets so many texts at once, and no more."""
+    peer, home = attacked
+    who = identity(home)
+
+    async def attack() -> list[grpc.StatusCode | None]:
+        async with who.channel(peer.address, f"{peer.id}.peer") as channel:
+            attach: Callable[[], Any] = lambda: channel.stream_stream(  # noqa: E731
+                f"{SERVICE}Attach",
+                request_serializer=pb.Command.SerializeToString,
+                response_deserializer=pb.Report.FromString,
+            )(timeout=20)
+            calls = [attach() for _ in range(80)]
+            codes = []
+            for call in calls:
+                try:
+                    await call.write(pb.Command(number=1, probe=pb.Probe()))
+                    await call.read()
+                    codes.append(None)
+                except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+                    codes.append(await call.code())
+            return codes
+
+    codes = asyncio.run(attack())
+    assert codes.count(grpc.StatusCode.RESOURCE_EXHAUSTED) == 16
+
+
+def test_rows_are_checked_before_they_are_used() -> None:
+    """Also those that a last stage answers with."""
+    good = np.ones((2, 4), dtype="<f4")
+    assert np.array_equal(read_rows(good.tobytes(), 2, 4), good)
+    for data, shape in ((good.tobytes(), (2, 5)), (b"", (1, 4)), (good.tobytes(), (3, 4))):
+        with pytest.raises(StepError, match="rows"):
+            read_rows(data, *shape)
+    good[1, 2] = np.nan
+    with pytest.raises(StepError, match="finite"):
+        read_rows(good.tobytes(), 2, 4)
+    backwards = pb.Step(position=3, tokens=[1])
+    with pytest.raises(StepError, match="position"):
+        read_step(backwards, length=4, capacity=9, vocabulary_size=5, width=None)
