@@ -42,6 +42,7 @@ test-interop: $(VENV)/test-ready
 bench: $(VENV)/test-ready
 	$(BIN)/python bench/against_llama_cpp.py $(if $(QWEN),--qwen)
 	$(BIN)/python bench/swarm.py
+	$(BIN)/python bench/peers.py
 
 # After a change to the protocol of the compute plane.
 protocol: $(VENV)/test-ready

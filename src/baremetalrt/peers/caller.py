@@ -78,7 +78,8 @@ class StageCall:
         self.lost: str | None = None
         self.heard_at = time.monotonic()
         self.answers: dict[int, pb.Done] = {}
-        self._number = 0
+        self._number = self._closing = 0
+        self._ended = asyncio.Event()
         self._on_result = on_result
         self._on_change = on_change
         self._call: Any = channels.to(span.address, span.id).stream_stream(
@@ -103,10 +104,15 @@ class StageCall:
         self._outbox.put_nowait(pb.Command(number=self._number, **body))
         return self._number
 
+    def probe(self) -> None:
+        """Asks for a sign of life."""
+        self._outbox.put_nowait(pb.Command(probe=pb.Probe()))
+
     def lose(self, why: str) -> None:
         """Gives the peer up."""
         if self.lost is None:
             self.lost = why
+            self._ended.set()
             self._on_change()
 
     async def close(self) -> None:
@@ -118,11 +124,10 @@ class StageCall:
     async def finish(self, *, keep: bool, timeout_s: float) -> None:
         """Ends the text there; `keep` leaves it for later ones that begin alike."""
         if self.is_sound:
-            number = self.command(close=pb.Close(keep=keep))
+            self._closing = self.command(close=pb.Close(keep=keep))
             try:
                 async with asyncio.timeout(timeout_s):
-                    while self.is_sound and number not in self.answers:
-                        await asyncio.sleep(0.002)
+                    await self._ended.wait()
                     await self._call.done_writing()
             except (TimeoutError, grpc.aio.AioRpcError, asyncio.InvalidStateError):
                 pass
@@ -147,8 +152,10 @@ class StageCall:
     def _take(self, report: pb.Report) -> None:
         self.heard_at = time.monotonic()
         kind = report.WhichOneof("body")
-        if kind == "done":
+        if kind == "done" and report.number:
             self.answers[report.number] = report.done
+            if report.number == self._closing:
+                self._ended.set()
         elif kind == "result":
             self._on_result(report.result)
         elif kind == "fault":

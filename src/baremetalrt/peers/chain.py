@@ -280,7 +280,7 @@ class RemoteChain:
             for index, call in enumerate(place.calls):
                 if probed_at and now - call.heard_at > _SILENCE_S:
                     raise _StageLostError(index, f"no answer for {_SILENCE_S:.1f} s")
-                call.command(probe=pb.Probe())
+                call.probe()
                 if not probed_at:
                     call.heard_at = now
             probed_at = probed_at or now
@@ -325,7 +325,7 @@ class RemoteChain:
             raise CapacityError(
                 f"blocks {span.blocks} are lost ({lost}), and no other peer has them",
                 code="route.lost",
-                hint="the conversation goes on when a peer hosts them again; `bmrt peers` lists who does",
+                hint="the conversation can go on when a peer hosts them again",
             ) from lost
         self._on_event(f"blocks {span.blocks} go on at {found.id[:8]}")
         self.spans[lost.index] = found
