@@ -61,13 +61,13 @@ class ChainPlace:
 
     capacity: int
     length: int = 0
-    opened_at: int = 0
     prefix: tuple[int, ...] = ()
     epoch: int = 0
     calls: list[StageCall] = field(default_factory=list)
     inputs: list[_Input] = field(default_factory=list)
     outstanding: list[_Input] = field(default_factory=list)
     results: dict[int, pb.Result] = field(default_factory=dict)
+    rows: dict[int, NDArray[np.float32]] = field(default_factory=dict)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     avoid: set[str] = field(default_factory=set)
     num_recoveries: int = 0
@@ -89,8 +89,11 @@ class RemoteChain:
         spans: Sequence[RemoteSpan],
         find_replacement: FindReplacement,
         *,
+        row_width: int,
         on_event: Callable[[str], None] = lambda what: None,
     ) -> None:
+        """`row_width` is that of what comes back: the vocabulary's size where the head is among it."""
+        self._row_width = row_width
         self._channels = channels
         self.spans = list(spans)
         self._find_replacement = find_replacement
@@ -128,10 +131,12 @@ class RemoteChain:
     async def truncate(self, place: Place, length: int) -> None:
         chain = _chain(place)
         chain.epoch += 1
-        truncate = pb.Truncate(length=length, epoch=chain.epoch)
-        await self._everywhere(chain, lambda c: c.command(truncate=truncate))
+        # The epoch of now, also when this is said again after a recovery.
+        await self._everywhere(
+            chain,
+            lambda c: c.command(truncate=pb.Truncate(length=length, epoch=chain.epoch)),
+        )
         chain.length = length
-        chain.opened_at = min(chain.opened_at, length)
         chain.prefix = chain.prefix[:length]
         chain.inputs = [i for i in chain.inputs if i.end <= length]
 
@@ -157,10 +162,11 @@ class RemoteChain:
                 break
             except _StageLostError as lost:
                 await self._recover(chain, lost)
-        result = chain.results.pop(step.position, None)
-        if not returns_rows or result is None:
-            return np.empty((0, 0), dtype=np.float32)
-        return read_rows(result.rows, result.num_rows, result.width)
+        return (
+            chain.rows.pop(step.position)
+            if returns_rows
+            else np.empty((0, self._row_width), dtype=np.float32)
+        )
 
     def release(self, place: Place, *, keep: bool) -> None:
         chain = _chain(place)
@@ -184,7 +190,7 @@ class RemoteChain:
             call.command(open=self._open_request(place, i, tokens))
         await self._until(place, lambda: all(1 in call.answers for call in place.calls))
         length = min(call.answers[1].length for call in place.calls)
-        place.opened_at = place.length = length
+        place.length = length
         place.prefix = tuple(tokens[:length])
         if any(call.answers[1].length > length for call in place.calls):
             await self.truncate(place, length)
@@ -231,25 +237,25 @@ class RemoteChain:
         while place.outstanding and place.outstanding[0].position in place.results:
             step = place.outstanding[0]
             result = place.results[step.position]
-            self._check(step, result, last)
+            rows = self._check(step, result, last)
             place.outstanding.pop(0)
-            if not result.num_rows:
-                del place.results[step.position]
+            del place.results[step.position]
+            if len(rows):
+                place.rows[step.position] = rows
         return len(place.outstanding)
 
-    def _check(self, step: _Input, result: pb.Result, last: int) -> None:
+    def _check(self, step: _Input, result: pb.Result, last: int) -> NDArray[np.float32]:
         """A peer's answer has the right shape and is made of numbers, or the peer is left."""
         num_tokens = len(step.tokens)
         is_end = self.spans[last].blocks.end == self.spans[last].num_blocks
         expected = {"all": num_tokens, "last": 1, "none": 0}[step.reads] if is_end else num_tokens
         try:
-            if (result.num_tokens, result.num_rows) != (num_tokens, expected):
+            is_wide = not expected or result.width == self._row_width
+            if (result.num_tokens, result.num_rows) != (num_tokens, expected) or not is_wide:
                 raise StepError("rows.shape", "an answer of the wrong shape")
-            if expected:
-                read_rows(result.rows, result.num_rows, result.width)
+            return read_rows(result.rows, expected, self._row_width)
         except StepError as error:
-            place_error = f"{error.code}: {error}"
-            raise _StageLostError(last, place_error) from error
+            raise _StageLostError(last, f"{error.code}: {error}") from error
 
     async def _everywhere(self, place: ChainPlace, send: Callable[[StageCall], int]) -> None:
         """A command to all stages, done by all of them."""

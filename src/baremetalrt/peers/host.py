@@ -11,11 +11,12 @@ import grpc
 from baremetalrt.blocks.span import Span
 from baremetalrt.core.errors import UsageError
 from baremetalrt.peers import compute_pb2 as pb
+from baremetalrt.peers.caller import Channels
 from baremetalrt.peers.hosted_text import HostedText
 from baremetalrt.peers.identity import OPTIONS, Identity, caller_key
 from baremetalrt.peers.wire import SERVICE, TEXT_BYTES, VERSION
 from baremetalrt.session.stage import Stage
-from baremetalrt.swarm.certificates import peer_id, peer_name
+from baremetalrt.swarm.certificates import peer_id
 
 _log = logging.getLogger("baremetalrt.peers")
 _MAX_TEXTS_PER_PEER: Final = 64
@@ -55,7 +56,7 @@ class Host:
         self._allowed = allowed
         self._texts: dict[bytes, HostedText] = {}
         self._per_peer: Counter[str] = Counter()
-        self._channels: dict[tuple[str, str], grpc.aio.Channel] = {}
+        self._channels = Channels(identity)
 
     async def listen(self, address: str) -> None:
         """Begins to answer at `HOST:PORT`; port 0 takes any, see `port`.
@@ -96,8 +97,7 @@ class Host:
 
     async def __aexit__(self, *_: object) -> None:
         await self._server.stop(grace=None)
-        for channel in self._channels.values():
-            await channel.close()
+        await self._channels.close()
 
     def find(self, model: str, start: int, end: int) -> Hosted | None:
         """What is hosted of that model, if it is exactly that span."""
@@ -109,10 +109,7 @@ class Host:
 
     def link(self, peer: pb.Peer) -> Any:
         """A stream of rows to the next stage, whoever it is, if it is who it should be."""
-        key = (peer.address, peer.id)
-        if key not in self._channels:
-            self._channels[key] = self.identity.channel(peer.address, peer_name(peer.id))
-        return self._channels[key].stream_unary(
+        return self._channels.to(peer.address, peer.id).stream_unary(
             f"{SERVICE}Pass",
             request_serializer=pb.Passed.SerializeToString,
             response_deserializer=pb.Received.FromString,

@@ -85,7 +85,7 @@ class HostedText:
                     await self._report(pb.Report(number=command.number, done=self._done()))
                 else:
                     await self.take(command)
-        except (grpc.aio.AioRpcError, asyncio.CancelledError):
+        except (grpc.aio.AioRpcError, TimeoutError):
             pass
         await self._queue.put(None)
 

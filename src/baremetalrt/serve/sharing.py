@@ -179,10 +179,14 @@ async def model_over_peers(
         spans, context = await hosted()
         _, h = read_model(opening.file)
         route = _cover(spans, h.num_blocks)
-        chain = RemoteChain(channels, route, replacement, on_event=on_event)
+        chain = RemoteChain(
+            channels, route, replacement, row_width=h.vocabulary_size, on_event=on_event
+        )
         context = min(context, h.training_context, node.config.context or context)
-        yield await asyncio.to_thread(node.load_route, opening, [chain], context)
-        await chain.close()
+        try:
+            yield await asyncio.to_thread(node.load_route, opening, [chain], context)
+        finally:
+            await chain.close()
     finally:
         await channels.close()
 
