@@ -20,8 +20,9 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "blocks": ("native", "weights"),
     "session": ("native", "blocks"),
     # what its certificates mean; hosted spans are stages like others
+    "placement": (),
     "peers": ("swarm.certificates", "blocks", "session"),
-    "serve": ("weights", "swarm", "blocks", "session", "peers"),
+    "serve": ("weights", "swarm", "blocks", "session", "peers", "placement"),
     "cli": ("serve", "weights.store"),
     # `python -m baremetalrt`
     "__main__": ("cli",),

@@ -1,0 +1,1 @@
+"""Which device or peer runs which span: pure, without clock or network."""
