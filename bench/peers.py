@@ -14,9 +14,11 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
+from baremetalrt.peers.chain import RemoteChain
+from baremetalrt.serve.neighbours import Neighbours, the_membership
 from baremetalrt.serve.node import Model, Node, NodeConfig
 from baremetalrt.serve.opening import Opening
-from baremetalrt.serve.sharing import model_over_peers, the_membership
+from baremetalrt.serve.remote import model_over_peers
 from baremetalrt.session.sampling import SamplingOptions
 from baremetalrt.session.session import GenerationOptions
 from baremetalrt.weights.store import default_model
@@ -83,10 +85,10 @@ async def hops(machines: Machines, runs: int) -> None:
             for num_stages, peers in routes.items():
                 addresses = [peer.address for peer in peers]
                 caller = Node(NodeConfig(context=1024))
-                async with model_over_peers(
-                    caller, Opening(stored), membership, addresses
-                ) as model:
+                neighbours = Neighbours(membership, addresses)
+                async with model_over_peers(caller, Opening(stored), neighbours) as model:
                     over = statistics.median(await gaps(model, PROMPT, DECODED))
+                await neighbours.close()
                 caller.close()
                 # From the caller to the first, on from stage to stage, and back.
                 costs[num_stages].append((over - base) / (num_stages + 1))
@@ -109,14 +111,20 @@ async def recovery(machines: Machines, runs: int) -> None:
         *peers, spare = machines.start("0:10", "10:20", "20:30", "10:20")
         caller = Node(NodeConfig(context=1024))
         addresses = [peer.address for peer in (*peers, spare)]
-        async with model_over_peers(caller, Opening(stored), membership, addresses) as model:
+        neighbours = Neighbours(membership, addresses)
+        async with model_over_peers(caller, Opening(stored), neighbours) as model:
             session = model.session(LONG_PROMPT, options(1))
             async for _ in session.generate():
                 pass
             # Three spans of equal size compute a prompt, one after the other.
             prefill_s = session.stats.prefill_s / 3
             others = LONG_PROMPT[::-1]
-            gap = max(await gaps(model, others, 16, peers[1].process.kill))
+            # Whichever of the two the route has chosen.
+            chain = model.route.stages[0]
+            assert isinstance(chain, RemoteChain)
+            victim = next(peer for peer in (*peers, spare) if peer.id == chain.spans[1].id)
+            gap = max(await gaps(model, others, 16, victim.process.kill))
+        await neighbours.close()
         caller.close()
         found.append((gap, prefill_s))
         for peer in (*peers, spare):

@@ -15,7 +15,7 @@ from baremetalrt.peers import compute_pb2 as pb
 from baremetalrt.peers.caller import Channels
 from baremetalrt.peers.identity import Identity
 from baremetalrt.peers.wire import SERVICE, StepError, read_rows, read_step
-from baremetalrt.serve.sharing import identity_of
+from baremetalrt.serve.neighbours import identity_of
 from baremetalrt.swarm.authority import find_membership
 from baremetalrt.weights.store import default_model
 from peers_kit import SWARM, PeerProcess, at_home, founder, member
@@ -41,7 +41,7 @@ def identity(home: Path) -> Identity:
 
 async def described(peer: PeerProcess, who: Identity) -> pb.Description:
     channels = Channels(who)
-    return await channels.describe(peer.address, timeout_s=5)
+    return (await channels.describe(peer.address, timeout_s=5))[0]
 
 
 async def say(

@@ -4,16 +4,19 @@ import asyncio
 import json
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from baremetalrt.core.errors import CapacityError
-from baremetalrt.serve.node import Node, NodeConfig
+from baremetalrt.peers.chain import RemoteChain
+from baremetalrt.serve.neighbours import Neighbours, the_membership
+from baremetalrt.serve.node import Model, Node, NodeConfig
 from baremetalrt.serve.opening import Opening
-from baremetalrt.serve.sharing import model_over_peers, the_membership
+from baremetalrt.serve.remote import model_over_peers
 from baremetalrt.session.sampling import SamplingOptions
 from baremetalrt.session.session import GenerationOptions
 from baremetalrt.weights.store import default_model
@@ -37,6 +40,7 @@ class Machines:
         self.folder = folder
         self.model = default_model().path
         self.caller = founder(folder / "caller")
+        self.by_id: dict[str, PeerProcess] = {}
         self._stack = ExitStack()
         self._count = 0
 
@@ -47,7 +51,15 @@ class Machines:
             self._count += 1
             home = member(self.folder / f"peer-{self._count}", self.caller)
             peers.append(self._stack.enter_context(PeerProcess(self.model, blocks, home)))
-        return [peer.wait_until_it_listens() for peer in peers]
+        listening = [peer.wait_until_it_listens() for peer in peers]
+        self.by_id |= {peer.id: peer for peer in listening}
+        return listening
+
+    def kill(self, model: Model, stage: int, death: str) -> None:
+        """Whichever peer the route has chosen for that stage."""
+        chain = model.route.stages[0]
+        assert isinstance(chain, RemoteChain)
+        self.by_id[chain.spans[stage].id].signal(signal.Signals[death])
 
     def close(self) -> None:
         self._stack.close()
@@ -69,24 +81,35 @@ class Machines:
         addresses: list[str],
         prompt: list[int],
         at: int = -1,
-        do: Callable[[], None] = lambda: None,
+        death: tuple[int, str] = (0, "SIGKILL"),
+        *,
+        takes_over: bool = False,
     ) -> tuple[list[int], list[str]]:
-        """Tokens, and what the user was told; `do` is done before token number `at` is computed."""
+        """Tokens, and what the user was told.
+
+        Before token number `at` is computed, the peer of a stage dies.
+        """
         told: list[str] = []
-        node = Node(NodeConfig(context=1024))
+        node = Node(NodeConfig(context=1024, num_threads=1))
         try:
             with at_home(self.caller):
+                neighbours = Neighbours(the_membership(None), addresses)
                 async with model_over_peers(
-                    node, self.opening(), the_membership(None), addresses, on_event=told.append
+                    node,
+                    self.opening(),
+                    neighbours,
+                    takes_over=takes_over,
+                    on_event=told.append,
                 ) as model:
                     if at == 0:
-                        do()
+                        self.kill(model, *death)
                     tokens: list[int] = []
                     async for token in model.session(prompt, GREEDY).generate():
                         assert token.id is not None
                         tokens.append(token.id)
                         if len(tokens) == at:
-                            do()
+                            self.kill(model, *death)
+                await neighbours.close()
             return tokens, told
         finally:
             node.close()
@@ -99,9 +122,11 @@ def machines(tmp_path: Path) -> Iterator[Machines]:
     made.close()
 
 
-def run(machines: Machines, peers: list[PeerProcess], *arguments: object) -> object:
+def run(
+    machines: Machines, peers: list[PeerProcess], *arguments: Any, **options: Any
+) -> tuple[list[int], list[str]]:
     with at_home(machines.caller):
-        return asyncio.run(machines.over([p.address for p in peers], *arguments))  # type: ignore[arg-type]
+        return asyncio.run(machines.over([p.address for p in peers], *arguments, **options))
 
 
 def test_a_route_over_three_machines_says_what_one_machine_says(machines: Machines) -> None:
@@ -130,21 +155,23 @@ def test_a_peer_that_dies_is_replaced_and_the_tokens_stay_the_same(
     machines: Machines, stage: int, death: str, at: int
 ) -> None:
     """Whichever stage it is; before the prompt, at the first, a middle and the last token."""
-    *peers, spare = machines.start(*SPANS, SPANS[stage])
+    peers = machines.start(*SPANS, SPANS[stage])
     expected = asyncio.run(machines.alone(PROMPT))
     started = time.monotonic()
-    with at_home(machines.caller):
-        tokens, told = asyncio.run(
-            machines.over(
-                [p.address for p in (*peers, spare)],
-                PROMPT,
-                at,
-                lambda: peers[stage].signal(signal.Signals[death]),
-            )
-        )
+    tokens, told = run(machines, peers, PROMPT, at, (stage, death))
     assert tokens == expected
-    assert any(spare.id[:8] in event for event in told)
+    assert any(f"blocks {SPANS[stage]} go on at" in event for event in told)
     assert time.monotonic() - started < GAP_S
+
+
+@pytest.mark.parametrize("stage", [0, pytest.param(1, marks=pytest.mark.slow), 2])
+def test_the_caller_takes_over_what_nobody_else_has(machines: Machines, stage: int) -> None:
+    """The tokens stay the same, and peers pass their rows to it as to any other."""
+    peers = machines.start(*SPANS)
+    expected = asyncio.run(machines.alone(PROMPT))
+    tokens, told = run(machines, peers, PROMPT, 12, (stage, "SIGKILL"), takes_over=True)
+    assert tokens == expected
+    assert any(f"blocks {SPANS[stage]} go on at" in event for event in told)
 
 
 def test_without_a_replacement_the_error_is_clear_and_soon(machines: Machines) -> None:
@@ -152,7 +179,7 @@ def test_without_a_replacement_the_error_is_clear_and_soon(machines: Machines) -
     peers = machines.start(*SPANS)
     started = time.monotonic()
     with pytest.raises(CapacityError) as caught:
-        run(machines, peers, PROMPT, 3, lambda: peers[1].signal(signal.SIGKILL))
+        run(machines, peers, PROMPT, 3, (1, "SIGKILL"))
     assert caught.value.code == "route.lost" and "10:20" in caught.value.message
     assert time.monotonic() - started < GAP_S
     again = [peers[0], *machines.start(SPANS[1]), peers[2]]

@@ -19,8 +19,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "swarm": ("weights",),
     "blocks": ("native", "weights"),
     "session": ("native", "blocks"),
-    # what its certificates mean; hosted spans are stages like others
     "placement": (),
+    # what its certificates mean; hosted spans are stages like others
     "peers": ("swarm.certificates", "blocks", "session"),
     "serve": ("weights", "swarm", "blocks", "session", "peers", "placement"),
     "cli": ("serve", "weights.store"),
@@ -32,6 +32,8 @@ EXCEPTIONS: dict[str, tuple[str, ...]] = {
     # wires everything
     "serve.node": ("native.backend", "devices"),
     "serve.sharing": ("native.library",),
+    "serve.measuring": ("devices.memory",),
+    "serve.library": ("devices.memory",),
     "serve.opening": ("native.vocabulary_guard",),
     # turn arguments into options of a generation
     "cli.bench": ("session.sampling", "session.session"),

@@ -106,6 +106,29 @@ def swarm_options(command: F) -> F:
     return command
 
 
+def route_options(command: F) -> F:
+    """Where a model runs."""
+    for option in reversed(
+        (
+            click.option(
+                "--route",
+                type=click.Choice(["auto", "local", "lan"]),
+                default="auto",
+                show_default=True,
+                help="Run here, or on peers of the local network. auto: here, unless it does not fit.",
+            ),
+            click.option(
+                "--via",
+                multiple=True,
+                metavar="HOST:PORT",
+                help="Run on the peers there (`bmrt serve --share`). Repeatable.",
+            ),
+        )
+    ):
+        command = option(command)
+    return command
+
+
 def block_span(text: str) -> BlockSpan:
     """`A:B` as a span; raises `UsageError` if it is none."""
     start, colon, end = text.partition(":")

@@ -9,7 +9,7 @@ import click
 
 from baremetalrt.cli import options, output
 from baremetalrt.core.errors import UsageError
-from baremetalrt.serve.library import TorrentReference, names_model, resolve
+from baremetalrt.serve.library import TorrentReference, names_model, needs_peers, resolve
 from baremetalrt.serve.opening import Opening
 from baremetalrt.weights.store import StoredModel
 
@@ -35,12 +35,7 @@ _STARTED = time.perf_counter()
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per answer.")
 @click.option("-v", "--verbose", is_flag=True, help="Say how fast it was.")
-@click.option(
-    "--via",
-    multiple=True,
-    metavar="HOST:PORT",
-    help="Run on the peers there (`bmrt serve --share`), not here. Repeatable.",
-)
+@options.route_options
 @options.sampling_options
 @options.model_options
 @options.swarm_options
@@ -65,12 +60,19 @@ def command(words: tuple[str, ...], **arguments: Any) -> None:
         import asyncio
 
         asyncio.run(_answer_arriving(model, text, arguments))
-    elif arguments["via"]:
+    elif over_peers(model, arguments):
         import asyncio
 
         asyncio.run(_answer_over_peers(model, text, arguments))
     else:
         _answer(model, text, arguments)
+
+
+def over_peers(stored: StoredModel, arguments: dict[str, Any]) -> bool:
+    """Whether a model is to run on peers: asked for, or too large for this machine that has peers."""
+    if arguments["via"] or arguments["route"] != "auto":
+        return bool(arguments["via"]) or arguments["route"] == "lan"
+    return needs_peers(stored)
 
 
 def _split(words: tuple[str, ...]) -> tuple[StoredModel | TorrentReference, list[str] | None]:
@@ -133,22 +135,10 @@ async def _answer_arriving(model: TorrentReference, prompt: str, arguments: dict
 
 async def _answer_over_peers(stored: StoredModel, prompt: str, arguments: dict[str, Any]) -> None:
     """Answers with a model whose blocks run on other machines."""
-    opening = Opening(stored)
-    from baremetalrt.serve.node import Node
-    from baremetalrt.serve.sharing import model_over_peers, the_membership
+    from baremetalrt.cli.over_peers import opened_over_peers
 
-    node = Node(options.node_config(arguments, max_sessions=1))
-    try:
-        async with model_over_peers(
-            node,
-            opening,
-            the_membership(arguments["swarm"]),
-            arguments["via"],
-            on_event=output.note,
-        ) as model:
-            await _generate(model, prompt, arguments, time.perf_counter() - _STARTED)
-    finally:
-        node.close()
+    async with opened_over_peers(stored, arguments) as model:
+        await _generate(model, prompt, arguments, time.perf_counter() - _STARTED)
 
 
 async def _generate(

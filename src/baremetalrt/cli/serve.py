@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 @click.option("--no-torrents", is_flag=True, help="Take part in no swarm at all.")
 @click.option("--share", is_flag=True, help="Host the models for peers of the private swarm.")
 @click.option("--share-blocks", metavar="A:B", help="Host only these blocks of the model.")
+@click.option("--share-memory", metavar="SIZE", help="Give no more, for example 4GB.")
 @click.option(
     "--share-listen",
     metavar="HOST:PORT",
@@ -61,6 +62,7 @@ def command(
     share: bool,
     share_blocks: str | None,
     share_listen: str,
+    share_memory: str | None,
     **arguments: Any,
 ) -> None:
     """Serve models over the OpenAI API, at /v1, and take part in their swarms.
@@ -70,7 +72,8 @@ def command(
     fetched where something is missing; /torrents says how they are. SIGHUP reads config.toml again.
 
     With --share the models are computed for members of the private swarm, who call with
-    `bmrt run --via HOST:PORT`, and are not served over HTTP.
+    `bmrt run --route lan`, and are not served over HTTP. Where a model does not fit, the blocks are
+    hosted that the swarm needs most.
     """
     from dataclasses import replace
 
@@ -100,7 +103,9 @@ def command(
     try:
         sharing = None
         if share:
-            sharing = _share(node, stored, share_blocks, share_listen, arguments["swarm"])
+            sharing = _share(
+                node, stored, share_blocks, share_listen, share_memory, arguments["swarm"]
+            )
         for one in () if share else stored:
             with output.progress(f"loading {one.name}"):
                 model = node.load(Opening(one))
@@ -125,19 +130,27 @@ def _share(
     models: list[StoredModel],
     blocks: str | None,
     address: str,
+    memory: str | None,
     swarm: str | None,
 ) -> "Sharing":
+    from baremetalrt.core.units import parse_bytes
+    from baremetalrt.serve.neighbours import local_network, the_membership
     from baremetalrt.serve.opening import Opening
-    from baremetalrt.serve.sharing import SharedSpan, Sharing, the_membership
+    from baremetalrt.serve.sharing import SharedSpan, Sharing, SharingConfig
 
     if blocks is not None and len(models) != 1:
         raise UsageError("--share-blocks is about one model", parameter="share-blocks")
     span = options.block_span(blocks) if blocks is not None else None
+    membership = the_membership(swarm)
     return Sharing(
         node,
-        the_membership(swarm),
-        address,
+        membership,
         [SharedSpan(Opening(model), span) for model in models],
+        SharingConfig(
+            address=address,
+            budget_bytes=parse_bytes(memory) if memory is not None else None,
+            network=local_network(membership, address.rpartition(":")[0]),
+        ),
     )
 
 

@@ -40,8 +40,10 @@ class Channels:
             self._channels[key] = self._identity.channel(address, peer_name(peer))
         return self._channels[key]
 
-    async def describe(self, address: str, *, timeout_s: float) -> pb.Description:
-        """Who is at an address, and what it hosts: a member of the swarm, whichever it is.
+    async def describe(self, address: str, *, timeout_s: float) -> tuple[pb.Description, float]:
+        """Who is at an address and what it hosts, and the seconds of a round trip.
+
+        It is a member of the swarm, whichever it is.
 
         Raises:
             grpc.aio.AioRpcError: nobody answers in time, or no member does.
@@ -52,8 +54,11 @@ class Channels:
                 request_serializer=pb.DescribeRequest.SerializeToString,
                 response_deserializer=pb.Description.FromString,
             )
+            await call(pb.DescribeRequest(), timeout=timeout_s)
+            # Only now is there a connection, and the time is that of the way alone.
+            asked_at = time.perf_counter()
             description: pb.Description = await call(pb.DescribeRequest(), timeout=timeout_s)
-            return description
+            return description, time.perf_counter() - asked_at
 
     async def close(self) -> None:
         for channel in self._channels.values():

@@ -32,13 +32,13 @@ class DescribeRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class HostedSpan(_message.Message):
-    __slots__ = ("model", "name", "start", "end", "num_blocks", "block_s", "num_bytes", "num_cells", "num_texts")
+    __slots__ = ("model", "name", "start", "end", "num_blocks", "step_s", "num_bytes", "num_cells", "num_texts")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     START_FIELD_NUMBER: _ClassVar[int]
     END_FIELD_NUMBER: _ClassVar[int]
     NUM_BLOCKS_FIELD_NUMBER: _ClassVar[int]
-    BLOCK_S_FIELD_NUMBER: _ClassVar[int]
+    STEP_S_FIELD_NUMBER: _ClassVar[int]
     NUM_BYTES_FIELD_NUMBER: _ClassVar[int]
     NUM_CELLS_FIELD_NUMBER: _ClassVar[int]
     NUM_TEXTS_FIELD_NUMBER: _ClassVar[int]
@@ -47,25 +47,29 @@ class HostedSpan(_message.Message):
     start: int
     end: int
     num_blocks: int
-    block_s: float
+    step_s: float
     num_bytes: int
     num_cells: int
     num_texts: int
-    def __init__(self, model: _Optional[str] = ..., name: _Optional[str] = ..., start: _Optional[int] = ..., end: _Optional[int] = ..., num_blocks: _Optional[int] = ..., block_s: _Optional[float] = ..., num_bytes: _Optional[int] = ..., num_cells: _Optional[int] = ..., num_texts: _Optional[int] = ...) -> None: ...
+    def __init__(self, model: _Optional[str] = ..., name: _Optional[str] = ..., start: _Optional[int] = ..., end: _Optional[int] = ..., num_blocks: _Optional[int] = ..., step_s: _Optional[float] = ..., num_bytes: _Optional[int] = ..., num_cells: _Optional[int] = ..., num_texts: _Optional[int] = ...) -> None: ...
 
 class Description(_message.Message):
-    __slots__ = ("id", "version", "release", "library", "spans")
+    __slots__ = ("id", "version", "release", "library", "spans", "budget_bytes", "byte_s")
     ID_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     RELEASE_FIELD_NUMBER: _ClassVar[int]
     LIBRARY_FIELD_NUMBER: _ClassVar[int]
     SPANS_FIELD_NUMBER: _ClassVar[int]
+    BUDGET_BYTES_FIELD_NUMBER: _ClassVar[int]
+    BYTE_S_FIELD_NUMBER: _ClassVar[int]
     id: str
     version: int
     release: str
     library: str
     spans: _containers.RepeatedCompositeFieldContainer[HostedSpan]
-    def __init__(self, id: _Optional[str] = ..., version: _Optional[int] = ..., release: _Optional[str] = ..., library: _Optional[str] = ..., spans: _Optional[_Iterable[_Union[HostedSpan, _Mapping]]] = ...) -> None: ...
+    budget_bytes: int
+    byte_s: float
+    def __init__(self, id: _Optional[str] = ..., version: _Optional[int] = ..., release: _Optional[str] = ..., library: _Optional[str] = ..., spans: _Optional[_Iterable[_Union[HostedSpan, _Mapping]]] = ..., budget_bytes: _Optional[int] = ..., byte_s: _Optional[float] = ...) -> None: ...
 
 class Peer(_message.Message):
     __slots__ = ("id", "address", "text")

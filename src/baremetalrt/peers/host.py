@@ -26,13 +26,27 @@ Context = Any  # grpc.aio.ServicerContext, whose stubs know no streams of both k
 
 
 @dataclass(frozen=True)
+class HostProfile:
+    """What a host says of itself: its release, the build of the library, what it offers, its speed."""
+
+    release: str
+    library: str
+    budget_bytes: int
+    byte_s: float
+
+
+@dataclass(frozen=True)
 class Hosted:
-    """A span that others may compute with. `model` is the info-hash of its torrent."""
+    """A span that others may compute with. `model` is the info-hash of its torrent.
+
+    `step_s`: seconds that a decode step of one text was measured to take.
+    """
 
     model: str
     name: str
     span: Span
     stage: Stage
+    step_s: float
 
 
 class Host:
@@ -44,15 +58,14 @@ class Host:
     def __init__(
         self,
         identity: Identity,
+        profile: HostProfile,
         *,
-        release: str,
-        library: str,
         allowed: frozenset[str] | None = None,
     ) -> None:
         self.identity = identity
         self.hosted: list[Hosted] = []
         self.port = 0
-        self._about = (release, library)
+        self._profile = profile
         self._allowed = allowed
         self._texts: dict[bytes, HostedText] = {}
         self._per_peer: Counter[str] = Counter()
@@ -125,7 +138,7 @@ class Host:
 
     async def _describe(self, _request: pb.DescribeRequest, context: Context) -> pb.Description:
         await self._admit(context)
-        release, library = self._about
+        profile = self._profile
         spans = []
         for one in self.hosted:
             blocks, h = one.span.blocks, one.span.hyperparameters
@@ -136,13 +149,20 @@ class Host:
                     start=blocks.start,
                     end=blocks.end,
                     num_blocks=h.num_blocks,
+                    step_s=one.step_s,
                     num_bytes=one.span.mapped_bytes + one.span.copied_bytes,
                     num_cells=one.span.cache.num_cells,
                     num_texts=sum(text.hosted is one for text in self._texts.values()),
                 )
             )
         return pb.Description(
-            id=self.identity.id, version=VERSION, release=release, library=library, spans=spans
+            id=self.identity.id,
+            version=VERSION,
+            release=profile.release,
+            library=profile.library,
+            budget_bytes=profile.budget_bytes,
+            byte_s=profile.byte_s,
+            spans=spans,
         )
 
     async def _attach(self, commands: AsyncIterator[pb.Command], context: Context) -> None:

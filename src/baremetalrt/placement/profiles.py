@@ -97,6 +97,16 @@ class Sizes:
         shared = model.shared_bytes if is_first and is_last else 0
         return self.held[span.end] - self.held[span.start] + ends - shared
 
+    def max_blocks(self, room_bytes: int) -> int:
+        """How many blocks in a row fit, wherever the row begins."""
+        end, longest = self._model.num_blocks, 0
+        for length in range(1, end + 1):
+            starts = range(end - length + 1)
+            if any(self.held_bytes(BlockSpan(s, s + length)) > room_bytes for s in starts):
+                break
+            longest = length
+        return longest
+
     def read_bytes(self, span: BlockSpan) -> int:
         """What a decode step of a span reads."""
         is_last = span.end == self._model.num_blocks

@@ -62,6 +62,8 @@ class Answer:
 
 def search(problem: Problem, *, max_expansions: int = 3_000) -> Answer:
     """The best route; it is proven to be the best where `seconds` equals `bound_s`."""
+    if not len(problem.first_D):
+        return Answer(None, np.inf, np.inf)
     prices_D = np.zeros(len(problem.first_D))
     best = _Best(problem)
     best.offer(_longest_first(problem))

@@ -15,6 +15,7 @@ from baremetalrt.core.ids import is_infohash
 from baremetalrt.weights.store import (
     StoredModel,
     find_model,
+    home,
     looks_like_model,
     stored_models,
     torrents_folder,
@@ -48,6 +49,16 @@ def resolve(reference: str | None) -> StoredModel | TorrentReference:
     if is_magnet_or_hash(reference):
         return TorrentReference(reference)
     return find_model(reference)
+
+
+def needs_peers(model: StoredModel) -> bool:
+    """Whether a model is larger than what is free here, and there is a private swarm to ask."""
+    swarms = home() / "swarms"
+    if not (swarms.is_dir() and any(swarms.iterdir())):
+        return False
+    from baremetalrt.devices.memory import available_bytes
+
+    return model.path.stat().st_size > available_bytes()
 
 
 def find_torrent(reference: str) -> "tuple[Entry, Record] | None":

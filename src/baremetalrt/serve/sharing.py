@@ -1,89 +1,59 @@
-"""This machine's place in the compute plane: spans it hosts for its swarm, and routes over peers."""
+"""Spans that this machine hosts for the peers of its swarm."""
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+import statistics
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Final
-
-import grpc
 
 from baremetalrt import __version__
 from baremetalrt.blocks.architectures import read_model
 from baremetalrt.core.errors import CapacityError, UsageError
 from baremetalrt.core.spans import BlockSpan
+from baremetalrt.core.units import format_bytes
 from baremetalrt.native.library import load_library
-from baremetalrt.peers.caller import Channels, RemoteSpan
-from baremetalrt.peers.chain import RemoteChain
-from baremetalrt.peers.compute_pb2 import Description
-from baremetalrt.peers.host import Host, Hosted
-from baremetalrt.peers.identity import Identity
-from baremetalrt.peers.wire import VERSION
-from baremetalrt.serve.node import Model, Node
+from baremetalrt.peers.discovery import LocalNetwork, announced
+from baremetalrt.peers.host import Host, Hosted, HostProfile
+from baremetalrt.placement.joining import HostedBlocks, choose_span
+from baremetalrt.placement.profiles import Demand, Sizes
+from baremetalrt.serve.measuring import byte_s, decode_step_s, offered_bytes, profile_model
+from baremetalrt.serve.neighbours import Neighbour, Neighbours, identity_of
+from baremetalrt.serve.node import Node
 from baremetalrt.serve.opening import Opening
 from baremetalrt.serve.torrents import publish_file
 from baremetalrt.swarm import catalog
-from baremetalrt.swarm.authority import (
-    Membership,
-    find_membership,
-    member_key,
-    memberships,
-    utc_now,
-)
+from baremetalrt.swarm.authority import Membership
 from baremetalrt.swarm.catalog import FileSignature
-from baremetalrt.swarm.certificates import peer_id
 from baremetalrt.swarm.publishing import PublishOptions
 from baremetalrt.weights.gguf import GGUFFile
 
 _log = logging.getLogger("baremetalrt.peers")
-_DESCRIBE_TIMEOUT_S: Final = 5.0
+# The context for which room is kept where none is asked for.
 _CONTEXT_TOKENS: Final = 4096
 
 
 @dataclass(frozen=True)
 class SharedSpan:
-    """What of a model to host; None means all its blocks."""
+    """What of a model to host; None means as much as there is room for, where it is needed most."""
 
     opening: Opening
     blocks: BlockSpan | None
 
 
-def the_membership(name: str | None) -> Membership:
-    """The swarm of that name, or the only one there is.
+@dataclass(frozen=True, kw_only=True)
+class SharingConfig:
+    """Where to listen (`HOST:PORT`), what to give, and how others are found and told.
 
-    Raises:
-        UsageError: there is none, or it is not clear which.
+    `budget_bytes`: memory for weights, keys and values; None means most of what is free.
+    `network`: where to announce; None means nowhere. `peers`: addresses to ask besides.
     """
-    if name is not None:
-        found = find_membership(name)
-    else:
-        known = memberships()
-        if len(known) != 1:
-            raise UsageError(
-                "this machine is in no private swarm"
-                if not known
-                else "this machine is in several private swarms",
-                code="swarm.needed",
-                parameter="swarm",
-                hint="`bmrt swarm create home` makes one, and `bmrt swarm invite home` asks others in"
-                if not known
-                else "name one with --swarm: " + ", ".join(m.name for m in known),
-            )
-        found = known[0]
-    found.require_valid(utc_now())
-    return found
 
-
-def identity_of(membership: Membership) -> Identity:
-    """Who this machine is in a swarm."""
-    return Identity(
-        id=peer_id(member_key(membership).public_key()),
-        swarm=membership.authority_name,
-        authority_pem=membership.authority_pem,
-        certificate_pem=membership.certificate_path.read_bytes(),
-        key_pem=membership.key_path.read_bytes(),
-    )
+    address: str
+    budget_bytes: int | None = None
+    network: LocalNetwork | None = None
+    peers: Sequence[str] = ()
 
 
 def model_id(file: GGUFFile) -> str:
@@ -97,126 +67,117 @@ def model_id(file: GGUFFile) -> str:
     return publish_file(file.path, PublishOptions())[0].id
 
 
+def host_profile(budget_bytes: int, seconds_per_byte: float) -> HostProfile:
+    """What this machine says of itself."""
+    library = load_library()
+    build = f"{library.origin}, ggml {library.ggml_version}"
+    return HostProfile(__version__, build, budget_bytes, seconds_per_byte)
+
+
+async def hosted_span(node: Node, file: GGUFFile, name: str, blocks: BlockSpan) -> Hosted:
+    """Loads a span for peers, and measures it."""
+
+    def work() -> Hosted:
+        span, stage = node.host(file, blocks)
+        return Hosted(model_id(file), name, span, stage, decode_step_s(span))
+
+    return await asyncio.to_thread(work)
+
+
 class Sharing:
     """Hosts spans from `start` to `stop`, on the event loop of the server."""
 
     def __init__(
-        self, node: Node, membership: Membership, address: str, spans: Sequence[SharedSpan]
+        self,
+        node: Node,
+        membership: Membership,
+        spans: Sequence[SharedSpan],
+        config: SharingConfig,
     ) -> None:
-        self._address = address
-        library = load_library()
-        self._host = Host(
-            identity_of(membership),
-            release=__version__,
-            library=f"{library.origin}, ggml {library.ggml_version}",
-        )
+        self._node = node
+        self._membership = membership
+        self._spans = spans
+        self._config = config
+        self._stack = AsyncExitStack()
         for shared in spans:
-            file = shared.opening.file
-            _, h = read_model(file)
-            blocks = shared.blocks or BlockSpan(0, h.num_blocks)
-            if blocks.end > h.num_blocks:
+            _, h = read_model(shared.opening.file)
+            if shared.blocks is not None and shared.blocks.end > h.num_blocks:
                 raise UsageError(
-                    f"the model has blocks 0:{h.num_blocks}, not {blocks}",
+                    f"the model has blocks 0:{h.num_blocks}, not {shared.blocks}",
                     code="blocks.range",
                     parameter="blocks",
                 )
-            span, stage = node.host(file, blocks)
-            name = shared.opening.stored.name
-            self._host.hosted.append(Hosted(model_id(file), name, span, stage))
 
     async def start(self) -> None:
-        """Begins to answer; raises `UsageError` when the port is taken."""
-        await self._host.listen(self._address)
-        shown = self._address.rpartition(":")[0]
-        for one in self._host.hosted:
-            _log.info("hosting blocks %s of %s", one.span.blocks, one.name)
-        _log.info("peer %s at %s:%d", self._host.identity.id, shown, self._host.port)
+        """Loads the spans and begins to answer; raises `UsageError` when the port is taken."""
+        config = self._config
+        budget = offered_bytes() if config.budget_bytes is None else config.budget_bytes
+        left, hosted = budget, []
+        for shared in self._spans:
+            file, name = shared.opening.file, shared.opening.stored.name
+            sizes = Sizes(profile_model(file), self._demand(file))
+            blocks = shared.blocks or await self._choose(file, sizes, left)
+            left -= sizes.held_bytes(blocks)
+            if left < 0 and config.budget_bytes is not None:
+                raise CapacityError(
+                    f"blocks {blocks} of {name} need {format_bytes(sizes.held_bytes(blocks))}, more "
+                    "than this machine gives",
+                    code="share.no-room",
+                    hint="give more with --share-memory, or host fewer with --share-blocks",
+                )
+            one = await hosted_span(self._node, file, name, blocks)
+            hosted.append(one)
+            _log.info("hosting blocks %s of %s: %.2f ms", blocks, name, 1000 * one.step_s)
+        speeds = [
+            byte_s(s.opening.file, h.span.blocks, h.step_s)
+            for s, h in zip(self._spans, hosted, strict=True)
+        ]
+        host = Host(identity_of(self._membership), host_profile(budget, statistics.median(speeds)))
+        host.hosted.extend(hosted)
+        await host.listen(config.address)
+        await self._stack.enter_async_context(host)
+        if config.network is not None:
+            await self._stack.enter_async_context(
+                announced(config.network, host.identity.id, host.port)
+            )
+        shown = config.address.rpartition(":")[0]
+        _log.info("peer %s at %s:%d", host.identity.id, shown, host.port)
 
     async def stop(self) -> None:
-        await self._host.__aexit__()
+        await self._stack.aclose()
 
+    def _demand(self, file: GGUFFile) -> Demand:
+        """What the cache will have room for at least."""
+        config, (_, h) = self._node.config, read_model(file)
+        return Demand(min(config.context or _CONTEXT_TOKENS, h.training_context))
 
-@asynccontextmanager
-async def model_over_peers(
-    node: Node,
-    opening: Opening,
-    membership: Membership,
-    addresses: Sequence[str],
-    *,
-    on_event: Callable[[str], None] = lambda what: None,
-) -> AsyncIterator[Model]:
-    """A model whose blocks all run on the peers at `addresses`; they also replace each other.
-
-    Raises:
-        CapacityError: the peers do not host all of its blocks.
-    """
-    wanted = await asyncio.to_thread(model_id, opening.file)
-    channels = Channels(identity_of(membership))
-
-    ids: dict[str, str] = {}
-
-    async def hosted(avoid: frozenset[str] = frozenset()) -> tuple[list[RemoteSpan], int]:
-        # A peer that does not answer is not waited for twice.
-        asked = [address for address in addresses if ids.get(address) not in avoid]
-        answers = await asyncio.gather(*(_ask(channels, address) for address in asked))
-        ids.update({address: about.id for address, about in answers if about is not None})
-        spans, context = [], _CONTEXT_TOKENS
-        for address, description in answers:
-            for one in description.spans if description else ():
-                if one.model == wanted and description is not None:
-                    blocks = BlockSpan(one.start, one.end)
-                    spans.append(
-                        RemoteSpan(description.id, address, wanted, blocks, one.num_blocks)
-                    )
-                    context = min(context, max(1, one.num_cells))
-        return spans, context
-
-    async def replacement(lost: RemoteSpan, avoid: frozenset[str]) -> RemoteSpan | None:
-        spans, _ = await hosted(avoid)
-        return next((s for s in spans if s.blocks == lost.blocks and s.id not in avoid), None)
-
-    try:
-        spans, context = await hosted()
-        _, h = read_model(opening.file)
-        route = _cover(spans, h.num_blocks)
-        chain = RemoteChain(
-            channels, route, replacement, row_width=h.vocabulary_size, on_event=on_event
-        )
-        context = min(context, h.training_context, node.config.context or context)
+    async def _choose(self, file: GGUFFile, sizes: Sizes, room_bytes: int) -> BlockSpan:
+        """The whole model, or else the span that the swarm needs most."""
+        _, h = read_model(file)
+        max_blocks = sizes.max_blocks(room_bytes)
+        if max_blocks == h.num_blocks:
+            return BlockSpan(0, h.num_blocks)
+        if max_blocks == 0:
+            raise CapacityError(
+                f"there is no room for a block: {format_bytes(room_bytes)} are left",
+                code="share.no-room",
+                hint="give more with --share-memory",
+            )
+        neighbours = Neighbours(self._membership, self._config.peers, self._config.network)
         try:
-            yield await asyncio.to_thread(node.load_route, opening, [chain], context)
+            hosted = hosted_by(await neighbours.look(), await asyncio.to_thread(model_id, file))
         finally:
-            await chain.close()
-    finally:
-        await channels.close()
+            await neighbours.close()
+        # How fast this machine is matters little for where it is needed.
+        typical = statistics.median([one.tokens_per_s for one in hosted] or [1.0])
+        return choose_span(h.num_blocks, hosted, max_blocks=max_blocks, tokens_per_s=typical)
 
 
-async def _ask(channels: Channels, address: str) -> tuple[str, Description | None]:
-    try:
-        description = await channels.describe(address, timeout_s=_DESCRIBE_TIMEOUT_S)
-    except grpc.aio.AioRpcError as error:
-        _log.warning("%s does not answer: %s", address, error.details())
-        return address, None
-    if description.version != VERSION:
-        _log.warning("%s speaks version %d of the protocol", address, description.version)
-        return address, None
-    return address, description
-
-
-def _cover(spans: Sequence[RemoteSpan], num_blocks: int) -> list[RemoteSpan]:
-    """As few of the spans as hold every block once, in order; raises `CapacityError`."""
-    best: dict[int, list[RemoteSpan]] = {0: []}
-    for span in sorted(spans, key=lambda s: s.blocks.start):
-        before = best.get(span.blocks.start)
-        if before is not None:
-            after = best.get(span.blocks.end)
-            if after is None or len(before) + 1 < len(after):
-                best[span.blocks.end] = [*before, span]
-    if num_blocks not in best:
-        known = ", ".join(str(s.blocks) for s in spans) or "none"
-        raise CapacityError(
-            f"the peers do not host all of the {num_blocks} blocks: {known}",
-            code="route.incomplete",
-            hint="`bmrt serve --share MODEL --share-blocks A:B` on another machine hosts the rest",
-        )
-    return best[num_blocks]
+def hosted_by(neighbours: Sequence[Neighbour], model: str) -> list[HostedBlocks]:
+    """What peers host of a model, and how fast they say they are."""
+    return [
+        HostedBlocks(BlockSpan(s.start, s.end), 1 / s.step_s)
+        for one in neighbours
+        for s in one.about.spans
+        if s.model == model and s.step_s > 0 and s.start < s.end
+    ]

@@ -1,0 +1,170 @@
+"""The peers of a private swarm, as this machine sees them: who answers, what they host, how far."""
+
+import asyncio
+import logging
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import grpc
+
+from baremetalrt.core.errors import UsageError
+from baremetalrt.core.spans import BlockSpan
+from baremetalrt.peers.caller import Channels, RemoteSpan
+from baremetalrt.peers.compute_pb2 import Description, HostedSpan
+from baremetalrt.peers.discovery import LocalNetwork, find_peers
+from baremetalrt.peers.identity import Identity
+from baremetalrt.peers.wire import VERSION
+from baremetalrt.placement.profiles import DeviceProfile, Link, Network
+from baremetalrt.swarm.authority import (
+    Membership,
+    find_membership,
+    member_key,
+    memberships,
+    utc_now,
+)
+from baremetalrt.swarm.certificates import peer_id
+from baremetalrt.swarm.config import load_config
+
+_log = logging.getLogger("baremetalrt.peers")
+HERE: Final = "here"
+_DESCRIBE_TIMEOUT_S: Final = 5.0
+_DISCOVERY_TIMEOUT_S: Final = 2.0
+# Nobody measures it: that of a good home network.
+_BYTES_PER_S: Final = 100e6
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """A peer that answered. `about` is what it says of itself."""
+
+    address: str
+    about: Description
+    round_trip_s: float
+
+    @property
+    def id(self) -> str:
+        return self.about.id
+
+    def spans_of(self, model: str) -> list[RemoteSpan]:
+        """What it hosts of a model."""
+        return [
+            RemoteSpan(self.id, self.address, model, BlockSpan(s.start, s.end), s.num_blocks)
+            for s in self.about.spans
+            if s.model == model and _is_sound(s)
+        ]
+
+    def profile(self) -> DeviceProfile:
+        return DeviceProfile(
+            id=self.id, budget_bytes=self.about.budget_bytes, byte_s=self.about.byte_s
+        )
+
+
+def _is_sound(span: HostedSpan) -> bool:
+    """Whether what a peer says of a span can be."""
+    return 0 <= span.start < span.end <= span.num_blocks
+
+
+class Neighbours:
+    """Asks the peers at `addresses`, and those that the local network names."""
+
+    def __init__(
+        self,
+        membership: Membership,
+        addresses: Sequence[str] = (),
+        network: LocalNetwork | None = None,
+    ) -> None:
+        self.identity = identity_of(membership)
+        self.channels = Channels(self.identity)
+        self._network = network
+        # In the order in which they became known.
+        self._addresses = dict.fromkeys(addresses)
+        self._ids: dict[str, str] = {}
+
+    async def look(self, avoid: frozenset[str] = frozenset()) -> list[Neighbour]:
+        """Who answers now, found on the network or known before."""
+        if self._network is not None:
+            found = await find_peers(self._network, timeout_s=_DISCOVERY_TIMEOUT_S)
+            self._addresses.update(dict.fromkeys(found))
+        return await self.ask(avoid)
+
+    async def ask(self, avoid: frozenset[str] = frozenset()) -> list[Neighbour]:
+        """Who of those already known answers now; `avoid` names peers that are not to be asked."""
+        # A peer that does not answer is not waited for twice.
+        asked = [address for address in self._addresses if self._ids.get(address) not in avoid]
+        answers = await asyncio.gather(*(self._ask(address) for address in asked))
+        # One that has several addresses is one peer.
+        return list({one.id: one for one in answers if one is not None}.values())
+
+    async def _ask(self, address: str) -> Neighbour | None:
+        try:
+            about, round_trip_s = await self.channels.describe(
+                address, timeout_s=_DESCRIBE_TIMEOUT_S
+            )
+        except grpc.aio.AioRpcError as error:
+            _log.warning("%s does not answer: %s", address, error.details())
+            return None
+        if about.version != VERSION:
+            _log.warning("%s speaks version %d of the protocol", address, about.version)
+            return None
+        self._ids[address] = about.id
+        return Neighbour(address, about, round_trip_s)
+
+    async def close(self) -> None:
+        await self.channels.close()
+
+
+def links_between(neighbours: Sequence[Neighbour]) -> Network:
+    """Links from here as measured; those between two others are taken for the same on the whole."""
+    links = {}
+    for one in neighbours:
+        link = Link(one.round_trip_s / 2, _BYTES_PER_S)
+        links[HERE, one.id] = links[one.id, HERE] = link
+    latency_s = statistics.median([one.round_trip_s / 2 for one in neighbours] or [0.0])
+    return Network(Link(latency_s, _BYTES_PER_S), links)
+
+
+def local_network(membership: Membership, listen: str | None = None) -> LocalNetwork | None:
+    """Where peers are looked for, by the settings; None where discovery is switched off."""
+    config = load_config()
+    if not config.local_discovery:
+        return None
+    return LocalNetwork(listen or config.listen, membership.fingerprint)
+
+
+def the_membership(name: str | None) -> Membership:
+    """The swarm of that name, or the only one there is.
+
+    Raises:
+        UsageError: there is none, or it is not clear which.
+    """
+    if name is not None:
+        found = find_membership(name)
+    else:
+        known = memberships()
+        if len(known) != 1:
+            raise UsageError(
+                "this machine is in no private swarm"
+                if not known
+                else "this machine is in several private swarms",
+                code="swarm.needed",
+                parameter="swarm",
+                hint="`bmrt swarm create home` makes one, and `bmrt swarm invite home` asks others in"
+                if not known
+                else "name one with --swarm: " + ", ".join(m.name for m in known),
+            )
+        found = known[0]
+    found.require_valid(utc_now())
+    return found
+
+
+def identity_of(membership: Membership) -> Identity:
+    """Who this machine is in a swarm."""
+    return Identity(
+        id=peer_id(member_key(membership).public_key()),
+        swarm=membership.authority_name,
+        authority_pem=membership.authority_pem,
+        certificate_pem=membership.certificate_path.read_bytes(),
+        key_pem=membership.key_path.read_bytes(),
+    )

@@ -1,0 +1,184 @@
+"""A model whose blocks run on peers: the route that is chosen, and who steps in when one is lost."""
+
+import asyncio
+import logging
+import socket
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Final
+
+from baremetalrt.blocks.architectures import read_model
+from baremetalrt.core.errors import BareMetalError, CapacityError
+from baremetalrt.core.spans import BlockSpan
+from baremetalrt.core.units import format_bytes
+from baremetalrt.peers.caller import RemoteSpan
+from baremetalrt.peers.chain import RemoteChain
+from baremetalrt.peers.host import Host
+from baremetalrt.placement.planning import Placement, choose_route
+from baremetalrt.placement.profiles import Demand, Sizes
+from baremetalrt.serve.measuring import offered_bytes, profile_model
+from baremetalrt.serve.neighbours import HERE, Neighbour, Neighbours, links_between
+from baremetalrt.serve.node import Model, Node
+from baremetalrt.serve.opening import Opening
+from baremetalrt.serve.sharing import host_profile, hosted_span, model_id
+from baremetalrt.weights.gguf import GGUFFile
+
+_log = logging.getLogger("baremetalrt.peers")
+# The context that predictions are made for: longer texts take a little longer on every route.
+_TYPICAL_CONTEXT: Final = 1024
+
+
+@asynccontextmanager
+async def model_over_peers(
+    node: Node,
+    opening: Opening,
+    neighbours: Neighbours,
+    *,
+    takes_over: bool = True,
+    on_event: Callable[[str], None] = lambda what: None,
+) -> AsyncIterator[Model]:
+    """A model whose blocks all run on peers, on the fastest route there is.
+
+    A peer that is lost is replaced by another that hosts the same span, or else by this machine, if it
+    has room for it and `takes_over`.
+
+    Raises:
+        CapacityError: the peers do not host all of its blocks.
+    """
+    file = opening.file
+    _, h = read_model(file)
+    wanted = await asyncio.to_thread(model_id, file)
+    known = await neighbours.look()
+    route = hosted_route(file, wanted, known)
+    if route is None:
+        hosted = sorted({s.blocks for one in known for s in one.spans_of(wanted)})
+        listed = ", ".join(map(str, hosted)) or "none"
+        raise CapacityError(
+            f"the peers do not host all of the {h.num_blocks} blocks: {listed}",
+            code="route.incomplete",
+            hint="`bmrt serve --share MODEL --share-blocks A:B` on another machine hosts the rest",
+        )
+    spans = _remote_spans(route, known, wanted)
+    understudy = _Understudy(node, opening, neighbours, wanted)
+
+    async def replacement(lost: RemoteSpan, avoid: frozenset[str]) -> RemoteSpan | None:
+        found = _best(file, lost, await neighbours.ask(avoid), avoid)
+        if found is None and takes_over:
+            found = await understudy.take_over(lost, avoid)
+        # Looking around takes longer than asking those who are known.
+        return found or _best(file, lost, await neighbours.look(avoid), avoid)
+
+    chain = RemoteChain(
+        neighbours.channels,
+        spans,
+        replacement,
+        row_width=h.vocabulary_size,
+        on_event=on_event,
+    )
+    cells = [s.num_cells for one in known for s in one.about.spans if s.model == wanted]
+    context = min([max(1, n) for n in cells] + [h.training_context])
+    try:
+        context = min(context, node.config.context or context)
+        yield await asyncio.to_thread(node.load_route, opening, [chain], context)
+    finally:
+        await chain.close()
+        await understudy.close()
+
+
+def hosted_route(file: GGUFFile, model: str, known: Sequence[Neighbour]) -> Placement | None:
+    """The fastest route over what peers host now, as far as their figures tell."""
+    return choose_route(
+        profile_model(file),
+        [one.profile() for one in known],
+        [(one.id, span.blocks) for one in known for span in _fitting(file, one.spans_of(model))],
+        links_between(known),
+        caller=HERE,
+        demand=Demand(_TYPICAL_CONTEXT),
+    )
+
+
+def _fitting(file: GGUFFile, spans: Iterable[RemoteSpan]) -> list[RemoteSpan]:
+    """Those that the model has, whatever peers say of it."""
+    _, h = read_model(file)
+    return [span for span in spans if span.num_blocks == h.num_blocks]
+
+
+def _remote_spans(route: Placement, known: Sequence[Neighbour], model: str) -> list[RemoteSpan]:
+    by_id = {one.id: one for one in known}
+    return [
+        next(s for s in by_id[placed.device].spans_of(model) if s.blocks == placed.blocks)
+        for placed in route.route
+    ]
+
+
+def _best(
+    file: GGUFFile, lost: RemoteSpan, others: Sequence[Neighbour], avoid: frozenset[str]
+) -> RemoteSpan | None:
+    """The fastest of those that host exactly what was lost."""
+    candidates = [
+        (one.about.byte_s, span)
+        for one in others
+        for span in _fitting(file, one.spans_of(lost.model))
+        if span.blocks == lost.blocks and span.id not in avoid
+    ]
+    return min(candidates, key=lambda c: c[0])[1] if candidates else None
+
+
+class _Understudy:
+    """This machine as a peer like others: it takes over spans that nobody else has."""
+
+    def __init__(self, node: Node, opening: Opening, neighbours: Neighbours, model: str) -> None:
+        self._node = node
+        self._opening = opening
+        self._identity = neighbours.identity
+        self._model = model
+        self._stack = AsyncExitStack()
+        self._host: Host | None = None
+        self._taken: dict[BlockSpan, RemoteSpan] = {}
+        self._lock = asyncio.Lock()
+
+    async def take_over(self, lost: RemoteSpan, avoid: frozenset[str]) -> RemoteSpan | None:
+        """Hosts the span here, if there is room and the weights are here; otherwise None."""
+        if self._identity.id in avoid:
+            return None
+        async with self._lock:
+            if lost.blocks not in self._taken:
+                try:
+                    self._taken[lost.blocks] = await self._load(lost)
+                except BareMetalError as error:
+                    _log.warning("cannot take over blocks %s: %s", lost.blocks, error.message)
+                    return None
+            return self._taken[lost.blocks]
+
+    async def _load(self, lost: RemoteSpan) -> RemoteSpan:
+        file = self._opening.file
+        sizes = Sizes(profile_model(file), Demand(_TYPICAL_CONTEXT))
+        needed, room = sizes.held_bytes(lost.blocks), offered_bytes()
+        if needed > room:
+            raise CapacityError(
+                f"{format_bytes(needed)} are needed, {format_bytes(room)} are free",
+                code="share.no-room",
+            )
+        if file.missing(file.byte_ranges(lost.blocks)):
+            raise CapacityError("the weights are not here", code="share.no-weights")
+        one = await hosted_span(self._node, file, self._opening.stored.name, lost.blocks)
+        if self._host is None:
+            self._host = Host(self._identity, host_profile(room, 0.0))
+            # Where the peers of the route reach this machine.
+            self._address = _own_address(lost.address)
+            await self._host.listen(f"{self._address}:0")
+            await self._stack.enter_async_context(self._host)
+        self._host.hosted.append(one)
+        address = f"{self._address}:{self._host.port}"
+        return RemoteSpan(self._identity.id, address, self._model, lost.blocks, lost.num_blocks)
+
+    async def close(self) -> None:
+        await self._stack.aclose()
+
+
+def _own_address(peer: str) -> str:
+    """The address of this machine on the way to a peer; nothing is sent."""
+    host, _, port = peer.rpartition(":")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect((host, int(port)))
+        return str(probe.getsockname()[0])
