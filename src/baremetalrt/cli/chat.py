@@ -15,7 +15,7 @@ from prompt_toolkit.history import FileHistory
 
 from baremetalrt.cli import options, output
 from baremetalrt.cli.opened import arriving_model
-from baremetalrt.cli.run import describe_speed, generation_options
+from baremetalrt.cli.run import describe_speed, generation_options, over_peers
 from baremetalrt.cli.transfer import Display
 from baremetalrt.core.errors import BareMetalError, UsageError
 from baremetalrt.serve.library import TorrentReference
@@ -73,6 +73,12 @@ async def _opened(
         async with arriving_model(model, arguments) as (loaded, display):
             display.finish()
             yield loaded, display
+        return
+    if over_peers(model, arguments):
+        from baremetalrt.cli.over_peers import opened_over_peers
+
+        async with opened_over_peers(model, arguments) as loaded:
+            yield loaded, None
         return
     node = Node(options.node_config(arguments, max_sessions=1))
     try:

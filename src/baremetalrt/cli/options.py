@@ -129,6 +129,23 @@ def route_options(command: F) -> F:
     return command
 
 
+def neighbour_options(command: F) -> F:
+    """Which peers of a private swarm are asked."""
+    for option in reversed(
+        (
+            click.option("--swarm", metavar="NAME", help="The private swarm; see `bmrt swarm`."),
+            click.option(
+                "--via",
+                multiple=True,
+                metavar="HOST:PORT",
+                help="Ask the peers there, not the local network. Repeatable.",
+            ),
+        )
+    ):
+        command = option(command)
+    return command
+
+
 def block_span(text: str) -> BlockSpan:
     """`A:B` as a span; raises `UsageError` if it is none."""
     start, colon, end = text.partition(":")

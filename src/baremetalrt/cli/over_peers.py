@@ -20,6 +20,19 @@ def neighbours_of(arguments: dict[str, Any]) -> Neighbours:
 
 
 @asynccontextmanager
+async def served_over_peers(
+    node: Node, stored: StoredModel, arguments: dict[str, Any]
+) -> AsyncIterator[None]:
+    """A model of a server on the route that the options ask for."""
+    neighbours = neighbours_of(arguments)
+    try:
+        async with model_over_peers(node, Opening(stored), neighbours, on_event=output.note):
+            yield
+    finally:
+        await neighbours.close()
+
+
+@asynccontextmanager
 async def opened_over_peers(stored: StoredModel, arguments: dict[str, Any]) -> AsyncIterator[Model]:
     """A model on the route that the options ask for."""
     opening = Opening(stored)

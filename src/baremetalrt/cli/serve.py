@@ -1,11 +1,13 @@
 """`bmrt serve`: the OpenAI API over one or more models."""
 
 import logging
+from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from baremetalrt.cli import options, output
+from baremetalrt.cli.run import over_peers
 from baremetalrt.core.errors import UsageError
 from baremetalrt.serve.library import TorrentReference, resolve
 from baremetalrt.weights.store import StoredModel
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="Where peers reach this machine.",
 )
+@options.route_options
 @options.model_options
 @options.swarm_options
 def command(
@@ -101,12 +104,17 @@ def command(
     logger.setLevel(logging.INFO)
     node = Node(options.node_config(arguments, max_sessions=parallel))
     try:
-        sharing = None
+        beside: list[AbstractAsyncContextManager[object]] = []
         if share:
-            sharing = _share(
-                node, stored, share_blocks, share_listen, share_memory, arguments["swarm"]
+            beside.append(
+                _share(node, stored, share_blocks, share_listen, share_memory, arguments["swarm"])
             )
         for one in () if share else stored:
+            if over_peers(one, arguments):
+                from baremetalrt.cli.over_peers import served_over_peers
+
+                beside.append(served_over_peers(node, one, arguments))
+                continue
             with output.progress(f"loading {one.name}"):
                 model = node.load(Opening(one))
             output.note(f"{model.name}: {model.context_limit} tokens of context")
@@ -119,7 +127,7 @@ def command(
                 swarm_config = replace(swarm_config, metered=True)
             arriving = Arriving(models=fetched, peers=arguments["peers"], swarm=arguments["swarm"])
             background = Background(node, swarm_config, arriving)
-        application = Server(node, config, background, sharing).application()
+        application = Server(node, config, background, beside).application()
         listen(application, host=host, port=port, announce=_announce)
     finally:
         node.close()

@@ -26,6 +26,10 @@ class RemoteSpan:
     num_blocks: int
 
 
+class NoAnswerError(Exception):
+    """Nobody is there, or nobody that TLS lets pass."""
+
+
 class Channels:
     """Connections to peers, one for each, kept while they are of use."""
 
@@ -46,8 +50,14 @@ class Channels:
         It is a member of the swarm, whichever it is.
 
         Raises:
-            grpc.aio.AioRpcError: nobody answers in time, or no member does.
+            NoAnswerError: nobody answers in time, or no member does.
         """
+        try:
+            return await self._describe(address, timeout_s)
+        except grpc.aio.AioRpcError as error:
+            raise NoAnswerError(_why(error)) from error
+
+    async def _describe(self, address: str, timeout_s: float) -> tuple[pb.Description, float]:
         async with self._identity.channel(address, self._identity.swarm) as channel:
             call: Any = channel.unary_unary(
                 f"{SERVICE}Describe",

@@ -21,7 +21,7 @@ _SWARM_KEY: Final = "swarm"
 _TAG_DIGITS: Final = 16
 _RESOLVE_TIMEOUT_MS: Final = 1000
 # Once somebody was found, the others follow within so long.
-_QUIET_S: Final = 0.4
+_QUIET_S: Final = 0.8
 _EVERYWHERE: Final = ("0.0.0.0", "::", "")
 
 

@@ -4,10 +4,10 @@ import asyncio
 import hmac
 import logging
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -29,9 +29,6 @@ from baremetalrt.serve.openai.schema import (
     decode,
 )
 from baremetalrt.swarm.config import load_config
-
-if TYPE_CHECKING:
-    from baremetalrt.serve.sharing import Sharing
 
 logger = logging.getLogger(__name__)
 
@@ -66,11 +63,12 @@ class Server:
         node: Node,
         config: ServerConfig,
         background: Background | None = None,
-        sharing: "Sharing | None" = None,
+        beside: Sequence[AbstractAsyncContextManager[object]] = (),
     ) -> None:
+        """`beside`: what begins and ends with the server."""
         self._node = node
         self._background = background
-        self._sharing = sharing
+        self._beside = beside
         self._config = config
         self._admission = Admission(max_active=config.max_active, max_waiting=config.max_waiting)
         self._metrics = prometheus.Metrics(self._admission)
@@ -94,9 +92,8 @@ class Server:
     @asynccontextmanager
     async def _lifespan(self, _application: Starlette) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
-            if self._sharing is not None:
-                await self._sharing.start()
-                stack.push_async_callback(self._sharing.stop)
+            for one in self._beside:
+                await stack.enter_async_context(one)
             if self._background is not None:
                 await self._background.start()
                 stack.push_async_callback(self._background.stop)

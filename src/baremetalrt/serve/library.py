@@ -51,10 +51,15 @@ def resolve(reference: str | None) -> StoredModel | TorrentReference:
     return find_model(reference)
 
 
+def has_private_swarm() -> bool:
+    """Whether this machine is in one; told without reading its keys."""
+    swarms = home() / "swarms"
+    return swarms.is_dir() and any(swarms.iterdir())
+
+
 def needs_peers(model: StoredModel) -> bool:
     """Whether a model is larger than what is free here, and there is a private swarm to ask."""
-    swarms = home() / "swarms"
-    if not (swarms.is_dir() and any(swarms.iterdir())):
+    if not has_private_swarm():
         return False
     from baremetalrt.devices.memory import available_bytes
 

@@ -14,6 +14,7 @@ from baremetalrt.devices.memory import available_bytes
 from baremetalrt.placement.profiles import Demand, ModelProfile, Sizes
 from baremetalrt.serve.node import Node
 from baremetalrt.weights.gguf import GGUFFile
+from baremetalrt.weights.store import default_model
 
 _EMBEDDING: Final = "token_embd.weight"
 _HEAD: Final = "output.weight"
@@ -70,8 +71,11 @@ def byte_s(file: GGUFFile, blocks: BlockSpan, step_s: float) -> float:
 
 
 def measure_here(node: Node, file: GGUFFile) -> float:
-    """`byte_s` of this machine, by a few blocks of the model itself; loads and times them."""
-    _, h = read_model(file)
-    blocks = BlockSpan(0, min(_PROBE_BLOCKS, h.num_blocks))
+    """`byte_s` of this machine by a few blocks, of the model itself if they are here."""
+    blocks = BlockSpan(0, min(_PROBE_BLOCKS, len(file.blocks)))
+    default = default_model()
+    if file.missing(file.byte_ranges(blocks)) and default is not None:
+        file = GGUFFile.open(default.path)
+        blocks = BlockSpan(0, min(_PROBE_BLOCKS, len(file.blocks)))
     span, _ = node.host(file, blocks)
     return byte_s(file, blocks, decode_step_s(span))

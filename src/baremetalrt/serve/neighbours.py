@@ -3,15 +3,15 @@
 import asyncio
 import logging
 import statistics
+import string
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
-
-import grpc
+from math import inf
+from typing import Any, Final
 
 from baremetalrt.core.errors import UsageError
 from baremetalrt.core.spans import BlockSpan
-from baremetalrt.peers.caller import Channels, RemoteSpan
+from baremetalrt.peers.caller import Channels, NoAnswerError, RemoteSpan
 from baremetalrt.peers.compute_pb2 import Description, HostedSpan
 from baremetalrt.peers.discovery import LocalNetwork, find_peers
 from baremetalrt.peers.identity import Identity
@@ -29,6 +29,11 @@ from baremetalrt.swarm.config import load_config
 
 _log = logging.getLogger("baremetalrt.peers")
 HERE: Final = "here"
+# More than any model has; what peers say bounds what is built of it.
+_MAX_BLOCKS: Final = 4096
+_MAX_NAME: Final = 128
+_MAX_SPANS: Final = 1024
+_ID_DIGITS: Final = 40
 _DESCRIBE_TIMEOUT_S: Final = 5.0
 _DISCOVERY_TIMEOUT_S: Final = 2.0
 # Nobody measures it: that of a good home network.
@@ -55,15 +60,53 @@ class Neighbour:
             if s.model == model and _is_sound(s)
         ]
 
+    def report(self) -> dict[str, Any]:
+        """What is known of it, for people and programs; names from elsewhere made harmless."""
+        about = self.about
+        return {
+            "id": self.id,
+            "address": self.address,
+            "round_trip_s": round(self.round_trip_s, 6),
+            "bytes_per_s": round(1 / about.byte_s) if about.byte_s > 0 else None,
+            "budget_bytes": about.budget_bytes,
+            "release": _printable(about.release),
+            "library": _printable(about.library),
+            "spans": [
+                {
+                    "model": _printable(s.model),
+                    "name": _printable(s.name),
+                    "start": s.start,
+                    "end": s.end,
+                    "num_blocks": s.num_blocks,
+                    "num_bytes": s.num_bytes,
+                    "num_cells": s.num_cells,
+                    "num_texts": s.num_texts,
+                    "step_s": s.step_s,
+                }
+                for s in about.spans
+                if _is_sound(s)
+            ],
+        }
+
     def profile(self) -> DeviceProfile:
         return DeviceProfile(
             id=self.id, budget_bytes=self.about.budget_bytes, byte_s=self.about.byte_s
         )
 
 
+def _is_sane(about: Description) -> bool:
+    is_id = len(about.id) == _ID_DIGITS and set(about.id) <= set(string.hexdigits)
+    return is_id and 0 <= about.byte_s < inf and len(about.spans) <= _MAX_SPANS
+
+
 def _is_sound(span: HostedSpan) -> bool:
     """Whether what a peer says of a span can be."""
-    return 0 <= span.start < span.end <= span.num_blocks
+    return span.start < span.end <= span.num_blocks <= _MAX_BLOCKS and 0 <= span.step_s < inf
+
+
+def _printable(text: str) -> str:
+    """Without what a terminal would obey, and not endless."""
+    return "".join(c if c.isprintable() else "?" for c in text[:_MAX_NAME])
 
 
 class Neighbours:
@@ -102,11 +145,14 @@ class Neighbours:
             about, round_trip_s = await self.channels.describe(
                 address, timeout_s=_DESCRIBE_TIMEOUT_S
             )
-        except grpc.aio.AioRpcError as error:
-            _log.warning("%s does not answer: %s", address, error.details())
+        except NoAnswerError as error:
+            _log.warning("%s does not answer: %s", address, error)
             return None
         if about.version != VERSION:
             _log.warning("%s speaks version %d of the protocol", address, about.version)
+            return None
+        if not _is_sane(about):
+            _log.warning("%s says impossible things of itself", address)
             return None
         self._ids[address] = about.id
         return Neighbour(address, about, round_trip_s)

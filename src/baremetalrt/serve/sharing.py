@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Self
 
 from baremetalrt import __version__
 from baremetalrt.blocks.architectures import read_model
@@ -85,7 +85,7 @@ async def hosted_span(node: Node, file: GGUFFile, name: str, blocks: BlockSpan) 
 
 
 class Sharing:
-    """Hosts spans from `start` to `stop`, on the event loop of the server."""
+    """Hosts spans on the event loop of the server. Use as an async context manager."""
 
     def __init__(
         self,
@@ -108,7 +108,7 @@ class Sharing:
                     parameter="blocks",
                 )
 
-    async def start(self) -> None:
+    async def __aenter__(self) -> Self:
         """Loads the spans and begins to answer; raises `UsageError` when the port is taken."""
         config = self._config
         budget = offered_bytes() if config.budget_bytes is None else config.budget_bytes
@@ -142,8 +142,9 @@ class Sharing:
             )
         shown = config.address.rpartition(":")[0]
         _log.info("peer %s at %s:%d", host.identity.id, shown, host.port)
+        return self
 
-    async def stop(self) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self._stack.aclose()
 
     def _demand(self, file: GGUFFile) -> Demand:

@@ -1,0 +1,87 @@
+"""What a model would do on this machine and its peers: the plan, and what is hosted already."""
+
+import asyncio
+import itertools
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from baremetalrt.blocks.architectures import read_model
+from baremetalrt.placement.planning import Placement, plan
+from baremetalrt.placement.profiles import Demand, DeviceProfile
+from baremetalrt.serve.measuring import measure_here, offered_bytes, profile_model
+from baremetalrt.serve.neighbours import HERE, Neighbour, Neighbours, links_between
+from baremetalrt.serve.node import Model, Node, NodeConfig
+from baremetalrt.serve.opening import Opening
+from baremetalrt.serve.remote import hosted_route, model_over_peers
+from baremetalrt.serve.sharing import model_id
+from baremetalrt.session.sampling import SamplingOptions
+from baremetalrt.session.session import GenerationOptions
+from baremetalrt.weights.gguf import GGUFFile
+
+_MEASURED_TOKENS: Final = 33
+_CONTEXT_TOKENS: Final = 4096
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """The best placement there could be, and the best route over what is hosted now, if there is one."""
+
+    context: int
+    devices: Sequence[DeviceProfile]
+    neighbours: Sequence[Neighbour]
+    best: Placement
+    hosted: Placement | None
+
+
+async def forecast(
+    file: GGUFFile,
+    config: NodeConfig,
+    neighbours: Neighbours | None,
+    *,
+    context: int | None,
+    num_sessions: int,
+    budget_bytes: int | None,
+) -> Forecast:
+    """Measures this machine, asks its peers, and plans; raises like `plan`."""
+    _, h = read_model(file)
+    demand = Demand(min(context or _CONTEXT_TOKENS, h.training_context), num_sessions)
+
+    def here() -> DeviceProfile:
+        room = offered_bytes() if budget_bytes is None else budget_bytes
+        node = Node(config)
+        try:
+            return DeviceProfile(id=HERE, budget_bytes=room, byte_s=measure_here(node, file))
+        finally:
+            node.close()
+
+    known = await neighbours.look() if neighbours is not None else []
+    # After the others were timed, not beside it.
+    devices = [await asyncio.to_thread(here), *(one.profile() for one in known)]
+    best = plan(profile_model(file), devices, links_between(known), caller=HERE, demand=demand)
+    hosted = None
+    if known:
+        hosted = hosted_route(file, await asyncio.to_thread(model_id, file), known)
+    return Forecast(demand.context, devices, known, best, hosted)
+
+
+async def measured_token_s(opening: Opening, config: NodeConfig, neighbours: Neighbours) -> float:
+    """Median seconds per token over the route that a run would take now."""
+    node = Node(config)
+    try:
+        async with model_over_peers(node, opening, neighbours) as model:
+            return await _token_s(model)
+    finally:
+        node.close()
+
+
+async def _token_s(model: Model) -> float:
+    greedy = GenerationOptions(
+        sampling=SamplingOptions(temperature=0), max_tokens=_MEASURED_TOKENS, ignore_end=True
+    )
+    times = []
+    async for _ in model.session([1], greedy).generate():
+        times.append(time.perf_counter())
+    return statistics.median(b - a for a, b in itertools.pairwise(times))
