@@ -39,17 +39,17 @@ def at_home(home: Path) -> Iterator[None]:
             os.environ["BMRT_HOME"] = before
 
 
-def founder(folder: Path) -> Path:
+def founder(folder: Path, **settings: object) -> Path:
     """A home with a new swarm."""
-    home = make_home(folder)
+    home = make_home(folder, **settings)
     with at_home(home):
         create_swarm(SWARM)
     return home
 
 
-def member(folder: Path, creator: Path) -> Path:
+def member(folder: Path, creator: Path, **settings: object) -> Path:
     """A home in the swarm of another; how an invitation does it is tested elsewhere."""
-    home = make_home(folder)
+    home = make_home(folder, **settings)
     with at_home(creator):
         authority = load_authority(find_membership(SWARM))
     key = new_key()
@@ -66,12 +66,16 @@ def member(folder: Path, creator: Path) -> Path:
 class PeerProcess:
     """A machine that hosts a span, until it is stopped or killed."""
 
-    def __init__(self, model: Path, blocks: str, home: Path, *, port: int = 0) -> None:
+    def __init__(
+        self, model: Path, blocks: str | None, home: Path, *options: str, port: int = 0
+    ) -> None:
+        """Without `blocks` it chooses them itself."""
         self.process = subprocess.Popen(
             [
                 *(*BMRT, "serve", str(model), "--port", "0", "--no-torrents"),
-                *("--share", "--share-blocks", blocks, "--share-listen", f"{LOOPBACK}:{port}"),
-                *("--threads", "1", "--context", "1024"),
+                *("--share", "--share-listen", f"{LOOPBACK}:{port}"),
+                *(("--share-blocks", blocks) if blocks else ()),
+                *("--threads", "1", "--context", "1024", *options),
             ],
             stdin=subprocess.DEVNULL,
             stderr=subprocess.PIPE,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import psutil
-from zeroconf import InterfaceChoice, ServiceStateChange, Zeroconf
+from zeroconf import DNSQuestionType, InterfaceChoice, ServiceStateChange, Zeroconf
 from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZeroconf
 
 _TYPE: Final = "_bmrt._tcp.local."
@@ -20,8 +20,8 @@ _SWARM_KEY: Final = "swarm"
 # A swarm is announced by the beginning of its fingerprint: enough to tell one from another.
 _TAG_DIGITS: Final = 16
 _RESOLVE_TIMEOUT_MS: Final = 1000
-# Once somebody was found, the others follow within so long.
-_QUIET_S: Final = 0.8
+# Once somebody was found, the others follow within so long: nobody says a thing twice in one second.
+_QUIET_S: Final = 1.2
 _EVERYWHERE: Final = ("0.0.0.0", "::", "")
 
 
@@ -92,7 +92,10 @@ async def find_peers(network: LocalNetwork, *, timeout_s: float) -> list[str]:
 
     found: dict[str, None] = {}
     async with network.joined() as joined:
-        browser = AsyncServiceBrowser(joined.zeroconf, _TYPE, handlers=[on_change])
+        # To all: of several programs on one machine only one gets an answer that is meant for it alone.
+        browser = AsyncServiceBrowser(
+            joined.zeroconf, _TYPE, handlers=[on_change], question_type=DNSQuestionType.QM
+        )
         try:
             async with asyncio.timeout(timeout_s) as limit:
                 while True:

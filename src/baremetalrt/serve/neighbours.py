@@ -35,7 +35,7 @@ _MAX_NAME: Final = 128
 _MAX_SPANS: Final = 1024
 _ID_DIGITS: Final = 40
 _DESCRIBE_TIMEOUT_S: Final = 5.0
-_DISCOVERY_TIMEOUT_S: Final = 2.0
+_DISCOVERY_TIMEOUT_S: Final = 3.0
 # Nobody measures it: that of a good home network.
 _BYTES_PER_S: Final = 100e6
 

@@ -1,0 +1,121 @@
+"""Machines that find each other on the local network, choose what to host, and are planned with."""
+
+import asyncio
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+
+from baremetalrt.weights.store import default_model
+from commands import ServerProcess, bmrt
+from peers_kit import PeerProcess, founder, member
+
+# The loopback interface is the whole network here.
+FOUND: dict[str, object] = {"local_discovery": True}
+QUESTION = ("Name three colours.", "-t", "0", "-n", "16", "--json")
+
+
+class Network:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.model = default_model().path
+        self.caller = founder(folder / "caller", **FOUND)
+        self.peers: list[PeerProcess] = []
+        self.stack = ExitStack()
+
+    def start(self, blocks: str | None, *options: str) -> PeerProcess:
+        home = member(self.folder / f"peer-{len(self.peers)}", self.caller, **FOUND)
+        peer = self.stack.enter_context(PeerProcess(self.model, blocks, home, *options))
+        self.peers.append(peer)
+        return peer.wait_until_it_listens()
+
+    def call(self, *words: str) -> Any:
+        done = bmrt(*words, "--json", home=self.caller)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+
+@pytest.fixture
+def network(tmp_path: Path) -> Iterator[Network]:
+    made = Network(tmp_path)
+    with made.stack:
+        yield made
+
+
+def test_peers_are_found_and_a_model_runs_over_them(network: Network) -> None:
+    """Nobody names an address; the answer is that of one machine alone."""
+    first, second = network.start("0:12"), network.start("12:30")
+    alone = bmrt("run", *QUESTION, home=network.caller)
+    over = bmrt("run", *QUESTION, "--route", "lan", home=network.caller)
+    assert over.returncode == 0, over.stderr
+    assert json.loads(over.stdout)["tokens"] == json.loads(alone.stdout)["tokens"]
+
+    peers = {peer["id"]: peer for peer in network.call("peers")}
+    assert peers.keys() == {first.id, second.id}
+    for peer in peers.values():
+        assert 0 < peer["round_trip_s"] < 1 and peer["bytes_per_s"] > 1e6
+
+    spans = network.call("ps")
+    assert [(s["peer"], s["start"], s["end"]) for s in spans] == [
+        (first.id, 0, 12),
+        (second.id, 12, 30),
+    ]
+    assert all(0 < s["step_s"] < 1 and s["num_texts"] == 0 for s in spans)
+
+
+def test_a_plan_names_machines_bytes_and_seconds(network: Network) -> None:
+    """One machine is best while it has room; with less of it, the peers are used."""
+    network.start("0:12"), network.start("12:30")
+    plan = network.call("plan", "--measure")
+    assert [stage["device"] for stage in plan["plan"]["route"]] == ["here"]
+    assert [(s["start"], s["end"]) for s in plan["hosted"]["route"]] == [(0, 12), (12, 30)]
+    assert 0 < plan["plan"]["token_s"] < plan["hosted"]["token_s"]
+    assert 0 < plan["measured_token_s"] < 1
+    small = network.call("plan", "--memory", "60MB")["plan"]["route"]
+    assert any(stage["device"] != "here" for stage in small)
+    assert all(s["bytes"] <= 60e6 for s in small if s["device"] == "here")
+
+
+def test_a_machine_that_joins_hosts_what_is_missing(network: Network) -> None:
+    """Without being told: the second takes what the first has no room for, the third the weakest."""
+    network.start("0:18")
+    network.start(None, "--share-memory", "80MB")
+    spans = network.call("ps")
+    assert spans[1]["start"] >= 30 - 18 and spans[1]["end"] == 30
+    network.start(None, "--share-memory", "60MB")
+    covered = {b for s in network.call("ps") for b in range(s["start"], s["end"])}
+    assert len(network.call("ps")) == 3
+    assert covered >= set(range(18))
+
+
+def test_callers_at_once_get_their_own_answers_through_the_api(network: Network) -> None:
+    """`bmrt serve --route lan` answers the OpenAI client from machines elsewhere."""
+    network.start("0:12"), network.start("12:30")
+    questions = [f"What is {n} plus {n}?" for n in range(4)]
+
+    async def ask_all(base_url: str) -> list[str]:
+        async with openai.AsyncOpenAI(base_url=base_url, api_key="none") as client:
+            answers = await asyncio.gather(
+                *(
+                    client.chat.completions.create(
+                        model=default_model().name,
+                        messages=[{"role": "user", "content": question}],
+                        temperature=0,
+                        max_tokens=16,
+                    )
+                    for question in questions
+                )
+            )
+        return [str(answer.choices[0].message.content) for answer in answers]
+
+    options = ("--threads", "1", "--context", "1024")
+    with ServerProcess(*options, "--route", "lan", home=network.caller) as server:
+        over = asyncio.run(ask_all(f"{server.url}/v1"))
+    alone = [
+        network.call("run", q, "-t", "0", "-n", "16", "--threads", "1")["text"] for q in questions
+    ]
+    assert over == alone
