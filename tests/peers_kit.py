@@ -1,9 +1,13 @@
 """Machines of one private swarm: each a real `bmrt serve --share` with a home and a port of its own."""
 
+import asyncio
 import os
 import re
 import signal
+import socket
+import struct
 import subprocess
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -104,3 +108,52 @@ class PeerProcess:
         if self.process.poll() is None:
             self.process.kill()
         self.process.communicate()
+
+
+class Relay:
+    """A wire to a peer, which can be cut so that nothing comes through, or torn with a reset."""
+
+    def __init__(self, target: str) -> None:
+        self._target = target.rpartition(":")
+        self._is_cut = False
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+        server = asyncio.run_coroutine_threadsafe(
+            asyncio.start_server(self._serve, LOOPBACK, 0), self._loop
+        ).result()
+        self.address = f"{LOOPBACK}:{server.sockets[0].getsockname()[1]}"
+
+    def cut(self) -> None:
+        """Connections stay, and nothing passes any more: a pulled cable."""
+        self._is_cut = True
+
+    def reset(self) -> None:
+        """All connections end with a reset, and new ones do, too."""
+        self._is_cut = True
+        self._loop.call_soon_threadsafe(self._tear)
+
+    def _tear(self) -> None:
+        for writer in self._writers:
+            linger = struct.pack("ii", 1, 0)
+            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            writer.transport.abort()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        far_reader, far_writer = await asyncio.open_connection(self._target[0], self._target[2])
+        self._writers |= {writer, far_writer}
+        await asyncio.gather(
+            self._pump(reader, far_writer), self._pump(far_reader, writer), return_exceptions=True
+        )
+
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(1 << 16):
+            if not self._is_cut:
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+    def close(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()

@@ -21,7 +21,7 @@ from baremetalrt.session.sampling import SamplingOptions
 from baremetalrt.session.session import GenerationOptions
 from baremetalrt.weights.store import default_model
 from commands import bmrt
-from peers_kit import PeerProcess, at_home, founder, member
+from peers_kit import PeerProcess, Relay, at_home, founder, member
 
 SPANS = ("0:10", "10:20", "20:30")
 PROMPT = [3 + i * 7 % 900 for i in range(600)]
@@ -41,6 +41,7 @@ class Machines:
         self.model = default_model().path
         self.caller = founder(folder / "caller")
         self.by_id: dict[str, PeerProcess] = {}
+        self.relays: dict[str, Relay] = {}
         self._stack = ExitStack()
         self._count = 0
 
@@ -52,14 +53,26 @@ class Machines:
             home = member(self.folder / f"peer-{self._count}", self.caller)
             peers.append(self._stack.enter_context(PeerProcess(self.model, blocks, home)))
         listening = [peer.wait_until_it_listens() for peer in peers]
-        self.by_id |= {peer.id: peer for peer in listening}
+        for peer in listening:
+            self.by_id[peer.id] = peer
+            # Whoever calls it, the caller or the stage before, does so through a wire.
+            relay = Relay(peer.address)
+            self._stack.callback(relay.close)
+            peer.address = relay.address
+            self.relays[relay.address] = relay
         return listening
 
     def kill(self, model: Model, stage: int, death: str) -> None:
         """Whichever peer the route has chosen for that stage."""
         chain = model.route.stages[0]
         assert isinstance(chain, RemoteChain)
-        self.by_id[chain.spans[stage].id].signal(signal.Signals[death])
+        victim = chain.spans[stage]
+        if death == "cut":
+            self.relays[victim.address].cut()
+        elif death == "reset":
+            self.relays[victim.address].reset()
+        else:
+            self.by_id[victim.id].signal(signal.Signals[death])
 
     def close(self) -> None:
         self._stack.close()
@@ -138,14 +151,21 @@ def test_a_route_over_three_machines_says_what_one_machine_says(machines: Machin
         assert run(machines, peers, prompt) == (tokens, [])
 
 
-# The whole matrix is slow; what runs always has every stage, every moment and both deaths once.
-ALWAYS = {(0, "SIGKILL", 12), (1, "SIGKILL", 0), (1, "SIGSTOP", 12), (2, "SIGKILL", 1)}
+# The whole matrix is slow; what runs always has every stage and every death.
+ALWAYS = {
+    (0, "SIGKILL", 12),
+    (1, "SIGKILL", 0),
+    (1, "SIGSTOP", 12),
+    (2, "SIGKILL", 1),
+    (0, "cut", 1),
+    (1, "reset", 12),
+}
 MATRIX = [
     pytest.param(
         stage, death, at, marks=() if (stage, death, at) in ALWAYS else (pytest.mark.slow,)
     )
     for stage in range(3)
-    for death in ("SIGKILL", "SIGSTOP")
+    for death in ("SIGKILL", "SIGSTOP", "cut", "reset")
     for at in (0, 1, 12, NUM_TOKENS - 1)
 ]
 
