@@ -1,0 +1,92 @@
+"""128 greedy tokens over two, three and five stages, alone and beside other callers."""
+
+import asyncio
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from baremetalrt.serve.neighbours import Neighbours, the_membership
+from baremetalrt.serve.node import Model, Node, NodeConfig
+from baremetalrt.serve.opening import Opening
+from baremetalrt.serve.remote import model_over_peers
+from baremetalrt.session.sampling import SamplingOptions
+from baremetalrt.session.session import GenerationOptions
+from baremetalrt.weights.store import default_model
+from peers_kit import PeerProcess, at_home, founder, member
+
+ROUTES = {
+    2: ("0:15", "15:30"),
+    3: ("0:10", "10:20", "20:30"),
+    5: ("0:6", "6:12", "12:18", "18:24", "24:30"),
+}
+GREEDY = GenerationOptions(sampling=SamplingOptions(temperature=0), max_tokens=128, ignore_end=True)
+PROMPTS = [
+    [3 + i * step % 900 for i in range(length)] for step, length in ((7, 300), (11, 20), (13, 90))
+]
+# Steps of several texts in one batch sum in another order: logits differ by less than this.
+TIE = 0.05
+
+
+async def tokens_of(model: Model, prompt: list[int]) -> list[int]:
+    tokens = [t.id async for t in model.session(prompt, GREEDY).generate()]
+    return [t for t in tokens if t is not None]
+
+
+async def logits_after(model: Model, text: list[int]) -> np.ndarray:
+    place = await model.route.open((), len(text))
+    try:
+        return (await model.route.forward(place, text, "last"))[0]
+    finally:
+        model.route.release(place, keep=False)
+
+
+async def compare(addresses: list[str]) -> None:
+    node, caller = Node(NodeConfig(num_threads=1, context=1024)), Node(NodeConfig(context=1024))
+    neighbours = Neighbours(the_membership(None), addresses)
+    stored = default_model()
+    assert stored is not None
+    try:
+        alone = await asyncio.to_thread(node.load, Opening(stored))
+        expected = [await tokens_of(alone, prompt) for prompt in PROMPTS]
+        async with model_over_peers(caller, Opening(stored), neighbours) as model:
+            for prompt, tokens in zip(PROMPTS, expected, strict=True):
+                assert await tokens_of(model, prompt) == tokens
+            together = await asyncio.gather(*(tokens_of(model, prompt) for prompt in PROMPTS))
+        for prompt, tokens, others in zip(PROMPTS, expected, together, strict=True):
+            if tokens != others:
+                at = next(
+                    i for i, pair in enumerate(zip(tokens, others, strict=True)) if len({*pair}) > 1
+                )
+                logits = await logits_after(alone, prompt + tokens[:at])
+                gap = logits[tokens[at]] - logits[others[at]]
+                assert 0 <= gap < TIE, f"token {at}: {gap} is no tie"
+    finally:
+        await neighbours.close()
+        node.close()
+        caller.close()
+
+
+@pytest.mark.parametrize(
+    "num_stages",
+    [
+        pytest.param(2, marks=pytest.mark.slow),
+        pytest.param(3, marks=pytest.mark.slow),
+        5,
+    ],
+)
+def test_as_many_stages_as_there_are_say_the_same(tmp_path: Path, num_stages: int) -> None:
+    caller = founder(tmp_path / "caller")
+    stored = default_model()
+    assert stored is not None
+    peers = [
+        PeerProcess(stored.path, blocks, member(tmp_path / f"peer-{i}", caller))
+        for i, blocks in enumerate(ROUTES[num_stages])
+    ]
+    try:
+        addresses = [peer.wait_until_it_listens().address for peer in peers]
+        with at_home(caller):
+            asyncio.run(compare(addresses))
+    finally:
+        for peer in peers:
+            peer.__exit__()
