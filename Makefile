@@ -43,6 +43,7 @@ bench: $(VENV)/test-ready
 	$(BIN)/python bench/against_llama_cpp.py $(if $(QWEN),--qwen)
 	$(BIN)/python bench/swarm.py
 	$(BIN)/python bench/peers.py
+	$(BIN)/python bench/placement.py
 
 # After a change to the protocol of the compute plane.
 protocol: $(VENV)/test-ready
