@@ -1,7 +1,7 @@
 """`bmrt plan`: which machines would run a model best, and how fast."""
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -10,9 +10,6 @@ from baremetalrt.core.errors import UsageError
 from baremetalrt.core.units import format_bytes, parse_bytes
 from baremetalrt.serve.library import has_private_swarm
 from baremetalrt.weights.store import StoredModel, find_model
-
-if TYPE_CHECKING:
-    from baremetalrt.placement.planning import Placement
 
 
 @click.command("plan")
@@ -43,7 +40,7 @@ async def _report(stored: StoredModel, measure: bool, arguments: dict[str, Any])
     from dataclasses import replace
 
     from baremetalrt.cli.over_peers import neighbours_of
-    from baremetalrt.serve.forecast import forecast, measured_token_s
+    from baremetalrt.serve.forecast import describe, forecast, measured_token_s
     from baremetalrt.serve.opening import Opening
 
     budget = parse_bytes(arguments["memory"]) if arguments["memory"] else None
@@ -86,27 +83,9 @@ async def _report(stored: StoredModel, measure: bool, arguments: dict[str, Any])
             }
             for device in found.devices
         ],
-        "plan": _describe(found.best),
-        "hosted": _describe(found.hosted) if found.hosted else None,
+        "plan": describe(found.best),
+        "hosted": describe(found.hosted) if found.hosted else None,
         "measured_token_s": measured_s,
-    }
-
-
-def _describe(placement: "Placement") -> dict[str, Any]:
-    return {
-        "route": [
-            {
-                "device": placed.device,
-                "start": placed.blocks.start,
-                "end": placed.blocks.end,
-                "bytes": placed.held_bytes,
-                "span_s": placed.span_s,
-            }
-            for placed in placement.route
-        ],
-        "token_s": placement.token_s,
-        "hop_s": placement.hop_s,
-        "bound_s": placement.bound_s,
     }
 
 

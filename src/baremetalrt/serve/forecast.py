@@ -6,7 +6,7 @@ import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from baremetalrt.blocks.architectures import read_model
 from baremetalrt.placement.planning import Placement, plan
@@ -85,3 +85,22 @@ async def _token_s(model: Model) -> float:
     async for _ in model.session([1], greedy).generate():
         times.append(time.perf_counter())
     return statistics.median(b - a for a, b in itertools.pairwise(times))
+
+
+def describe(placement: Placement) -> dict[str, Any]:
+    """A placement for programs."""
+    return {
+        "route": [
+            {
+                "device": placed.device,
+                "start": placed.blocks.start,
+                "end": placed.blocks.end,
+                "bytes": placed.held_bytes,
+                "span_s": placed.span_s,
+            }
+            for placed in placement.route
+        ],
+        "token_s": placement.token_s,
+        "hop_s": placement.hop_s,
+        "bound_s": placement.bound_s,
+    }
