@@ -85,10 +85,11 @@ async def hops(machines: Machines, runs: int) -> None:
             for num_stages, peers in routes.items():
                 addresses = [peer.address for peer in peers]
                 caller = Node(NodeConfig(context=1024))
-                neighbours = Neighbours(membership, addresses)
-                async with model_over_peers(caller, Opening(stored), neighbours) as model:
+                async with (
+                    Neighbours(membership, addresses) as neighbours,
+                    model_over_peers(caller, Opening(stored), neighbours) as model,
+                ):
                     over = statistics.median(await gaps(model, PROMPT, DECODED))
-                await neighbours.close()
                 caller.close()
                 # From the caller to the first, on from stage to stage, and back.
                 costs[num_stages].append((over - base) / (num_stages + 1))
@@ -111,8 +112,10 @@ async def recovery(machines: Machines, runs: int) -> None:
         *peers, spare = machines.start("0:10", "10:20", "20:30", "10:20")
         caller = Node(NodeConfig(context=1024))
         addresses = [peer.address for peer in (*peers, spare)]
-        neighbours = Neighbours(membership, addresses)
-        async with model_over_peers(caller, Opening(stored), neighbours) as model:
+        async with (
+            Neighbours(membership, addresses) as neighbours,
+            model_over_peers(caller, Opening(stored), neighbours) as model,
+        ):
             session = model.session(LONG_PROMPT, options(1))
             async for _ in session.generate():
                 pass
@@ -124,7 +127,6 @@ async def recovery(machines: Machines, runs: int) -> None:
             assert isinstance(chain, RemoteChain)
             victim = next(peer for peer in (*peers, spare) if peer.id == chain.spans[1].id)
             gap = max(await gaps(model, others, 16, victim.process.kill))
-        await neighbours.close()
         caller.close()
         found.append((gap, prefill_s))
         for peer in (*peers, spare):

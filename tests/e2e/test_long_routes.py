@@ -43,13 +43,15 @@ async def logits_after(model: Model, text: list[int]) -> np.ndarray:
 
 async def compare(addresses: list[str]) -> None:
     node, caller = Node(NodeConfig(num_threads=1, context=1024)), Node(NodeConfig(context=1024))
-    neighbours = Neighbours(the_membership(None), addresses)
     stored = default_model()
     assert stored is not None
     try:
         alone = await asyncio.to_thread(node.load, Opening(stored))
         expected = [await tokens_of(alone, prompt) for prompt in PROMPTS]
-        async with model_over_peers(caller, Opening(stored), neighbours) as model:
+        async with (
+            Neighbours(the_membership(None), addresses) as neighbours,
+            model_over_peers(caller, Opening(stored), neighbours) as model,
+        ):
             for prompt, tokens in zip(PROMPTS, expected, strict=True):
                 assert await tokens_of(model, prompt) == tokens
             together = await asyncio.gather(*(tokens_of(model, prompt) for prompt in PROMPTS))
@@ -62,7 +64,6 @@ async def compare(addresses: list[str]) -> None:
                 gap = logits[tokens[at]] - logits[others[at]]
                 assert 0 <= gap < TIE, f"token {at}: {gap} is no tie"
     finally:
-        await neighbours.close()
         node.close()
         caller.close()
 

@@ -106,14 +106,16 @@ class Machines:
         node = Node(NodeConfig(context=1024, num_threads=1))
         try:
             with at_home(self.caller):
-                neighbours = Neighbours(the_membership(None), addresses)
-                async with model_over_peers(
-                    node,
-                    self.opening(),
-                    neighbours,
-                    takes_over=takes_over,
-                    on_event=told.append,
-                ) as model:
+                async with (
+                    Neighbours(the_membership(None), addresses) as neighbours,
+                    model_over_peers(
+                        node,
+                        self.opening(),
+                        neighbours,
+                        takes_over=takes_over,
+                        on_event=told.append,
+                    ) as model,
+                ):
                     if at == 0:
                         self.kill(model, *death)
                     tokens: list[int] = []
@@ -122,7 +124,6 @@ class Machines:
                         tokens.append(token.id)
                         if len(tokens) == at:
                             self.kill(model, *death)
-                await neighbours.close()
             return tokens, told
         finally:
             node.close()

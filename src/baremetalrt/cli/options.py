@@ -22,6 +22,14 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+_VIA = click.option(
+    "--via",
+    multiple=True,
+    metavar="HOST:PORT",
+    help="Ask the peers there (`bmrt serve --share`), not the local network. Repeatable.",
+)
+
+
 def complete_model(
     _ctx: click.Context, _parameter: click.Parameter, incomplete: str
 ) -> "list[CompletionItem]":
@@ -117,12 +125,7 @@ def route_options(command: F) -> F:
                 show_default=True,
                 help="Run here, or on peers of the local network. auto: here, unless it does not fit.",
             ),
-            click.option(
-                "--via",
-                multiple=True,
-                metavar="HOST:PORT",
-                help="Run on the peers there (`bmrt serve --share`). Repeatable.",
-            ),
+            _VIA,
         )
     ):
         command = option(command)
@@ -134,12 +137,7 @@ def neighbour_options(command: F) -> F:
     for option in reversed(
         (
             click.option("--swarm", metavar="NAME", help="The private swarm; see `bmrt swarm`."),
-            click.option(
-                "--via",
-                multiple=True,
-                metavar="HOST:PORT",
-                help="Ask the peers there, not the local network. Repeatable.",
-            ),
+            _VIA,
         )
     ):
         command = option(command)

@@ -19,17 +19,23 @@ def neighbours_of(arguments: dict[str, Any]) -> Neighbours:
     return Neighbours(membership, addresses, None if addresses else local_network(membership))
 
 
+async def reports(arguments: dict[str, Any]) -> list[dict[str, Any]]:
+    """What the peers that answer now say of themselves, the nearest first."""
+    async with neighbours_of(arguments) as neighbours:
+        found = await neighbours.look()
+    return [one.report() for one in sorted(found, key=lambda one: one.round_trip_s)]
+
+
 @asynccontextmanager
 async def served_over_peers(
     node: Node, stored: StoredModel, arguments: dict[str, Any]
 ) -> AsyncIterator[None]:
     """A model of a server on the route that the options ask for."""
-    neighbours = neighbours_of(arguments)
-    try:
-        async with model_over_peers(node, Opening(stored), neighbours, on_event=output.note):
-            yield
-    finally:
-        await neighbours.close()
+    async with (
+        neighbours_of(arguments) as neighbours,
+        model_over_peers(node, Opening(stored), neighbours, on_event=output.note),
+    ):
+        yield
 
 
 @asynccontextmanager
@@ -37,10 +43,11 @@ async def opened_over_peers(stored: StoredModel, arguments: dict[str, Any]) -> A
     """A model on the route that the options ask for."""
     opening = Opening(stored)
     node = Node(options.node_config(arguments, max_sessions=1))
-    neighbours = neighbours_of(arguments)
     try:
-        async with model_over_peers(node, opening, neighbours, on_event=output.note) as model:
+        async with (
+            neighbours_of(arguments) as neighbours,
+            model_over_peers(node, opening, neighbours, on_event=output.note) as model,
+        ):
             yield model
     finally:
-        await neighbours.close()
         node.close()

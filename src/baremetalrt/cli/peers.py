@@ -14,7 +14,9 @@ from baremetalrt.core.units import format_bytes
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(as_json: bool, **arguments: Any) -> None:
     """List the peers of the private swarm that answer now, with speed, round trip and version."""
-    rows = asyncio.run(_look(arguments))
+    from baremetalrt.cli.over_peers import reports
+
+    rows = asyncio.run(reports(arguments))
     if as_json:
         output.print_json(rows)
         return
@@ -36,14 +38,3 @@ def command(as_json: bool, **arguments: Any) -> None:
             for row in rows
         ],
     )
-
-
-async def _look(arguments: dict[str, Any]) -> list[dict[str, Any]]:
-    from baremetalrt.cli.over_peers import neighbours_of
-
-    neighbours = neighbours_of(arguments)
-    try:
-        found = await neighbours.look()
-    finally:
-        await neighbours.close()
-    return [one.report() for one in sorted(found, key=lambda one: one.round_trip_s)]

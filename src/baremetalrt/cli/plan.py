@@ -37,7 +37,7 @@ def command(model: str | None, as_json: bool, measure: bool, **arguments: Any) -
 
 
 async def _report(stored: StoredModel, measure: bool, arguments: dict[str, Any]) -> dict[str, Any]:
-    from dataclasses import replace
+    from contextlib import AsyncExitStack
 
     from baremetalrt.cli.over_peers import neighbours_of
     from baremetalrt.serve.forecast import describe, forecast, measured_token_s
@@ -45,20 +45,13 @@ async def _report(stored: StoredModel, measure: bool, arguments: dict[str, Any])
 
     budget = parse_bytes(arguments["memory"]) if arguments["memory"] else None
     config = options.node_config(arguments, max_sessions=arguments["sessions"])
-    # The probe needs no long text; the plan does.
-    probe = replace(config, context=None)
     is_alone = not arguments["via"] and arguments["swarm"] is None and not has_private_swarm()
-    neighbours = None if is_alone else neighbours_of(arguments)
     opening = Opening(stored)
-    try:
-        found = await forecast(
-            opening.file,
-            probe,
-            neighbours,
-            context=config.context,
-            num_sessions=arguments["sessions"],
-            budget_bytes=budget,
-        )
+    async with AsyncExitStack() as stack:
+        neighbours = None
+        if not is_alone:
+            neighbours = await stack.enter_async_context(neighbours_of(arguments))
+        found = await forecast(opening.file, config, neighbours, budget)
         measured_s = None
         if measure:
             if neighbours is None or found.hosted is None:
@@ -68,9 +61,6 @@ async def _report(stored: StoredModel, measure: bool, arguments: dict[str, Any])
                     hint="`bmrt bench` measures this machine, `bmrt ps` lists what peers host",
                 )
             measured_s = await measured_token_s(opening, config, neighbours)
-    finally:
-        if neighbours is not None:
-            await neighbours.close()
     return {
         "model": stored.name,
         "context": found.context,

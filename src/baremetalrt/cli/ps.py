@@ -15,7 +15,9 @@ from baremetalrt.core.units import format_bytes
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(as_json: bool, **arguments: Any) -> None:
     """List the spans that peers of the private swarm host now: blocks, memory, speed, load."""
-    rows = asyncio.run(_spans(arguments))
+    from baremetalrt.cli.over_peers import reports
+
+    rows = _spans(asyncio.run(reports(arguments)))
     if as_json:
         output.print_json(rows)
         return
@@ -42,15 +44,8 @@ def command(as_json: bool, **arguments: Any) -> None:
         output.note(f"{name}: nobody hosts blocks {missing}")
 
 
-async def _spans(arguments: dict[str, Any]) -> list[dict[str, Any]]:
-    from baremetalrt.cli.over_peers import neighbours_of
-
-    neighbours = neighbours_of(arguments)
-    try:
-        found = await neighbours.look()
-    finally:
-        await neighbours.close()
-    spans = [{"peer": one.id} | span for one in found for span in one.report()["spans"]]
+def _spans(peers: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    spans = [{"peer": one["id"]} | span for one in peers for span in one["spans"]]
     return sorted(spans, key=lambda s: (s["name"], s["model"], s["start"], s["end"], s["peer"]))
 
 

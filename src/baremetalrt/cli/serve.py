@@ -106,9 +106,7 @@ def command(
     try:
         beside: list[AbstractAsyncContextManager[object]] = []
         if share:
-            beside.append(
-                _share(node, stored, share_blocks, share_listen, share_memory, arguments["swarm"])
-            )
+            beside.append(_share(node, stored, share_blocks, share_listen, share_memory, arguments))
         for one in () if share else stored:
             if over_peers(one, arguments):
                 from baremetalrt.cli.over_peers import served_over_peers
@@ -139,25 +137,25 @@ def _share(
     blocks: str | None,
     address: str,
     memory: str | None,
-    swarm: str | None,
+    arguments: dict[str, Any],
 ) -> "Sharing":
     from baremetalrt.core.units import parse_bytes
     from baremetalrt.serve.neighbours import local_network, the_membership
-    from baremetalrt.serve.opening import Opening
     from baremetalrt.serve.sharing import SharedSpan, Sharing, SharingConfig
 
     if blocks is not None and len(models) != 1:
         raise UsageError("--share-blocks is about one model", parameter="share-blocks")
     span = options.block_span(blocks) if blocks is not None else None
-    membership = the_membership(swarm)
+    membership = the_membership(arguments["swarm"])
     return Sharing(
         node,
         membership,
-        [SharedSpan(Opening(model), span) for model in models],
+        [SharedSpan(model, span) for model in models],
         SharingConfig(
             address=address,
             budget_bytes=parse_bytes(memory) if memory is not None else None,
             network=local_network(membership, address.rpartition(":")[0]),
+            peers=arguments["via"],
         ),
     )
 

@@ -6,6 +6,7 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -260,9 +261,9 @@ class RemoteChain:
     async def _everywhere(self, place: ChainPlace, send: Callable[[StageCall], int]) -> None:
         """A command to all stages, done by all of them."""
         while True:
-            numbers = [(call, send(call)) for call in place.calls]
+            sent = [(call, send(call)) for call in place.calls]
             try:
-                await self._until(place, lambda n=numbers: all(i in c.answers for c, i in n))  # type: ignore[misc]
+                await self._until(place, partial(_are_answered, sent))
                 return
             except _StageLostError as lost:
                 await self._recover(place, lost)
@@ -403,6 +404,10 @@ class RemoteChain:
         for step in place.inputs:
             if step.end <= done:
                 self._send(place, _Input(step.position, step.tokens, step.x_TD, "none"))
+
+
+def _are_answered(sent: Sequence[tuple[StageCall, int]]) -> bool:
+    return all(number in call.answers for call, number in sent)
 
 
 def _chain(place: Place) -> ChainPlace:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import psutil
-from zeroconf import DNSQuestionType, InterfaceChoice, ServiceStateChange, Zeroconf
+from zeroconf import DNSQuestionType, InterfaceChoice, IPVersion, ServiceStateChange, Zeroconf
 from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZeroconf
 
 _TYPE: Final = "_bmrt._tcp.local."
@@ -22,7 +22,7 @@ _TAG_DIGITS: Final = 16
 _RESOLVE_TIMEOUT_MS: Final = 1000
 # Once somebody was found, the others follow within so long: nobody says a thing twice in one second.
 _QUIET_S: Final = 1.2
-_EVERYWHERE: Final = ("0.0.0.0", "::", "")
+_EVERYWHERE: Final = ("0.0.0.0", "[::]", "::", "")
 
 
 @dataclass(frozen=True)
@@ -114,4 +114,4 @@ async def find_peers(network: LocalNetwork, *, timeout_s: float) -> list[str]:
 
 
 def _addresses(info: AsyncServiceInfo) -> list[str]:
-    return [f"{address}:{info.port}" for address in info.parsed_addresses()]
+    return [f"{address}:{info.port}" for address in info.parsed_addresses(IPVersion.V4Only)]

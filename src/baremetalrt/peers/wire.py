@@ -14,12 +14,12 @@ SERVICE: Final = "/baremetalrt.compute.v1.Compute/"
 MAX_STEP_TOKENS: Final = 4096
 TEXT_BYTES: Final = 16
 _LITTLE_F32: Final = np.dtype("<f4")
-_READS: Final[dict[int, Reads]] = {
-    pb.READS_NONE: "none",
-    pb.READS_LAST: "last",
-    pb.READS_ALL: "all",
+_READS_CODES: Final[dict[Reads, "pb.Reads"]] = {
+    "none": pb.READS_NONE,
+    "last": pb.READS_LAST,
+    "all": pb.READS_ALL,
 }
-_READS_CODES: Final = {name: code for code, name in _READS.items()}
+_READS: Final[dict[int, Reads]] = {code: name for name, code in _READS_CODES.items()}
 
 
 class StepError(Exception):
@@ -38,8 +38,7 @@ def make_step(
     epoch: int,
 ) -> pb.Step:
     """The next tokens of a text, as a message."""
-    step = pb.Step(position=position, tokens=tokens, epoch=epoch)
-    step.reads = _READS_CODES[reads]  # type: ignore[assignment]
+    step = pb.Step(position=position, tokens=tokens, epoch=epoch, reads=_READS_CODES[reads])
     if x_TD is not None:
         step.rows = x_TD.astype(_LITTLE_F32, copy=False).tobytes()
     return step

@@ -8,11 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from baremetalrt.blocks.architectures import read_model
 from baremetalrt.placement.planning import Placement, plan
-from baremetalrt.placement.profiles import Demand, DeviceProfile
-from baremetalrt.serve.measuring import measure_here, offered_bytes, profile_model
-from baremetalrt.serve.neighbours import HERE, Neighbour, Neighbours, links_between
+from baremetalrt.placement.profiles import DeviceProfile
+from baremetalrt.serve.measuring import demand_of, measure_here, offered_bytes, profile_model
+from baremetalrt.serve.neighbours import HERE, Neighbours, links_between
 from baremetalrt.serve.node import Model, Node, NodeConfig
 from baremetalrt.serve.opening import Opening
 from baremetalrt.serve.remote import hosted_route, model_over_peers
@@ -22,7 +21,6 @@ from baremetalrt.session.session import GenerationOptions
 from baremetalrt.weights.gguf import GGUFFile
 
 _MEASURED_TOKENS: Final = 33
-_CONTEXT_TOKENS: Final = 4096
 
 
 @dataclass(frozen=True)
@@ -31,7 +29,6 @@ class Forecast:
 
     context: int
     devices: Sequence[DeviceProfile]
-    neighbours: Sequence[Neighbour]
     best: Placement
     hosted: Placement | None
 
@@ -40,14 +37,10 @@ async def forecast(
     file: GGUFFile,
     config: NodeConfig,
     neighbours: Neighbours | None,
-    *,
-    context: int | None,
-    num_sessions: int,
     budget_bytes: int | None,
 ) -> Forecast:
     """Measures this machine, asks its peers, and plans; raises like `plan`."""
-    _, h = read_model(file)
-    demand = Demand(min(context or _CONTEXT_TOKENS, h.training_context), num_sessions)
+    demand = demand_of(file, config)
 
     def here() -> DeviceProfile:
         room = offered_bytes() if budget_bytes is None else budget_bytes
@@ -64,7 +57,7 @@ async def forecast(
     hosted = None
     if known:
         hosted = hosted_route(file, await asyncio.to_thread(model_id, file), known)
-    return Forecast(demand.context, devices, known, best, hosted)
+    return Forecast(demand.context, devices, best, hosted)
 
 
 async def measured_token_s(opening: Opening, config: NodeConfig, neighbours: Neighbours) -> float:

@@ -15,9 +15,9 @@ from baremetalrt.core.ids import is_infohash
 from baremetalrt.weights.store import (
     StoredModel,
     find_model,
-    home,
     looks_like_model,
     stored_models,
+    swarms_folder,
     torrents_folder,
 )
 
@@ -53,8 +53,7 @@ def resolve(reference: str | None) -> StoredModel | TorrentReference:
 
 def has_private_swarm() -> bool:
     """Whether this machine is in one; told without reading its keys."""
-    swarms = home() / "swarms"
-    return swarms.is_dir() and any(swarms.iterdir())
+    return swarms_folder().is_dir() and any(swarms_folder().iterdir())
 
 
 def needs_peers(model: StoredModel) -> bool:

@@ -12,7 +12,7 @@ from baremetalrt.blocks.span import Slice, Span
 from baremetalrt.core.spans import BlockSpan
 from baremetalrt.devices.memory import available_bytes
 from baremetalrt.placement.profiles import Demand, ModelProfile, Sizes
-from baremetalrt.serve.node import Node
+from baremetalrt.serve.node import Node, NodeConfig
 from baremetalrt.weights.gguf import GGUFFile
 from baremetalrt.weights.store import default_model
 
@@ -22,6 +22,9 @@ _WARM_UP_STEPS: Final = 2
 _STEPS: Final = 7
 # Blocks that are loaded only to be timed: enough that fixed costs of a step fade.
 _PROBE_BLOCKS: Final = 4
+_PROBE_CONTEXT: Final = 256
+# Where nobody says how long a text may be.
+_CONTEXT_TOKENS: Final = 4096
 # What is free now, but for the system and for what others begin meanwhile.
 _OFFERED_SHARE: Final = 0.75
 
@@ -42,6 +45,12 @@ def profile_model(file: GGUFFile) -> ModelProfile:
         row_bytes=4 * h.width,
         answer_bytes=4 * h.vocabulary_size,
     )
+
+
+def demand_of(file: GGUFFile, config: NodeConfig) -> Demand:
+    """What the cache is to have room for: as many texts as the node takes, as long as is asked for."""
+    _, h = read_model(file)
+    return Demand(min(config.context or _CONTEXT_TOKENS, h.training_context), config.max_sessions)
 
 
 def offered_bytes() -> int:
@@ -77,5 +86,5 @@ def measure_here(node: Node, file: GGUFFile) -> float:
     if file.missing(file.byte_ranges(blocks)) and default is not None:
         file = GGUFFile.open(default.path)
         blocks = BlockSpan(0, min(_PROBE_BLOCKS, len(file.blocks)))
-    span, _ = node.host(file, blocks)
+    span, _ = node.host(file, blocks, _PROBE_CONTEXT)
     return byte_s(file, blocks, decode_step_s(span))

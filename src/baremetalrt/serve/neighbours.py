@@ -7,7 +7,7 @@ import string
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from baremetalrt.core.errors import UsageError
 from baremetalrt.core.spans import BlockSpan
@@ -52,12 +52,17 @@ class Neighbour:
     def id(self) -> str:
         return self.about.id
 
+    @property
+    def spans(self) -> list[HostedSpan]:
+        """What it hosts, but for what cannot be."""
+        return [span for span in self.about.spans if _is_sound(span)]
+
     def spans_of(self, model: str) -> list[RemoteSpan]:
         """What it hosts of a model."""
         return [
             RemoteSpan(self.id, self.address, model, BlockSpan(s.start, s.end), s.num_blocks)
-            for s in self.about.spans
-            if s.model == model and _is_sound(s)
+            for s in self.spans
+            if s.model == model
         ]
 
     def report(self) -> dict[str, Any]:
@@ -83,8 +88,7 @@ class Neighbour:
                     "num_texts": s.num_texts,
                     "step_s": s.step_s,
                 }
-                for s in about.spans
-                if _is_sound(s)
+                for s in self.spans
             ],
         }
 
@@ -110,7 +114,10 @@ def _printable(text: str) -> str:
 
 
 class Neighbours:
-    """Asks the peers at `addresses`, and those that the local network names."""
+    """Asks the peers at `addresses`, and those that the local network names.
+
+    Use as an async context manager.
+    """
 
     def __init__(
         self,
@@ -128,8 +135,12 @@ class Neighbours:
     async def look(self, avoid: frozenset[str] = frozenset()) -> list[Neighbour]:
         """Who answers now, found on the network or known before."""
         if self._network is not None:
-            found = await find_peers(self._network, timeout_s=_DISCOVERY_TIMEOUT_S)
-            self._addresses.update(dict.fromkeys(found))
+            try:
+                found = await find_peers(self._network, timeout_s=_DISCOVERY_TIMEOUT_S)
+                self._addresses.update(dict.fromkeys(found))
+            except OSError as error:
+                # No such interface, or none that can multicast: those who were named remain.
+                _log.warning("cannot look around on the local network: %s", error)
         return await self.ask(avoid)
 
     async def ask(self, avoid: frozenset[str] = frozenset()) -> list[Neighbour]:
@@ -157,7 +168,10 @@ class Neighbours:
         self._ids[address] = about.id
         return Neighbour(address, about, round_trip_s)
 
-    async def close(self) -> None:
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
         await self.channels.close()
 
 

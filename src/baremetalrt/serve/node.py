@@ -4,7 +4,7 @@ import asyncio
 import gc
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -153,7 +153,9 @@ class Node:
         """
         _, h = read_model(opening.file)
         blocks = BlockSpan(0, h.num_blocks)
-        span, context_limit = self._load_span(opening.file, blocks, arrives=source is not None)
+        span, context_limit = self._load_span(
+            opening.file, blocks, self.config, arrives=source is not None
+        )
         try:
             return self._add(opening, [self._stage(span, source)], context_limit, [span])
         except BaseException:
@@ -164,9 +166,10 @@ class Node:
         """A model whose blocks run in these stages, elsewhere; only its vocabulary is loaded here."""
         return self._add(opening, stages, context_limit, [])
 
-    def host(self, file: GGUFFile, blocks: BlockSpan) -> tuple[Span, Stage]:
-        """Loads a span for others to compute with; raises like `load`."""
-        span, _ = self._load_span(file, blocks, arrives=False)
+    def host(self, file: GGUFFile, blocks: BlockSpan, context: int) -> tuple[Span, Stage]:
+        """Loads a span for others to compute with, with texts of so many tokens; raises like `load`."""
+        config = replace(self.config, context=context)
+        span, _ = self._load_span(file, blocks, config, arrives=False)
         self._hosted.append(span)
         return span, LocalStage(span, self._worker)
 
@@ -200,8 +203,9 @@ class Node:
             return ArrivingStage(span, self._worker, source)
         return LocalStage(span, self._worker) if self.config.max_sessions > 1 else SoloStage(span)
 
-    def _load_span(self, file: GGUFFile, blocks: BlockSpan, *, arrives: bool) -> tuple[Span, int]:
-        config = self.config
+    def _load_span(
+        self, file: GGUFFile, blocks: BlockSpan, config: NodeConfig, *, arrives: bool
+    ) -> tuple[Span, int]:
         architecture, h = read_model(file)
         device = find_device(config.device)
         free = available_bytes() if device.kind == "cpu" else device.memory_bytes()[0]

@@ -59,7 +59,10 @@ async def model_over_peers(
             hint="`bmrt serve --share MODEL --share-blocks A:B` on another machine hosts the rest",
         )
     spans = _remote_spans(route, known, wanted)
-    understudy = _Understudy(node, opening, neighbours, wanted)
+    cells = [s.num_cells for one in known for s in one.spans if s.model == wanted]
+    context = min([max(1, n) for n in cells] + [h.training_context])
+    context = min(context, node.config.context or context)
+    understudy = _Understudy(node, opening, neighbours, wanted, context)
 
     async def replacement(lost: RemoteSpan, avoid: frozenset[str]) -> RemoteSpan | None:
         found = _best(file, lost, await neighbours.ask(avoid), avoid)
@@ -75,10 +78,7 @@ async def model_over_peers(
         row_width=h.vocabulary_size,
         on_event=on_event,
     )
-    cells = [s.num_cells for one in known for s in one.about.spans if s.model == wanted]
-    context = min([max(1, n) for n in cells] + [h.training_context])
     try:
-        context = min(context, node.config.context or context)
         yield await asyncio.to_thread(node.load_route, opening, [chain], context)
     finally:
         await chain.close()
@@ -127,11 +127,14 @@ def _best(
 class _Understudy:
     """This machine as a peer like others: it takes over spans that nobody else has."""
 
-    def __init__(self, node: Node, opening: Opening, neighbours: Neighbours, model: str) -> None:
+    def __init__(
+        self, node: Node, opening: Opening, neighbours: Neighbours, model: str, context: int
+    ) -> None:
         self._node = node
         self._opening = opening
         self._identity = neighbours.identity
         self._model = model
+        self._demand = Demand(context, node.config.max_sessions)
         self._stack = AsyncExitStack()
         self._host: Host | None = None
         self._taken: dict[BlockSpan, RemoteSpan] = {}
@@ -152,7 +155,7 @@ class _Understudy:
 
     async def _load(self, lost: RemoteSpan) -> RemoteSpan:
         file = self._opening.file
-        sizes = Sizes(profile_model(file), Demand(_TYPICAL_CONTEXT))
+        sizes = Sizes(profile_model(file), self._demand)
         needed, room = sizes.held_bytes(lost.blocks), offered_bytes()
         if needed > room:
             raise CapacityError(
@@ -161,7 +164,8 @@ class _Understudy:
             )
         if file.missing(file.byte_ranges(lost.blocks)):
             raise CapacityError("the weights are not here", code="share.no-weights")
-        one = await hosted_span(self._node, file, self._opening.stored.name, lost.blocks)
+        name, context = self._opening.stored.name, self._demand.context
+        one = await hosted_span(self._node, file, name, lost.blocks, context)
         if self._host is None:
             self._host = Host(self._identity, host_profile(room, 0.0))
             # Where the peers of the route reach this machine.

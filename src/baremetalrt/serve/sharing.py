@@ -6,7 +6,8 @@ import statistics
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import Final, Self
+from functools import cached_property
+from typing import Self
 
 from baremetalrt import __version__
 from baremetalrt.blocks.architectures import read_model
@@ -17,29 +18,37 @@ from baremetalrt.native.library import load_library
 from baremetalrt.peers.discovery import LocalNetwork, announced
 from baremetalrt.peers.host import Host, Hosted, HostProfile
 from baremetalrt.placement.joining import HostedBlocks, choose_span
-from baremetalrt.placement.profiles import Demand, Sizes
-from baremetalrt.serve.measuring import byte_s, decode_step_s, offered_bytes, profile_model
+from baremetalrt.placement.profiles import Sizes
+from baremetalrt.serve.measuring import (
+    byte_s,
+    decode_step_s,
+    demand_of,
+    offered_bytes,
+    profile_model,
+)
 from baremetalrt.serve.neighbours import Neighbour, Neighbours, identity_of
 from baremetalrt.serve.node import Node
-from baremetalrt.serve.opening import Opening
 from baremetalrt.serve.torrents import publish_file
 from baremetalrt.swarm import catalog
 from baremetalrt.swarm.authority import Membership
 from baremetalrt.swarm.catalog import FileSignature
 from baremetalrt.swarm.publishing import PublishOptions
 from baremetalrt.weights.gguf import GGUFFile
+from baremetalrt.weights.store import StoredModel
 
 _log = logging.getLogger("baremetalrt.peers")
-# The context for which room is kept where none is asked for.
-_CONTEXT_TOKENS: Final = 4096
 
 
 @dataclass(frozen=True)
 class SharedSpan:
     """What of a model to host; None means as much as there is room for, where it is needed most."""
 
-    opening: Opening
+    stored: StoredModel
     blocks: BlockSpan | None
+
+    @cached_property
+    def file(self) -> GGUFFile:
+        return GGUFFile.open(self.stored.path)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,11 +83,13 @@ def host_profile(budget_bytes: int, seconds_per_byte: float) -> HostProfile:
     return HostProfile(__version__, build, budget_bytes, seconds_per_byte)
 
 
-async def hosted_span(node: Node, file: GGUFFile, name: str, blocks: BlockSpan) -> Hosted:
+async def hosted_span(
+    node: Node, file: GGUFFile, name: str, blocks: BlockSpan, context: int
+) -> Hosted:
     """Loads a span for peers, and measures it."""
 
     def work() -> Hosted:
-        span, stage = node.host(file, blocks)
+        span, stage = node.host(file, blocks, context)
         return Hosted(model_id(file), name, span, stage, decode_step_s(span))
 
     return await asyncio.to_thread(work)
@@ -100,7 +111,7 @@ class Sharing:
         self._config = config
         self._stack = AsyncExitStack()
         for shared in spans:
-            _, h = read_model(shared.opening.file)
+            _, h = read_model(shared.file)
             if shared.blocks is not None and shared.blocks.end > h.num_blocks:
                 raise UsageError(
                     f"the model has blocks 0:{h.num_blocks}, not {shared.blocks}",
@@ -114,8 +125,9 @@ class Sharing:
         budget = offered_bytes() if config.budget_bytes is None else config.budget_bytes
         left, hosted = budget, []
         for shared in self._spans:
-            file, name = shared.opening.file, shared.opening.stored.name
-            sizes = Sizes(profile_model(file), self._demand(file))
+            file, name = shared.file, shared.stored.name
+            demand = demand_of(file, self._node.config)
+            sizes = Sizes(profile_model(file), demand)
             blocks = shared.blocks or await self._choose(file, sizes, left)
             left -= sizes.held_bytes(blocks)
             if left < 0 and config.budget_bytes is not None:
@@ -125,11 +137,11 @@ class Sharing:
                     code="share.no-room",
                     hint="give more with --share-memory, or host fewer with --share-blocks",
                 )
-            one = await hosted_span(self._node, file, name, blocks)
+            one = await hosted_span(self._node, file, name, blocks, demand.context)
             hosted.append(one)
             _log.info("hosting blocks %s of %s: %.2f ms", blocks, name, 1000 * one.step_s)
         speeds = [
-            byte_s(s.opening.file, h.span.blocks, h.step_s)
+            byte_s(s.file, h.span.blocks, h.step_s)
             for s, h in zip(self._spans, hosted, strict=True)
         ]
         host = Host(identity_of(self._membership), host_profile(budget, statistics.median(speeds)))
@@ -137,20 +149,18 @@ class Sharing:
         await host.listen(config.address)
         await self._stack.enter_async_context(host)
         if config.network is not None:
-            await self._stack.enter_async_context(
-                announced(config.network, host.identity.id, host.port)
-            )
+            try:
+                await self._stack.enter_async_context(
+                    announced(config.network, host.identity.id, host.port)
+                )
+            except OSError as error:
+                _log.warning("nobody is told on the local network: %s", error)
         shown = config.address.rpartition(":")[0]
         _log.info("peer %s at %s:%d", host.identity.id, shown, host.port)
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self._stack.aclose()
-
-    def _demand(self, file: GGUFFile) -> Demand:
-        """What the cache will have room for at least."""
-        config, (_, h) = self._node.config, read_model(file)
-        return Demand(min(config.context or _CONTEXT_TOKENS, h.training_context))
 
     async def _choose(self, file: GGUFFile, sizes: Sizes, room_bytes: int) -> BlockSpan:
         """The whole model, or else the span that the swarm needs most."""
@@ -164,11 +174,9 @@ class Sharing:
                 code="share.no-room",
                 hint="give more with --share-memory",
             )
-        neighbours = Neighbours(self._membership, self._config.peers, self._config.network)
-        try:
+        config = self._config
+        async with Neighbours(self._membership, config.peers, config.network) as neighbours:
             hosted = hosted_by(await neighbours.look(), await asyncio.to_thread(model_id, file))
-        finally:
-            await neighbours.close()
         # How fast this machine is matters little for where it is needed.
         typical = statistics.median([one.tokens_per_s for one in hosted] or [1.0])
         return choose_span(h.num_blocks, hosted, max_blocks=max_blocks, tokens_per_s=typical)
@@ -179,6 +187,6 @@ def hosted_by(neighbours: Sequence[Neighbour], model: str) -> list[HostedBlocks]
     return [
         HostedBlocks(BlockSpan(s.start, s.end), 1 / s.step_s)
         for one in neighbours
-        for s in one.about.spans
-        if s.model == model and s.step_s > 0 and s.start < s.end
+        for s in one.spans
+        if s.model == model and s.step_s > 0
     ]

@@ -30,7 +30,7 @@ from baremetalrt.swarm.certificates import (
     new_key,
 )
 from baremetalrt.swarm.files import disk_errors, sync_folder, write_durably
-from baremetalrt.weights.store import home
+from baremetalrt.weights.store import home, swarms_folder
 
 _log = logging.getLogger("baremetalrt.swarm")
 
@@ -98,11 +98,6 @@ class Membership:
 def utc_now() -> datetime:
     """The clock of this machine, for the edges, where no time is passed in."""
     return datetime.now(UTC)
-
-
-def swarms_folder() -> Path:
-    """Where private swarms are kept, one folder for each."""
-    return home() / "swarms"
 
 
 def create_swarm(name: str, *, now: datetime | None = None) -> Membership:

@@ -61,6 +61,11 @@ def models_folder() -> Path:
     return home() / "models"
 
 
+def swarms_folder() -> Path:
+    """Where private swarms are kept, one folder for each."""
+    return home() / "swarms"
+
+
 def torrents_folder() -> Path:
     """Where torrents are kept, with what was fetched."""
     return home() / "torrents"
