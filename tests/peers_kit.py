@@ -26,6 +26,7 @@ from swarm_kit import LOOPBACK, make_home
 
 SWARM = "home"
 _PEER = re.compile(rb"peer ([0-9a-f]{40}) at \S+:(\d+)")
+_HOSTING = re.compile(rb"hosting blocks (\d+:\d+) of")
 _STARTED_S = 60.0
 
 
@@ -71,12 +72,20 @@ class PeerProcess:
     """A machine that hosts a span, until it is stopped or killed."""
 
     def __init__(
-        self, model: Path, blocks: str | None, home: Path, *options: str, port: int = 0
+        self,
+        model: Path | str | None,
+        blocks: str | None,
+        home: Path,
+        *options: str,
+        port: int = 0,
+        seeds: bool = False,
     ) -> None:
-        """Without `blocks` it chooses them itself."""
+        """Without `blocks`, and without `model`, it chooses them itself; `seeds` what it hosts."""
+        self.said = b""
         self.process = subprocess.Popen(
             [
-                *(*BMRT, "serve", str(model), "--port", "0", "--no-torrents"),
+                *(*BMRT, "serve", *((str(model),) if model else ()), "--port", "0"),
+                *(() if seeds else ("--no-torrents",)),
                 *("--share", "--share-listen", f"{LOOPBACK}:{port}"),
                 *(("--share-blocks", blocks) if blocks else ()),
                 *("--threads", "1", "--context", "1024", *options),
@@ -87,16 +96,28 @@ class PeerProcess:
         )
 
     def wait_until_it_listens(self) -> Self:
+        found = self.wait_for(_PEER)
+        self.id = found[1].decode()
+        self.address = f"{LOOPBACK}:{int(found[2])}"
+        return self
+
+    def wait_for(self, what: re.Pattern[bytes]) -> re.Match[bytes]:
+        """The next line that it says so; it may say it much later, but not never."""
         assert self.process.stderr is not None
-        said = b""
-        for line in self.process.stderr:
-            said += line
-            if found := _PEER.search(line):
-                self.id = found[1].decode()
-                self.address = f"{LOOPBACK}:{int(found[2])}"
-                return self
-        self.process.wait(_STARTED_S)
-        raise RuntimeError(f"the peer did not start: {said.decode()}")
+        alarm = threading.Timer(_STARTED_S, self.process.kill)
+        alarm.start()
+        try:
+            for line in self.process.stderr:
+                self.said += line
+                if found := what.search(line):
+                    return found
+        finally:
+            alarm.cancel()
+        raise RuntimeError(f"the peer did not say {what.pattern!r}: {self.said.decode()}")
+
+    def hosts(self) -> str:
+        """The blocks that it hosts from the next time on that it says so."""
+        return self.wait_for(_HOSTING)[1].decode()
 
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)

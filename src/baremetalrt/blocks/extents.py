@@ -12,6 +12,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from baremetalrt.core.spans import BlockSpan
 from baremetalrt.core.units import round_up
 
 # Extents and what attention reads are multiples of this: a graph serves 256 tokens before it is rebuilt,
@@ -71,10 +72,14 @@ class ExtentAllocator:
 
 @dataclass(eq=False)
 class CachedSequence:
-    """One text in the cache, token by token. `tokens` are those whose keys and values are stored."""
+    """One text in the cache, token by token. `tokens` are those whose keys and values are stored.
+
+    `part` says for which of the blocks; None for all. Others have nothing of it.
+    """
 
     first_cell: int
     capacity: int
+    part: BlockSpan | None = None
     tokens: "array[int]" = field(default_factory=lambda: array("i"))
     active: bool = True
     last_used: int = 0
@@ -113,7 +118,7 @@ class SequenceTable:
         self.sequences: list[CachedSequence] = []
         self._clock = 0
 
-    def open(self, tokens: Sequence[int], capacity: int) -> Opened:
+    def open(self, tokens: Sequence[int], capacity: int, part: BlockSpan | None = None) -> Opened:
         """A sequence with room for `capacity` tokens that shares what it can of `tokens`.
 
         The last token is never taken from the cache: its logits are wanted.
@@ -123,7 +128,8 @@ class SequenceTable:
         """
         capacity = round_up(max(capacity, len(tokens)), CELL_QUANTUM)
         wanted = np.asarray(tokens[:-1], dtype=np.int32)
-        shared = [(common_prefix(s.tokens, wanted), s) for s in self.sequences]
+        alike = [s for s in self.sequences if s.part == part]
+        shared = [(common_prefix(s.tokens, wanted), s) for s in alike]
         donors = [(n, s) for n, s in shared if n >= _MIN_SHARED]
         length, donor = max(donors, key=lambda d: (d[0], not d[1].active), default=(0, None))
         if donor is not None and not donor.active and 2 * length > donor.length:
@@ -137,7 +143,7 @@ class SequenceTable:
             first_cell = self.allocator.allocate(capacity)
         if first_cell is None:
             raise NoRoomError
-        sequence = CachedSequence(first_cell, capacity)
+        sequence = CachedSequence(first_cell, capacity, part)
         self.sequences.append(sequence)
         self._touch(sequence)
         if donor is not None:

@@ -132,14 +132,18 @@ class Span:
 
     # sequences
 
-    def open(self, tokens: Sequence[int], capacity: int) -> CachedSequence:
+    def open(
+        self, tokens: Sequence[int], capacity: int, part: BlockSpan | None = None
+    ) -> CachedSequence:
         """A sequence with room for `capacity` tokens, standing after what the cache has of `tokens`.
+
+        With `part`, it is to be stepped through these blocks of the span alone.
 
         Raises:
             CapacityError: other sequences hold too much of the cache.
         """
         with self._room_for(capacity):
-            opened = self.cache.sequences.open(tokens, capacity)
+            opened = self.cache.sequences.open(tokens, capacity, part)
         self.cache.copy(opened.copies)
         return opened.sequence
 

@@ -1,14 +1,19 @@
 """Opens a model that runs on peers, for the commands that answer with it."""
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 from baremetalrt.cli import options, output
+from baremetalrt.serve.fetching import RemoteSource, fetch_header
+from baremetalrt.serve.library import TorrentReference, find_torrent
 from baremetalrt.serve.neighbours import Neighbours, local_network, the_membership
 from baremetalrt.serve.node import Model, Node
+from baremetalrt.serve.offers import source_of
 from baremetalrt.serve.opening import Opening
 from baremetalrt.serve.remote import model_over_peers
+from baremetalrt.serve.torrents import is_torrent_reference
+from baremetalrt.swarm.client import SwarmClient
 from baremetalrt.weights.store import StoredModel
 
 
@@ -27,27 +32,45 @@ async def reports(arguments: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 @asynccontextmanager
-async def served_over_peers(
-    node: Node, stored: StoredModel, arguments: dict[str, Any]
-) -> AsyncIterator[None]:
-    """A model of a server on the route that the options ask for."""
-    async with (
-        neighbours_of(arguments) as neighbours,
-        model_over_peers(node, Opening(stored), neighbours, on_event=output.note),
-    ):
-        yield
+async def model_of_peers(
+    node: Node, model: StoredModel | TorrentReference, arguments: dict[str, Any]
+) -> AsyncIterator[Model]:
+    """A model on the route that the options ask for; of one that is not here, the header is fetched."""
+    async with AsyncExitStack() as stack:
+        neighbours = await stack.enter_async_context(neighbours_of(arguments))
+        fetched = None
+        if isinstance(model, StoredModel):
+            opening = Opening(model)
+        else:
+            config, membership = options.swarm_config(arguments), neighbours.membership
+            client = SwarmClient(config, memberships=[membership])
+            await stack.enter_async_context(client)
+            source = RemoteSource(model, arguments["peers"], arguments["swarm"])
+            if not is_torrent_reference(model.reference) and find_torrent(model.reference) is None:
+                known = await neighbours.look()
+                source = source_of(known, model.reference, membership.name) or source
+            with output.progress(f"asking for {model.reference[:40]}"):
+                fetched = await fetch_header(client, source)
+            opening = Opening(fetched.stored, fetched.file)
+        yield await stack.enter_async_context(
+            model_over_peers(
+                node,
+                opening,
+                neighbours,
+                source=fetched.torrent if fetched else None,
+                on_event=output.note,
+            )
+        )
 
 
 @asynccontextmanager
-async def opened_over_peers(stored: StoredModel, arguments: dict[str, Any]) -> AsyncIterator[Model]:
-    """A model on the route that the options ask for."""
-    opening = Opening(stored)
+async def opened_over_peers(
+    model: StoredModel | TorrentReference, arguments: dict[str, Any]
+) -> AsyncIterator[Model]:
+    """The same, on a node of its own."""
     node = Node(options.node_config(arguments, max_sessions=1))
     try:
-        async with (
-            neighbours_of(arguments) as neighbours,
-            model_over_peers(node, opening, neighbours, on_event=output.note) as model,
-        ):
-            yield model
+        async with model_of_peers(node, model, arguments) as opened:
+            yield opened
     finally:
         node.close()

@@ -2,20 +2,16 @@
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from baremetalrt.cli import options, output
-from baremetalrt.core.spans import BlockSpan, ByteRange
-from baremetalrt.core.units import MIB, format_bytes
+from baremetalrt.core.spans import BlockSpan
+from baremetalrt.core.units import format_bytes
 
 if TYPE_CHECKING:
     from baremetalrt.cli.transfer import Display
-    from baremetalrt.swarm.catalog import Record
-
-# Most headers are shorter; where one is not, the rest of it is asked for as well.
-_HEADER_BYTES: Final = 4 * MIB
 
 
 @click.command("pull")
@@ -48,7 +44,8 @@ async def _pull(source: str, span: BlockSpan | None, arguments: dict[str, Any]) 
 async def _fetch(
     client: Any, display: "Display", source: str, span: BlockSpan | None, arguments: dict[str, Any]
 ) -> None:
-    from baremetalrt.serve.torrents import obtain, span_needs, whole_model
+    from baremetalrt.serve.fetching import fetch_span, open_header
+    from baremetalrt.serve.torrents import obtain
     from baremetalrt.swarm.arrival import wait_for_header
 
     started = time.monotonic()
@@ -57,21 +54,8 @@ async def _fetch(
     display.status = "checking what is here"
     torrent = await client.add(entry, peers=peers)
     display.torrent = torrent
-    if span:
-        # Hardly more than the header: but with nothing left to want, peers would hang up.
-        torrent.want_only(
-            ByteRange(i, 0, min(_HEADER_BYTES, f.part.num_bytes))
-            for i, f in enumerate(torrent.metainfo.files)
-        )
-    file = display.file = await wait_for_header(torrent)
-    needs = span_needs(file, span) if span else whole_model(torrent.metainfo)
-
-    def remember(record: "Record") -> None:
-        record.wanted = list(span) if span else None
-
-    await client.update_record(torrent, remember)
-    torrent.want_only(needs)
-    await torrent.finished()
+    file = display.file = await (open_header(torrent) if span else wait_for_header(torrent))
+    await fetch_span(client, torrent, file, span)
     progress = torrent.progress()
     await client.save(torrent)
     seconds = time.monotonic() - started

@@ -47,7 +47,7 @@ def command(words: tuple[str, ...], **arguments: Any) -> None:
     has arrived. Without PROMPT the prompt is read from standard input; on a terminal a chat begins. A
     PROMPT of `-` stands for standard input too: `cat notes.txt | bmrt run "Summarize:" -`.
     """
-    model, prompt = _split(words)
+    model, prompt = _split(words, arguments)
     if prompt is None and sys.stdin.isatty():
         if arguments["as_json"]:
             raise UsageError("--json needs a prompt", hint='bmrt run --json "…"')
@@ -56,26 +56,38 @@ def command(words: tuple[str, ...], **arguments: Any) -> None:
         chat(model, arguments)
         return
     text = _with_standard_input(prompt)
-    if isinstance(model, TorrentReference):
-        import asyncio
-
-        asyncio.run(_answer_arriving(model, text, arguments))
-    elif over_peers(model, arguments):
+    if over_peers(model, arguments):
         import asyncio
 
         asyncio.run(_answer_over_peers(model, text, arguments))
+    elif isinstance(model, TorrentReference):
+        import asyncio
+
+        asyncio.run(_answer_arriving(model, text, arguments))
     else:
         _answer(model, text, arguments)
 
 
-def over_peers(stored: StoredModel, arguments: dict[str, Any]) -> bool:
+def over_peers(model: StoredModel | TorrentReference, arguments: dict[str, Any]) -> bool:
     """Whether a model is to run on peers: asked for, or too large for this machine that has peers."""
     if arguments["via"] or arguments["route"] != "auto":
         return bool(arguments["via"]) or arguments["route"] == "lan"
-    return needs_peers(stored)
+    return isinstance(model, StoredModel) and needs_peers(model)
 
 
-def _split(words: tuple[str, ...]) -> tuple[StoredModel | TorrentReference, list[str] | None]:
+def named(name: str | None, arguments: dict[str, Any]) -> StoredModel | TorrentReference:
+    """The model of that name: of those here, or else, where peers are to run it, of theirs."""
+    try:
+        return resolve(name)
+    except UsageError:
+        if name is None or not (arguments["via"] or arguments["route"] == "lan"):
+            raise
+        return TorrentReference(name)
+
+
+def _split(
+    words: tuple[str, ...], arguments: dict[str, Any]
+) -> tuple[StoredModel | TorrentReference, list[str] | None]:
     """Which of the words is the model, and which are the prompt."""
     if not words:
         return resolve(None), None
@@ -83,7 +95,7 @@ def _split(words: tuple[str, ...]) -> tuple[StoredModel | TorrentReference, list
         return resolve(None), [words[0]]
     if words[0] == "-" or (words[-1] == "-" and len(words) == 2 and not names_model(words[0])):
         return resolve(None), list(words)
-    return resolve(words[0]), list(words[1:]) or None
+    return named(words[0], arguments), list(words[1:]) or None
 
 
 def _with_standard_input(prompt: list[str] | None) -> str:
@@ -133,12 +145,14 @@ async def _answer_arriving(model: TorrentReference, prompt: str, arguments: dict
         await _generate(loaded, prompt, arguments, loaded_s, display)
 
 
-async def _answer_over_peers(stored: StoredModel, prompt: str, arguments: dict[str, Any]) -> None:
+async def _answer_over_peers(
+    model: StoredModel | TorrentReference, prompt: str, arguments: dict[str, Any]
+) -> None:
     """Answers with a model whose blocks run on other machines."""
     from baremetalrt.cli.over_peers import opened_over_peers
 
-    async with opened_over_peers(stored, arguments) as model:
-        await _generate(model, prompt, arguments, time.perf_counter() - _STARTED)
+    async with opened_over_peers(model, arguments) as opened:
+        await _generate(opened, prompt, arguments, time.perf_counter() - _STARTED)
 
 
 async def _generate(

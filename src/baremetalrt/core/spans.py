@@ -11,6 +11,10 @@ class BlockSpan:
     start: int
     end: int
 
+    def is_within(self, other: "BlockSpan") -> bool:
+        """Whether `other` has all of these blocks."""
+        return other.start <= self.start and self.end <= other.end
+
     def __post_init__(self) -> None:
         if not 0 <= self.start < self.end:
             raise ValueError(f"not a span of blocks: [{self.start}, {self.end})")

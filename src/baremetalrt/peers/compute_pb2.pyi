@@ -32,7 +32,7 @@ class DescribeRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class HostedSpan(_message.Message):
-    __slots__ = ("model", "name", "start", "end", "num_blocks", "step_s", "num_bytes", "num_cells", "num_texts")
+    __slots__ = ("model", "name", "start", "end", "num_blocks", "step_s", "num_bytes", "num_cells", "num_texts", "source")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     START_FIELD_NUMBER: _ClassVar[int]
@@ -42,6 +42,7 @@ class HostedSpan(_message.Message):
     NUM_BYTES_FIELD_NUMBER: _ClassVar[int]
     NUM_CELLS_FIELD_NUMBER: _ClassVar[int]
     NUM_TEXTS_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
     model: str
     name: str
     start: int
@@ -51,7 +52,18 @@ class HostedSpan(_message.Message):
     num_bytes: int
     num_cells: int
     num_texts: int
-    def __init__(self, model: _Optional[str] = ..., name: _Optional[str] = ..., start: _Optional[int] = ..., end: _Optional[int] = ..., num_blocks: _Optional[int] = ..., step_s: _Optional[float] = ..., num_bytes: _Optional[int] = ..., num_cells: _Optional[int] = ..., num_texts: _Optional[int] = ...) -> None: ...
+    source: Source
+    def __init__(self, model: _Optional[str] = ..., name: _Optional[str] = ..., start: _Optional[int] = ..., end: _Optional[int] = ..., num_blocks: _Optional[int] = ..., step_s: _Optional[float] = ..., num_bytes: _Optional[int] = ..., num_cells: _Optional[int] = ..., num_texts: _Optional[int] = ..., source: _Optional[_Union[Source, _Mapping]] = ...) -> None: ...
+
+class Source(_message.Message):
+    __slots__ = ("torrent", "port", "is_private")
+    TORRENT_FIELD_NUMBER: _ClassVar[int]
+    PORT_FIELD_NUMBER: _ClassVar[int]
+    IS_PRIVATE_FIELD_NUMBER: _ClassVar[int]
+    torrent: str
+    port: int
+    is_private: bool
+    def __init__(self, torrent: _Optional[str] = ..., port: _Optional[int] = ..., is_private: _Optional[bool] = ...) -> None: ...
 
 class Description(_message.Message):
     __slots__ = ("id", "version", "release", "library", "spans", "budget_bytes", "byte_s")

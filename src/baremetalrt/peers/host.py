@@ -10,12 +10,13 @@ import grpc
 
 from baremetalrt.blocks.span import Span
 from baremetalrt.core.errors import UsageError
+from baremetalrt.core.spans import BlockSpan
 from baremetalrt.peers import compute_pb2 as pb
 from baremetalrt.peers.caller import Channels
 from baremetalrt.peers.hosted_text import HostedText
 from baremetalrt.peers.identity import OPTIONS, Identity, caller_key
 from baremetalrt.peers.wire import SERVICE, TEXT_BYTES, VERSION
-from baremetalrt.session.stage import Stage
+from baremetalrt.session.stage import LocalStage
 from baremetalrt.swarm.certificates import peer_id
 
 _log = logging.getLogger("baremetalrt.peers")
@@ -36,8 +37,17 @@ class HostProfile:
 
 
 @dataclass(frozen=True)
+class SeededAt:
+    """By which torrent, and at which port of this machine, the weights of a span are to be had."""
+
+    torrent: str
+    port: int
+    is_private: bool
+
+
+@dataclass(eq=False)
 class Hosted:
-    """A span that others may compute with. `model` is the info-hash of its torrent.
+    """A span that others may compute with. `model` is the id of its content.
 
     `step_s`: seconds that a decode step of one text was measured to take.
     """
@@ -45,8 +55,9 @@ class Hosted:
     model: str
     name: str
     span: Span
-    stage: Stage
+    stage: LocalStage
     step_s: float
+    seeded_at: SeededAt | None = None
 
 
 class Host:
@@ -65,7 +76,7 @@ class Host:
         self.identity = identity
         self.hosted: list[Hosted] = []
         self.port = 0
-        self._profile = profile
+        self.profile = profile
         self._allowed = allowed
         self._texts: dict[bytes, HostedText] = {}
         self._per_peer: Counter[str] = Counter()
@@ -112,13 +123,16 @@ class Host:
         await self._server.stop(grace=None)
         await self._channels.close()
 
-    def find(self, model: str, start: int, end: int) -> Hosted | None:
-        """What is hosted of that model, if it is exactly that span."""
+    def find(self, model: str, blocks: BlockSpan) -> Hosted | None:
+        """What is hosted of that model, if these blocks are among it."""
         for hosted in self.hosted:
-            blocks = hosted.span.blocks
-            if (hosted.model, blocks.start, blocks.end) == (model, start, end):
+            if hosted.model == model and blocks.is_within(hosted.span.blocks):
                 return hosted
         return None
+
+    def num_texts(self, hosted: Hosted) -> int:
+        """How many texts are in a span now."""
+        return sum(text.hosted is hosted for text in self._texts.values())
 
     def link(self, peer: pb.Peer) -> Any:
         """A stream of rows to the next stage, whoever it is, if it is who it should be."""
@@ -138,10 +152,10 @@ class Host:
 
     async def _describe(self, _request: pb.DescribeRequest, context: Context) -> pb.Description:
         await self._admit(context)
-        profile = self._profile
+        profile = self.profile
         spans = []
         for one in self.hosted:
-            blocks, h = one.span.blocks, one.span.hyperparameters
+            blocks, h, seeded = one.span.blocks, one.span.hyperparameters, one.seeded_at
             spans.append(
                 pb.HostedSpan(
                     model=one.model,
@@ -152,7 +166,12 @@ class Host:
                     step_s=one.step_s,
                     num_bytes=one.span.mapped_bytes + one.span.copied_bytes,
                     num_cells=one.span.cache.num_cells,
-                    num_texts=sum(text.hosted is one for text in self._texts.values()),
+                    num_texts=self.num_texts(one),
+                    source=pb.Source(
+                        torrent=seeded.torrent, port=seeded.port, is_private=seeded.is_private
+                    )
+                    if seeded
+                    else None,
                 )
             )
         return pb.Description(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import grpc
 
 from baremetalrt.core.errors import BareMetalError
+from baremetalrt.core.spans import BlockSpan
 from baremetalrt.peers import compute_pb2 as pb
 from baremetalrt.peers.wire import StepError, make_step, read_step
 from baremetalrt.session.stage import Place
@@ -39,6 +40,7 @@ class HostedText:
         self._queue: asyncio.Queue[tuple[pb.Command, bool] | None] = asyncio.Queue(_MAX_QUEUED)
         self._place: Place | None = None
         self._capacity = 0
+        self._part: BlockSpan | None = None
         self._epoch = 0
         self._withheld = 0
         self._next: pb.Peer | None = None
@@ -127,7 +129,10 @@ class HostedText:
 
     async def _open(self, request: pb.Open, register: "Callable[[HostedText], bool]") -> None:
         self._epoch = request.epoch
-        hosted = self._host.find(request.model, request.start, request.end)
+        if not request.start < request.end:
+            raise _FaultError("span.empty", "a span without blocks", pb.BLAME_CALLER)
+        self._part = BlockSpan(request.start, request.end)
+        hosted = self._host.find(request.model, self._part)
         if hosted is None:
             raise _FaultError("span.not-hosted", "this span is not hosted here")
         h = hosted.span.hyperparameters
@@ -139,7 +144,8 @@ class HostedText:
         if not register(self):
             raise _FaultError("text.known", "a text of that id exists", pb.BLAME_CALLER)
         self.hosted = hosted
-        self._place = await hosted.stage.open(list(request.tokens), request.capacity)
+        part = None if self._part == hosted.span.blocks else self._part
+        self._place = await hosted.stage.open(list(request.tokens), request.capacity, part)
         self._capacity = request.capacity
         self._withheld = request.withheld
         self._next = request.next if request.HasField("next") else None
@@ -148,9 +154,8 @@ class HostedText:
     async def _step(self, step: pb.Step) -> None:
         if step.epoch != self._epoch:
             return
-        assert self.hosted is not None
-        span = self.hosted.span
-        h, blocks = span.hyperparameters, span.blocks
+        assert self.hosted is not None and self._part is not None
+        h, blocks = self.hosted.span.hyperparameters, self._part
         tokens, x_TD, reads = read_step(
             step,
             length=self._opened.length,

@@ -1,6 +1,6 @@
 """What a machine should host that joins without being told, and when it should move."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -29,6 +29,13 @@ class Harm:
 def harm(num_blocks: int, hosted: Sequence[HostedBlocks]) -> Harm:
     """Of a swarm that shares its load evenly among those who have a block."""
     return _harm_of(_strengths(num_blocks, hosted))
+
+
+def weakest_model(models: Mapping[str, tuple[int, Sequence[HostedBlocks]]]) -> str | None:
+    """Of models, by their number of blocks and who hosts them, the one that stands worst."""
+    # By name where two stand alike: everybody chooses the same.
+    ranked = sorted(models, key=lambda name: (harm(*models[name]), name))
+    return ranked[-1] if ranked else None
 
 
 def choose_span(

@@ -4,13 +4,14 @@ import asyncio
 import logging
 import shutil
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Any, Final
 
 from baremetalrt.core.errors import BareMetalError, CapacityError
 from baremetalrt.core.units import MIB
 from baremetalrt.serve.arriving import load_arriving
+from baremetalrt.serve.fetching import FetchedModel
 from baremetalrt.serve.library import TorrentReference
 from baremetalrt.serve.node import Node
 from baremetalrt.swarm import catalog
@@ -75,7 +76,7 @@ class Background:
             self._spawn(self._load(model.reference))
         self._spawn(self._look_around())
 
-    async def _running_client(self) -> SwarmClient:
+    async def running_client(self) -> SwarmClient:
         """The client, which takes no port before there is a torrent."""
         async with self._starting:
             if self._client is None:
@@ -137,7 +138,7 @@ class Background:
     # models that arrive
 
     async def _load(self, reference: str) -> None:
-        client = await self._running_client()
+        client = await self.running_client()
         node: asyncio.Future[Node] = asyncio.get_running_loop().create_future()
         node.set_result(self._node)
         try:
@@ -159,6 +160,10 @@ class Background:
         self._used.add(torrent.entry.id)
         if file is not None:
             self._files[torrent.entry.id] = file
+
+    def keep(self, fetched: FetchedModel) -> None:
+        """Something here computes with these weights: they are not to be evicted."""
+        self._follow(fetched.torrent, fetched.file)
 
     # the catalogue
 
@@ -183,24 +188,24 @@ class Background:
 
     async def _take_up(self, entry: Entry) -> None:
         """Seeds a torrent, and fetches what is wanted of it."""
-        client = await self._running_client()
+        client = await self.running_client()
         if entry.id in self._taking_up:
             return
         self._taking_up.add(entry.id)
         try:
             record = entry.record()
-            torrent = await client.add(entry, fetches=not record.is_in_place)
+            torrent = await client.find_or_add(entry, fetches=not record.is_in_place)
         except BareMetalError as error:
             if entry.id not in self.failures:
                 _log.error("%s: %s", entry.id[:12], error.message)
             self.failures[entry.id] = error
         else:
             self.failures.pop(entry.id, None)
-            self._spawn(self._narrow(torrent, record.wanted))
+            self._spawn(self._narrow(torrent))
         finally:
             self._taking_up.discard(entry.id)
 
-    async def _narrow(self, torrent: Torrent, wanted: Sequence[int] | None) -> None:
+    async def _narrow(self, torrent: Torrent) -> None:
         """Once the header says where blocks lie, wants no others than were asked for."""
         try:
             file = await wait_for_header(torrent)
@@ -208,6 +213,8 @@ class Background:
             _log.error("%s: %s", torrent.metainfo.name, error.message)
             return
         self._files[torrent.entry.id] = file
+        # As it is now: it may have changed since.
+        wanted = torrent.entry.record().wanted
         if wanted is not None:
             blocks = [file.blocks[i] for i in wanted if i < len(file.blocks)]
             outer = [t.byte_range for t in file.outer_tensors.values()]

@@ -15,7 +15,7 @@ from baremetalrt.serve.neighbours import HERE, Neighbours, links_between
 from baremetalrt.serve.node import Model, Node, NodeConfig
 from baremetalrt.serve.opening import Opening
 from baremetalrt.serve.remote import hosted_route, model_over_peers
-from baremetalrt.serve.sharing import model_id
+from baremetalrt.serve.torrents import content_id
 from baremetalrt.session.sampling import SamplingOptions
 from baremetalrt.session.session import GenerationOptions
 from baremetalrt.weights.gguf import GGUFFile
@@ -55,8 +55,9 @@ async def forecast(
     devices = [await asyncio.to_thread(here), *(one.profile() for one in known)]
     best = plan(profile_model(file), devices, links_between(known), caller=HERE, demand=demand)
     hosted = None
-    if known:
-        hosted = hosted_route(file, await asyncio.to_thread(model_id, file), known)
+    if known and neighbours is not None:
+        wanted = await asyncio.to_thread(content_id, file, neighbours.membership)
+        hosted = hosted_route(file, wanted, known)
     return Forecast(demand.context, devices, best, hosted)
 
 

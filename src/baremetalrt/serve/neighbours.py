@@ -53,6 +53,11 @@ class Neighbour:
         return self.about.id
 
     @property
+    def host(self) -> str:
+        """Its address without the port."""
+        return self.address.rpartition(":")[0]
+
+    @property
     def spans(self) -> list[HostedSpan]:
         """What it hosts, but for what cannot be."""
         return [span for span in self.about.spans if _is_sound(span)]
@@ -125,6 +130,7 @@ class Neighbours:
         addresses: Sequence[str] = (),
         network: LocalNetwork | None = None,
     ) -> None:
+        self.membership = membership
         self.identity = identity_of(membership)
         self.channels = Channels(self.identity)
         self._network = network

@@ -166,12 +166,17 @@ class Node:
         """A model whose blocks run in these stages, elsewhere; only its vocabulary is loaded here."""
         return self._add(opening, stages, context_limit, [])
 
-    def host(self, file: GGUFFile, blocks: BlockSpan, context: int) -> tuple[Span, Stage]:
+    def host(self, file: GGUFFile, blocks: BlockSpan, context: int) -> tuple[Span, LocalStage]:
         """Loads a span for others to compute with, with texts of so many tokens; raises like `load`."""
         config = replace(self.config, context=context)
         span, _ = self._load_span(file, blocks, config, arrives=False)
         self._hosted.append(span)
         return span, LocalStage(span, self._worker)
+
+    def drop(self, span: Span) -> None:
+        """Frees a span that was hosted, after whatever it still computes; blocks."""
+        self._hosted.remove(span)
+        self._worker.submit(span.close).result()
 
     def _add(
         self,

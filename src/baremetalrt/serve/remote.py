@@ -1,10 +1,12 @@
 """A model whose blocks run on peers: the route that is chosen, and who steps in when one is lost."""
 
 import asyncio
+import itertools
 import logging
 import socket
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from typing import Final
 
 from baremetalrt.blocks.architectures import read_model
@@ -20,7 +22,9 @@ from baremetalrt.serve.measuring import offered_bytes, profile_model
 from baremetalrt.serve.neighbours import HERE, Neighbour, Neighbours, links_between
 from baremetalrt.serve.node import Model, Node
 from baremetalrt.serve.opening import Opening
-from baremetalrt.serve.sharing import host_profile, hosted_span, model_id
+from baremetalrt.serve.sharing import host_profile, hosted_span
+from baremetalrt.serve.torrents import content_id, span_needs
+from baremetalrt.session.arriving import Source
 from baremetalrt.weights.gguf import GGUFFile
 
 _log = logging.getLogger("baremetalrt.peers")
@@ -34,20 +38,22 @@ async def model_over_peers(
     opening: Opening,
     neighbours: Neighbours,
     *,
+    source: Source | None = None,
     takes_over: bool = True,
     on_event: Callable[[str], None] = lambda what: None,
 ) -> AsyncIterator[Model]:
     """A model whose blocks all run on peers, on the fastest route there is.
 
     A peer that is lost is replaced by another that hosts the same span, or else by this machine, if it
-    has room for it and `takes_over`.
+    has room for it, and the weights, and `takes_over`. Where not all weights are here, `source` knows
+    which are.
 
     Raises:
         CapacityError: the peers do not host all of its blocks.
     """
     file = opening.file
     _, h = read_model(file)
-    wanted = await asyncio.to_thread(model_id, file)
+    wanted = await asyncio.to_thread(content_id, file, neighbours.membership)
     known = await neighbours.look()
     route = hosted_route(file, wanted, known)
     if route is None:
@@ -62,7 +68,7 @@ async def model_over_peers(
     cells = [s.num_cells for one in known for s in one.spans if s.model == wanted]
     context = min([max(1, n) for n in cells] + [h.training_context])
     context = min(context, node.config.context or context)
-    understudy = _Understudy(node, opening, neighbours, wanted, context)
+    understudy = _Understudy(node, opening, neighbours, wanted, context, source)
 
     async def replacement(lost: RemoteSpan, avoid: frozenset[str]) -> RemoteSpan | None:
         found = _best(file, lost, await neighbours.ask(avoid), avoid)
@@ -90,7 +96,7 @@ def hosted_route(file: GGUFFile, model: str, known: Sequence[Neighbour]) -> Plac
     return choose_route(
         profile_model(file),
         [one.profile() for one in known],
-        [(one.id, span.blocks) for one in known for span in _fitting(file, one.spans_of(model))],
+        [(id_, blocks) for id_, blocks in _servable(file, model, known)],
         links_between(known),
         caller=HERE,
         demand=Demand(_TYPICAL_CONTEXT),
@@ -106,20 +112,34 @@ def _fitting(file: GGUFFile, spans: Iterable[RemoteSpan]) -> list[RemoteSpan]:
 def _remote_spans(route: Placement, known: Sequence[Neighbour], model: str) -> list[RemoteSpan]:
     by_id = {one.id: one for one in known}
     return [
-        next(s for s in by_id[placed.device].spans_of(model) if s.blocks == placed.blocks)
+        next(
+            replace(span, blocks=placed.blocks)
+            for span in by_id[placed.device].spans_of(model)
+            if placed.blocks.is_within(span.blocks)
+        )
         for placed in route.route
     ]
+
+
+def _servable(
+    file: GGUFFile, model: str, known: Sequence[Neighbour]
+) -> list[tuple[str, BlockSpan]]:
+    """What each peer can compute: what it hosts, and its parts that begin or end where others do."""
+    hosted = {(one.id, s.blocks) for one in known for s in _fitting(file, one.spans_of(model))}
+    cuts = sorted({cut for _, blocks in hosted for cut in (blocks.start, blocks.end)})
+    spans = [BlockSpan(start, end) for start, end in itertools.combinations(cuts, 2)]
+    return [(id_, part) for id_, blocks in hosted for part in spans if part.is_within(blocks)]
 
 
 def _best(
     file: GGUFFile, lost: RemoteSpan, others: Sequence[Neighbour], avoid: frozenset[str]
 ) -> RemoteSpan | None:
-    """The fastest of those that host exactly what was lost."""
+    """The fastest of those that host what was lost."""
     candidates = [
-        (one.about.byte_s, span)
+        (one.about.byte_s, replace(span, blocks=lost.blocks))
         for one in others
         for span in _fitting(file, one.spans_of(lost.model))
-        if span.blocks == lost.blocks and span.id not in avoid
+        if lost.blocks.is_within(span.blocks) and span.id not in avoid
     ]
     return min(candidates, key=lambda c: c[0])[1] if candidates else None
 
@@ -128,13 +148,20 @@ class _Understudy:
     """This machine as a peer like others: it takes over spans that nobody else has."""
 
     def __init__(
-        self, node: Node, opening: Opening, neighbours: Neighbours, model: str, context: int
+        self,
+        node: Node,
+        opening: Opening,
+        neighbours: Neighbours,
+        model: str,
+        context: int,
+        source: Source | None,
     ) -> None:
         self._node = node
         self._opening = opening
         self._identity = neighbours.identity
         self._model = model
         self._demand = Demand(context, node.config.max_sessions)
+        self._source = source
         self._stack = AsyncExitStack()
         self._host: Host | None = None
         self._taken: dict[BlockSpan, RemoteSpan] = {}
@@ -162,10 +189,10 @@ class _Understudy:
                 f"{format_bytes(needed)} are needed, {format_bytes(room)} are free",
                 code="share.no-room",
             )
-        if file.missing(file.byte_ranges(lost.blocks)):
+        if self._source is not None and not self._source.has(span_needs(file, lost.blocks)):
             raise CapacityError("the weights are not here", code="share.no-weights")
         name, context = self._opening.stored.name, self._demand.context
-        one = await hosted_span(self._node, file, name, lost.blocks, context)
+        one = await hosted_span(self._node, file, name, self._model, lost.blocks, context)
         if self._host is None:
             self._host = Host(self._identity, host_profile(room, 0.0))
             # Where the peers of the route reach this machine.

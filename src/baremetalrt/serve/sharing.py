@@ -2,23 +2,23 @@
 
 import asyncio
 import logging
+import random
 import statistics
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Self
+from typing import Any, Final, Self
 
 from baremetalrt import __version__
-from baremetalrt.blocks.architectures import read_model
-from baremetalrt.core.errors import CapacityError, UsageError
+from baremetalrt.core.errors import BareMetalError, CapacityError, UsageError
 from baremetalrt.core.spans import BlockSpan
 from baremetalrt.core.units import format_bytes
 from baremetalrt.native.library import load_library
 from baremetalrt.peers.discovery import LocalNetwork, announced
-from baremetalrt.peers.host import Host, Hosted, HostProfile
-from baremetalrt.placement.joining import HostedBlocks, choose_span
+from baremetalrt.peers.host import Host, Hosted, HostProfile, SeededAt
+from baremetalrt.placement.joining import HostedBlocks, choose_span, should_move
 from baremetalrt.placement.profiles import Sizes
+from baremetalrt.serve.fetching import RemoteSource, note_use
 from baremetalrt.serve.measuring import (
     byte_s,
     decode_step_s,
@@ -28,27 +28,23 @@ from baremetalrt.serve.measuring import (
 )
 from baremetalrt.serve.neighbours import Neighbour, Neighbours, identity_of
 from baremetalrt.serve.node import Node
-from baremetalrt.serve.torrents import publish_file
-from baremetalrt.swarm import catalog
+from baremetalrt.serve.offers import Offer, Swarms, hosted_by, needed_most, offer
 from baremetalrt.swarm.authority import Membership
-from baremetalrt.swarm.catalog import FileSignature
-from baremetalrt.swarm.publishing import PublishOptions
+from baremetalrt.swarm.metainfo import Metainfo
 from baremetalrt.weights.gguf import GGUFFile
-from baremetalrt.weights.store import StoredModel
+from baremetalrt.weights.store import StoredModel, default_model
 
 _log = logging.getLogger("baremetalrt.peers")
+# Two machines that see the same gap do not both go there: each looks again after a while of its own.
+_SECOND_LOOK_SHARE: Final = 0.25
 
 
 @dataclass(frozen=True)
-class SharedSpan:
+class SharedModel:
     """What of a model to host; None means as much as there is room for, where it is needed most."""
 
-    stored: StoredModel
+    model: StoredModel | RemoteSource
     blocks: BlockSpan | None
-
-    @cached_property
-    def file(self) -> GGUFFile:
-        return GGUFFile.open(self.stored.path)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,24 +52,17 @@ class SharingConfig:
     """Where to listen (`HOST:PORT`), what to give, and how others are found and told.
 
     `budget_bytes`: memory for weights, keys and values; None means most of what is free.
-    `network`: where to announce; None means nowhere. `peers`: addresses to ask besides.
+    `network`: where to announce; None means nowhere. `peers`: addresses to ask besides. `allowed`: the
+    only peers that are answered, None for every member. `rebalance_s`: how often to look whether another
+    span needs this machine more; 0 for never.
     """
 
     address: str
     budget_bytes: int | None = None
     network: LocalNetwork | None = None
     peers: Sequence[str] = ()
-
-
-def model_id(file: GGUFFile) -> str:
-    """The info-hash that names the content of a file; the file is hashed if it is not known yet."""
-    paths = [path.absolute() for path in file.paths]
-    for entry in catalog.entries():
-        record = entry.record()
-        unchanged = record.is_complete and list(entry.model_paths(record)) == paths
-        if unchanged and record.signatures == [FileSignature.of(p) for p in paths]:
-            return entry.id
-    return publish_file(file.path, PublishOptions())[0].id
+    allowed: frozenset[str] | None = None
+    rebalance_s: float = 60.0
 
 
 def host_profile(budget_bytes: int, seconds_per_byte: float) -> HostProfile:
@@ -84,15 +73,25 @@ def host_profile(budget_bytes: int, seconds_per_byte: float) -> HostProfile:
 
 
 async def hosted_span(
-    node: Node, file: GGUFFile, name: str, blocks: BlockSpan, context: int
+    node: Node, file: GGUFFile, name: str, model: str, blocks: BlockSpan, context: int
 ) -> Hosted:
-    """Loads a span for peers, and measures it."""
+    """Loads a span for peers, and measures it. `model` is the id of its content."""
 
     def work() -> Hosted:
         span, stage = node.host(file, blocks, context)
-        return Hosted(model_id(file), name, span, stage, decode_step_s(span))
+        return Hosted(model, name, span, stage, decode_step_s(span))
 
     return await asyncio.to_thread(work)
+
+
+@dataclass
+class _Held:
+    """A span that is hosted now. `room_bytes` is what it, or another in its place, may take."""
+
+    offer: Offer
+    hosted: Hosted
+    room_bytes: int
+    is_chosen: bool
 
 
 class Sharing:
@@ -102,91 +101,194 @@ class Sharing:
         self,
         node: Node,
         membership: Membership,
-        spans: Sequence[SharedSpan],
+        models: Sequence[SharedModel],
         config: SharingConfig,
+        swarms: Swarms | None,
     ) -> None:
+        """Without `models`: whatever the swarm lacks, or else the embedded default."""
         self._node = node
         self._membership = membership
-        self._spans = spans
+        self._models = models
         self._config = config
+        self._swarms = swarms
         self._stack = AsyncExitStack()
-        for shared in spans:
-            _, h = read_model(shared.file)
-            if shared.blocks is not None and shared.blocks.end > h.num_blocks:
-                raise UsageError(
-                    f"the model has blocks 0:{h.num_blocks}, not {shared.blocks}",
-                    code="blocks.range",
-                    parameter="blocks",
-                )
+        self._held: list[_Held] = []
+        self._budget = 0
 
     async def __aenter__(self) -> Self:
-        """Loads the spans and begins to answer; raises `UsageError` when the port is taken."""
+        """Begins to answer, and to load; what has to be fetched is hosted once it has come.
+
+        Raises:
+            UsageError: the port is taken, or the model has no such blocks.
+            CapacityError: there is no room.
+        """
         config = self._config
-        budget = offered_bytes() if config.budget_bytes is None else config.budget_bytes
-        left, hosted = budget, []
-        for shared in self._spans:
-            file, name = shared.file, shared.stored.name
-            demand = demand_of(file, self._node.config)
-            sizes = Sizes(profile_model(file), demand)
-            blocks = shared.blocks or await self._choose(file, sizes, left)
-            left -= sizes.held_bytes(blocks)
-            if left < 0 and config.budget_bytes is not None:
-                raise CapacityError(
-                    f"blocks {blocks} of {name} need {format_bytes(sizes.held_bytes(blocks))}, more "
-                    "than this machine gives",
-                    code="share.no-room",
-                    hint="give more with --share-memory, or host fewer with --share-blocks",
-                )
-            one = await hosted_span(self._node, file, name, blocks, demand.context)
-            hosted.append(one)
-            _log.info("hosting blocks %s of %s: %.2f ms", blocks, name, 1000 * one.step_s)
-        speeds = [
-            byte_s(s.file, h.span.blocks, h.step_s)
-            for s, h in zip(self._spans, hosted, strict=True)
-        ]
-        host = Host(identity_of(self._membership), host_profile(budget, statistics.median(speeds)))
-        host.hosted.extend(hosted)
-        await host.listen(config.address)
-        await self._stack.enter_async_context(host)
+        given = config.budget_bytes
+        self._budget = offered_bytes() if given is None else given
+        self._host = Host(
+            identity_of(self._membership), host_profile(self._budget, 0.0), allowed=config.allowed
+        )
+        await self._host.listen(config.address)
+        await self._stack.enter_async_context(self._host)
+        if all(isinstance(m.model, StoredModel) for m in self._models) and self._models:
+            await self._host_all()
+        else:
+            self._spawn(self._host_later())
         if config.network is not None:
             try:
                 await self._stack.enter_async_context(
-                    announced(config.network, host.identity.id, host.port)
+                    announced(config.network, self._host.identity.id, self._host.port)
                 )
             except OSError as error:
                 _log.warning("nobody is told on the local network: %s", error)
         shown = config.address.rpartition(":")[0]
-        _log.info("peer %s at %s:%d", host.identity.id, shown, host.port)
+        _log.info("peer %s at %s:%d", self._host.identity.id, shown, self._host.port)
+        if config.rebalance_s:
+            self._spawn(self._keep_useful())
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self._stack.aclose()
 
-    async def _choose(self, file: GGUFFile, sizes: Sizes, room_bytes: int) -> BlockSpan:
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
+
+        async def end() -> None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+        self._stack.push_async_callback(end)
+
+    # what is hosted at first
+
+    async def _host_later(self) -> None:
+        try:
+            await self._host_all()
+        except BareMetalError as error:
+            _log.error("nothing is hosted: %s (%s)", error.message, error.hint or error.code)
+
+    async def _host_all(self) -> None:
+        left = self._budget
+        for shared in self._models or [await self._whatever_is_needed()]:
+            one = await offer(shared.model, self._membership, self._swarms)
+            sizes = self._sizes(one)
+            if shared.blocks is not None:
+                one.require(shared.blocks)
+            blocks = shared.blocks or await self._choose(one, sizes, left)
+            needed = sizes.held_bytes(blocks)
+            if needed > left and self._config.budget_bytes is not None:
+                raise CapacityError(
+                    f"blocks {blocks} of {one.name} need {format_bytes(needed)}, more than this "
+                    "machine gives",
+                    code="share.no-room",
+                    hint="give more with --share-memory, or host fewer with --share-blocks",
+                )
+            await self._begin(one, blocks, left, is_chosen=shared.blocks is None)
+            left -= needed
+
+    async def _whatever_is_needed(self) -> SharedModel:
+        needed = needed_most(await self._others(), self._membership.name) if self._swarms else None
+        model = needed or default_model()
+        if model is None:
+            raise UsageError("there is nothing to host", hint="name a model")
+        return SharedModel(model, None)
+
+    async def _others(self) -> list[Neighbour]:
+        config = self._config
+        async with Neighbours(self._membership, config.peers, config.network) as neighbours:
+            found = await neighbours.look()
+        return [one for one in found if one.id != self._host.identity.id]
+
+    def _sizes(self, one: Offer) -> Sizes:
+        return Sizes(profile_model(one.file), demand_of(one.file, self._node.config))
+
+    async def _choose(self, one: Offer, sizes: Sizes, room_bytes: int) -> BlockSpan:
         """The whole model, or else the span that the swarm needs most."""
-        _, h = read_model(file)
         max_blocks = sizes.max_blocks(room_bytes)
-        if max_blocks == h.num_blocks:
-            return BlockSpan(0, h.num_blocks)
+        if max_blocks == one.num_blocks:
+            return BlockSpan(0, one.num_blocks)
         if max_blocks == 0:
             raise CapacityError(
                 f"there is no room for a block: {format_bytes(room_bytes)} are left",
                 code="share.no-room",
                 hint="give more with --share-memory",
             )
-        config = self._config
-        async with Neighbours(self._membership, config.peers, config.network) as neighbours:
-            hosted = hosted_by(await neighbours.look(), await asyncio.to_thread(model_id, file))
+        hosted = hosted_by(await self._others(), one.metainfo.content_id)
         # How fast this machine is matters little for where it is needed.
-        typical = statistics.median([one.tokens_per_s for one in hosted] or [1.0])
-        return choose_span(h.num_blocks, hosted, max_blocks=max_blocks, tokens_per_s=typical)
+        typical = statistics.median([h.tokens_per_s for h in hosted] or [1.0])
+        return choose_span(one.num_blocks, hosted, max_blocks=max_blocks, tokens_per_s=typical)
 
+    async def _begin(
+        self, one: Offer, blocks: BlockSpan, room_bytes: int, *, is_chosen: bool
+    ) -> None:
+        """Fetches, loads and hosts a span."""
+        await self._fetch(one, blocks)
+        context = demand_of(one.file, self._node.config).context
+        hosted = await hosted_span(
+            self._node, one.file, one.name, one.metainfo.content_id, blocks, context
+        )
+        if one.fetched is not None:
+            note_use(one.fetched)
+        hosted.seeded_at = await self._seeded_at(one.metainfo)
+        self._host.hosted.append(hosted)
+        self._held.append(_Held(one, hosted, room_bytes, is_chosen))
+        speeds = [byte_s(h.offer.file, h.hosted.span.blocks, h.hosted.step_s) for h in self._held]
+        self._host.profile = host_profile(self._budget, statistics.median(speeds))
+        _log.info("hosting blocks %s of %s: %.2f ms", blocks, one.name, 1000 * hosted.step_s)
 
-def hosted_by(neighbours: Sequence[Neighbour], model: str) -> list[HostedBlocks]:
-    """What peers host of a model, and how fast they say they are."""
-    return [
-        HostedBlocks(BlockSpan(s.start, s.end), 1 / s.step_s)
-        for one in neighbours
-        for s in one.spans
-        if s.model == model and s.step_s > 0
-    ]
+    async def _fetch(self, one: Offer, blocks: BlockSpan) -> None:
+        if one.fetched is not None:
+            _log.info("fetching blocks %s of %s", blocks, one.name)
+            await one.fetch(self._swarms, blocks, await self._others())
+
+    async def _seeded_at(self, metainfo: Metainfo) -> SeededAt | None:
+        if self._swarms is None:
+            return None
+        client = await self._swarms.running_client()
+        is_private = metainfo.needs_certificate
+        port = client.secure_port if is_private else client.listen_port
+        torrent = metainfo.infohash_v2 or metainfo.infohash_v1 or ""
+        return SeededAt(torrent, port, is_private=is_private)
+
+    # where it goes from there
+
+    async def _keep_useful(self) -> None:
+        """Moves to spans that need this machine much more than those it hosts."""
+        while True:
+            await asyncio.sleep(self._config.rebalance_s * random.uniform(0.75, 1.25))
+            for held in [h for h in self._held if h.is_chosen]:
+                try:
+                    await self._reconsider(held)
+                except BareMetalError as error:
+                    _log.error("cannot move: %s", error.message)
+
+    async def _reconsider(self, held: _Held) -> None:
+        target = await self._better_span(held)
+        if target is None:
+            return
+        await asyncio.sleep(self._config.rebalance_s * random.uniform(0, _SECOND_LOOK_SHARE))
+        if await self._better_span(held) != target or self._host.num_texts(held.hosted):
+            return
+        one, before = held.offer, held.hosted.span.blocks
+        _log.info("moving from blocks %s of %s to %s", before, one.name, target)
+        # While it is fetched, the old span is still hosted.
+        await self._fetch(one, target)
+        if self._host.num_texts(held.hosted):
+            return
+        self._host.hosted.remove(held.hosted)
+        self._held.remove(held)
+        await asyncio.to_thread(self._node.drop, held.hosted.span)
+        try:
+            await self._begin(one, target, held.room_bytes, is_chosen=True)
+        except BareMetalError:
+            await self._begin(one, before, held.room_bytes, is_chosen=True)
+            raise
+
+    async def _better_span(self, held: _Held) -> BlockSpan | None:
+        one = held.offer
+        max_blocks = self._sizes(one).max_blocks(held.room_bytes)
+        if max_blocks >= one.num_blocks:
+            return None
+        mine = HostedBlocks(held.hosted.span.blocks, 1 / held.hosted.step_s)
+        others = hosted_by(await self._others(), one.metainfo.content_id)
+        return should_move(one.num_blocks, others, mine, max_blocks=max_blocks)

@@ -7,13 +7,13 @@ from pathlib import Path
 
 from baremetalrt.blocks.architectures import read_model
 from baremetalrt.blocks.inventory import take_inventory
-from baremetalrt.core.errors import UsageError
+from baremetalrt.core.errors import IntegrityError, UsageError
 from baremetalrt.core.spans import BlockSpan, ByteRange
 from baremetalrt.serve.library import is_magnet_or_hash
 from baremetalrt.swarm import catalog
 from baremetalrt.swarm.arrival import header_ranges
 from baremetalrt.swarm.authority import Membership, find_membership
-from baremetalrt.swarm.catalog import Entry, Record
+from baremetalrt.swarm.catalog import Entry, FileSignature, Record
 from baremetalrt.swarm.checking import signatures
 from baremetalrt.swarm.client import SwarmClient
 from baremetalrt.swarm.files import disk_errors, write_durably
@@ -61,6 +61,33 @@ def publish_file(
             write_durably(entry.metainfo_path, metainfo.raw)
             entry.save(record)
     return entry, metainfo
+
+
+def torrent_of(file: GGUFFile, swarm: Membership) -> tuple[Entry, Metainfo]:
+    """The torrent of a file; one that has none is hashed, and its torrent is for members alone.
+
+    Raises:
+        IntegrityError, CapacityError: see `publish_file`.
+    """
+    paths = [path.absolute() for path in file.paths]
+    for entry in catalog.entries():
+        try:
+            record = entry.record()
+        except IntegrityError:
+            continue
+        if list(entry.model_paths(record)) != paths:
+            continue
+        is_unchanged = record.signatures == [FileSignature.of(path) for path in paths]
+        # What is still being fetched changes all the time; what of it may be read, its torrent knows.
+        if is_unchanged if record.is_complete else not record.is_in_place:
+            return entry, read_torrent_file(entry.metainfo_path)
+    options = PublishOptions(authority_pem=swarm.authority_pem)
+    return publish_file(file.path, options, swarm=swarm)
+
+
+def content_id(file: GGUFFile, swarm: Membership) -> str:
+    """What names the bytes of a model in its swarm; raises like `torrent_of`."""
+    return torrent_of(file, swarm)[1].content_id
 
 
 def read_torrent_file(path: Path) -> Metainfo:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from baremetalrt.blocks.extents import CachedSequence
 from baremetalrt.blocks.span import Reads, Slice, Span
+from baremetalrt.core.spans import BlockSpan
 
 T = TypeVar("T")
 
@@ -70,6 +71,11 @@ class _Request:
     @property
     def num_tokens(self) -> int:
         return len(self.slice.tokens)
+
+    @property
+    def kind(self) -> tuple[Reads, BlockSpan | None]:
+        """Steps of one kind are computed together."""
+        return self.reads, self.slice.sequence.part
 
 
 class SoloStage:
@@ -137,8 +143,11 @@ class LocalStage:
         queued = len(self._decodes) + len(self._prefills) + len(self._running)
         return _SHARED_CHUNK_TOKENS if queued or self._just_decoded else CHUNK_TOKENS
 
-    async def open(self, tokens: Sequence[int], capacity: int) -> CachedSequence:
-        opening = self._worker.submit(self._span.open, tokens, capacity)
+    async def open(
+        self, tokens: Sequence[int], capacity: int, part: BlockSpan | None = None
+    ) -> CachedSequence:
+        """See `Stage`; with `part`, the text goes through these blocks of the span alone."""
+        opening = self._worker.submit(self._span.open, tokens, capacity, part)
         try:
             return await asyncio.wrap_future(opening)
         except asyncio.CancelledError:
@@ -196,7 +205,8 @@ class LocalStage:
         self._running = batch
         loop = asyncio.get_running_loop()
         slices = [request.slice for request in batch]
-        future = self._worker.submit(self._span.forward, slices, batch[0].reads)
+        reads, part = batch[0].reads, slices[0].sequence.part
+        future = self._worker.submit(self._span.forward, slices, reads, part=part)
         future.add_done_callback(lambda f: _call_threadsafe(loop, self._finish, f))
 
     def _next_batch(self) -> list[_Request]:
@@ -210,8 +220,8 @@ class LocalStage:
         self._prefilled_last = False
         if not self._decodes:
             return []
-        reads = self._decodes[0].reads
-        batch = [r for r in self._decodes if r.reads == reads][:_MAX_STREAMS]
+        kind = self._decodes[0].kind
+        batch = [r for r in self._decodes if r.kind == kind][:_MAX_STREAMS]
         for request in batch:
             self._decodes.remove(request)
         return batch

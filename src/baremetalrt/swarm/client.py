@@ -53,6 +53,7 @@ class SwarmClient:
         self._memberships = {m.name: m for m in memberships}
         self._torrents: dict[str, Torrent] = {}
         self._locks: dict[str, contextlib.ExitStack] = {}
+        self._adding: dict[str, asyncio.Lock] = {}
         self._awaited: dict[tuple[str, type], list[asyncio.Future[Any]]] = {}
         self._saves: dict[str, asyncio.TimerHandle] = {}
         self._saving: set[asyncio.Task[None]] = set()
@@ -151,6 +152,21 @@ class SwarmClient:
         self._locks[_key(handle)] = stack
         await self._begin(torrent)
         return torrent
+
+    async def find_or_add(
+        self, entry: Entry, *, peers: Iterable[str] = (), fetches: bool = True
+    ) -> Torrent:
+        """The torrent, which may run already or be about to; raises like `add`."""
+        async with self._adding.setdefault(entry.id, asyncio.Lock()):
+            running = next((t for t in self.torrents if t.entry.id == entry.id), None)
+            return running or await self.add(entry, peers=peers, fetches=fetches)
+
+    def connect(self, torrent: Torrent, peers: Iterable[str]) -> None:
+        """Asks these peers too; raises `UsageError` for one that cannot be."""
+        for peer in peers:
+            for address in self._resolve(peer):
+                torrent.handle.connect_peer(address)
+                torrent.peers.setdefault(address)
 
     async def restart(self, torrent: Torrent) -> None:
         """Goes on after a failure, once there is room on the disk again.

@@ -1,20 +1,30 @@
-"""How this machine takes part in swarms: `config.toml` in the home folder, and what options override."""
+"""How this machine takes part in swarms, and what it offers them: `config.toml` in the home folder.
+
+Options override it.
+"""
 
 import dataclasses
 import difflib
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from baremetalrt.core.errors import UsageError
 from baremetalrt.core.units import parse_bytes
 from baremetalrt.weights.store import home
 
-_TABLE: Final = "swarm"
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+    Settings = TypeVar("Settings", bound=DataclassInstance)
+
+_SWARM: Final = "swarm"
+_SHARE: Final = "share"
 # One above is the port of private swarms.
 _MAX_PORT: Final = 65534
-_SIZES: Final = ("download_limit", "upload_limit", "disk_budget")
+_SIZES: Final = ("download_limit", "upload_limit", "disk_budget", "memory")
+_PEER_DIGITS: Final = 40
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +51,25 @@ class SwarmConfig:
     disk_budget: int = 0
 
 
+@dataclass(frozen=True, kw_only=True)
+class ShareConfig:
+    """What `bmrt serve` offers to peers of the private swarm, if `enabled` or told to share.
+
+    `models`: names or torrents; none means whatever the swarm lacks. `memory` in bytes and `threads`: no
+    more is given, 0 for what there is. `listen`: where peers reach this machine. `allow`: the ids of the
+    only peers that are answered; none means every member. `rebalance_s`: seconds between looks at
+    whether other blocks need this machine more; 0 means never.
+    """
+
+    enabled: bool = False
+    models: tuple[str, ...] = ()
+    memory: int = 0
+    threads: int = 0
+    listen: str = "0.0.0.0:7470"
+    allow: tuple[str, ...] = ()
+    rebalance_s: int = 60
+
+
 def config_path() -> Path:
     return home() / "config.toml"
 
@@ -51,25 +80,46 @@ def load_config() -> SwarmConfig:
     Raises:
         UsageError: an unknown key, or a value of the wrong kind.
     """
-    path = config_path()
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return SwarmConfig()
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise _bad(f"cannot be read: {error}") from error
-    for key in table:
-        if key != _TABLE:
-            raise _bad(f"has an unknown table [{key}]", hint=f"settings are under [{_TABLE}]")
-    settings = table.get(_TABLE, {})
-    if not isinstance(settings, dict):
-        raise _bad(f"{_TABLE} is not a table", hint=f"settings are under [{_TABLE}]")
-    return parse_config(settings)
+    return parse_config(_read(_SWARM))
+
+
+def load_share_config() -> ShareConfig:
+    """The settings under `[share]`; raises like `load_config`."""
+    config = _parse(ShareConfig, _read(_SHARE))
+    for peer in config.allow:
+        if len(peer) != _PEER_DIGITS or not set(peer) <= set("0123456789abcdef"):
+            raise _bad(f"{peer!r} is not the id of a peer", hint="`bmrt peers --json` lists ids")
+    return config
 
 
 def parse_config(table: dict[str, Any]) -> SwarmConfig:
     """Settings from the keys and values of a table; raises like `load_config`."""
-    fields = {field.name: field for field in dataclasses.fields(SwarmConfig)}
+    return _parse(SwarmConfig, table)
+
+
+def _read(name: str) -> dict[str, Any]:
+    """One table of the file; nothing where it is not there."""
+    path = config_path()
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise _bad(f"cannot be read: {error}") from error
+    for key in tables:
+        if key not in (_SWARM, _SHARE):
+            raise _bad(
+                f"has an unknown table [{key}]",
+                hint=f"settings are under [{_SWARM}] and [{_SHARE}]",
+            )
+    table = tables.get(name, {})
+    if not isinstance(table, dict):
+        raise _bad(f"{name} is not a table", hint=f"settings are under [{name}]")
+    return table
+
+
+def _parse(kind: "type[Settings]", table: dict[str, Any]) -> "Settings":
+    fields = {field.name: field for field in dataclasses.fields(kind)}
     values: dict[str, Any] = {}
     for key, value in table.items():
         if key not in fields:
@@ -92,7 +142,7 @@ def parse_config(table: dict[str, Any]) -> SwarmConfig:
         if key == "port" and value > _MAX_PORT:
             raise _bad(f"port {value} is larger than {_MAX_PORT}")
         values[key] = value
-    return SwarmConfig(**values)
+    return kind(**values)
 
 
 _KINDS: Final[dict[type, str]] = {bool: "true or false", int: "a number", str: "a text"}

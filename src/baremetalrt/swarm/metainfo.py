@@ -3,6 +3,7 @@
 Source: BEP 3 and BEP 52 (hybrid torrents), BEP 9 (magnet links).
 """
 
+import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
@@ -35,13 +36,16 @@ class ModelFile:
 class Metainfo:
     """A torrent that holds one model, possibly split. `raw` is the `.torrent` file.
 
-    `lacks_layers` says that it came by a magnet link, without the v2 hashes of its pieces.
+    `lacks_layers` says that it came by a magnet link, without the v2 hashes of its pieces. `content_id`
+    names the bytes of the model, in every torrent of it: by the v2 hashes of its files, or else, where
+    there is only v1, this torrent alone.
     """
 
     raw: bytes
     name: str
     infohash_v1: str | None
     infohash_v2: str | None
+    content_id: str
     files: tuple[ModelFile, ...]
     num_files: int
     pieces: PieceMap
@@ -99,6 +103,7 @@ def read_metainfo(raw: bytes, *, source: str) -> Metainfo:
         name=slug(_without_suffix(info.name())) or "model",
         infohash_v1=str(hashes.v1) if hashes.has_v1() else None,
         infohash_v2=str(hashes.v2) if hashes.has_v2() else None,
+        content_id=_content_id(layout, files) if hashes.has_v2() else str(hashes.v1),
         files=files,
         num_files=layout.num_files(),
         pieces=PieceMap(
@@ -110,6 +115,12 @@ def read_metainfo(raw: bytes, *, source: str) -> Metainfo:
         trackers=trackers,
         web_seeds=web_seeds,
     )
+
+
+def _content_id(layout: lt.file_storage, files: tuple[ModelFile, ...]) -> str:
+    """The root of the one file, or a hash of the roots of all parts (BEP 52)."""
+    roots = [str(layout.root(file.index)) for file in files]
+    return roots[0] if len(roots) == 1 else hashlib.sha256("".join(roots).encode()).hexdigest()
 
 
 def _model_files(layout: lt.file_storage, torrent_name: str, source: str) -> tuple[ModelFile, ...]:
