@@ -4,6 +4,8 @@ import asyncio
 import secrets
 import struct
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +14,13 @@ import numpy as np
 import pytest
 
 from baremetalrt.peers import compute_pb2 as pb
+from baremetalrt.peers.bounded_queue import BoundedQueue
 from baremetalrt.peers.caller import Channels, NoAnswerError
 from baremetalrt.peers.identity import Identity
 from baremetalrt.peers.wire import SERVICE, StepError, read_rows, read_step
 from baremetalrt.serve.neighbours import identity_of
-from baremetalrt.swarm.authority import find_membership
+from baremetalrt.swarm.authority import find_membership, load_authority, utc_now
+from baremetalrt.swarm.certificates import certificate_pem, issue, key_pem, new_key
 from baremetalrt.weights.store import default_model
 from peers_kit import SWARM, PeerProcess, at_home, founder, member
 
@@ -178,6 +182,68 @@ def test_a_stranger_is_not_let_in(attacked: tuple[PeerProcess, Path], tmp_path: 
     for who in (mine, pretending):
         with pytest.raises(NoAnswerError, match="unavailable"):
             asyncio.run(described(peer, who))
+
+
+@pytest.mark.parametrize("days", [-800, 800], ids=["expired", "not valid yet"])
+def test_a_certificate_out_of_its_time_is_refused(
+    attacked: tuple[PeerProcess, Path], days: int
+) -> None:
+    """Of a member whose year is over, and of one that a clock far ahead has let in."""
+    peer, home = attacked
+    with at_home(home):
+        swarm = find_membership(SWARM)
+        authority = load_authority(swarm)
+        key = new_key()
+        certificate = issue(authority, key.public_key(), utc_now() + timedelta(days=days))
+    true = identity(home)
+    late = replace(true, certificate_pem=certificate_pem(certificate), key_pem=key_pem(key))
+    with pytest.raises(NoAnswerError, match="unavailable"):
+        asyncio.run(described(peer, late))
+    assert asyncio.run(described(peer, true)).id == peer.id
+
+
+def test_one_peer_does_not_get_the_whole_cache(attacked: tuple[PeerProcess, Path]) -> None:
+    """Room for one text is left for others; and no text is longer than was offered."""
+    peer, home = attacked
+    who = identity(home)
+    model = asyncio.run(described(peer, who)).spans[0].model
+
+    async def attack() -> list[pb.Report]:
+        async with who.channel(peer.address, f"{peer.id}.peer") as channel:
+            reports, calls = [], []
+            for capacity in (1024, 1024, 1024, 1025, 256):
+                call: Any = channel.stream_stream(
+                    f"{SERVICE}Attach",
+                    request_serializer=pb.Command.SerializeToString,
+                    response_deserializer=pb.Report.FromString,
+                )(timeout=20)
+                calls.append(call)
+                await call.write(opening(model, capacity=capacity))
+                reports.append(await call.read())
+            return reports
+
+    reports = asyncio.run(attack())
+    assert [r.WhichOneof("body") for r in reports] == ["done"] * 3 + ["fault"] * 2
+    assert {r.fault.code for r in reports[3:]} == {"cache.full"}
+
+
+def test_a_queue_is_full_by_bytes() -> None:
+    """Whoever sends faster than is computed waits, however few messages it are."""
+
+    async def fill() -> None:
+        queue: BoundedQueue[int] = BoundedQueue(max_items=10, max_bytes=100)
+        await queue.put(1, 500)
+        waiting = asyncio.ensure_future(queue.put(2, 60))
+        await asyncio.sleep(0.01)
+        assert not waiting.done() and await queue.get() == 1
+        await waiting
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await queue.put(3, 60)
+        await queue.put(4, 40)
+        assert [await queue.get(), await queue.get(), queue.num_bytes] == [2, 4, 0]
+
+    asyncio.run(fill())
 
 
 def test_a_flood_of_texts_is_bounded(attacked: tuple[PeerProcess, Path]) -> None:

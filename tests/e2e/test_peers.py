@@ -207,6 +207,43 @@ def test_without_a_replacement_the_error_is_clear_and_soon(machines: Machines) -
     assert run(machines, again, PROMPT) == (asyncio.run(machines.alone(PROMPT)), [])
 
 
+def test_a_peer_that_comes_back_is_used_again(machines: Machines) -> None:
+    """In the same text, once it was left alone for a while, when the one in its place is lost."""
+    peers = machines.start(*SPANS, SPANS[1])
+    expected = asyncio.run(machines.alone(PROMPT))
+    told: list[str] = []
+
+    async def answer() -> list[int]:
+        node = Node(NodeConfig(context=1024, num_threads=1))
+        addresses = [peer.address for peer in peers]
+        async with (
+            Neighbours(the_membership(None), addresses) as neighbours,
+            model_over_peers(
+                node, machines.opening(), neighbours, takes_over=False, on_event=told.append
+            ) as model,
+        ):
+            chain = model.route.stages[0]
+            assert isinstance(chain, RemoteChain)
+            first = machines.by_id[chain.spans[1].id]
+            tokens: list[int] = []
+            async for token in model.session(PROMPT, GREEDY).generate():
+                assert token.id is not None
+                tokens.append(token.id)
+                if len(tokens) == 6:
+                    first.signal(signal.SIGSTOP)
+                elif len(tokens) == 12:
+                    first.signal(signal.SIGCONT)
+                    await asyncio.sleep(5)
+                    machines.kill(model, 1, "SIGKILL")
+            assert chain.spans[1].id == first.id
+        node.close()
+        return tokens
+
+    with at_home(machines.caller):
+        assert asyncio.run(answer()) == expected
+    assert sum("go on at" in event for event in told) == 2
+
+
 def test_the_command_runs_over_peers(machines: Machines) -> None:
     """`bmrt run --via` answers as `bmrt run` does, and says what is missing."""
     peers = machines.start(*SPANS)

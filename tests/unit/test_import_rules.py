@@ -43,6 +43,8 @@ EXCEPTIONS: dict[str, tuple[str, ...]] = {
     # show and steer torrents
     "cli.pull": ("swarm",),
     "cli.seed": ("swarm",),
+    "cli.serve": ("swarm.config",),
+    "cli.over_peers": ("swarm.client",),
     "cli.swarm": ("swarm",),
     "cli.opened": ("swarm",),
     "cli.transfer": ("swarm", "weights.gguf"),

@@ -45,9 +45,11 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
     computed: list[list[int]] = []
     forward = Span.forward
 
-    def counted(self: Span, slices: Sequence[Slice], reads: Reads) -> NDArray[np.float32]:
+    def counted(
+        self: Span, slices: Sequence[Slice], reads: Reads, *, part: BlockSpan | None = None
+    ) -> NDArray[np.float32]:
         computed.append([len(s.tokens) for s in slices])
-        return forward(self, slices, reads)
+        return forward(self, slices, reads, part=part)
 
     monkeypatch.setattr(Span, "forward", counted)
     return computed

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 from baremetalrt.cli import options, output
@@ -46,12 +47,15 @@ async def model_of_peers(
             client = SwarmClient(config, memberships=[membership])
             await stack.enter_async_context(client)
             source = RemoteSource(model, arguments["peers"], arguments["swarm"])
-            if not is_torrent_reference(model.reference) and find_torrent(model.reference) is None:
+            is_name = not is_torrent_reference(model.reference)
+            if is_name and find_torrent(model.reference) is None:
                 known = await neighbours.look()
                 source = source_of(known, model.reference, membership.name) or source
             with output.progress(f"asking for {model.reference[:40]}"):
                 fetched = await fetch_header(client, source)
-            opening = Opening(fetched.stored, fetched.file)
+            # It keeps the name by which it was asked for.
+            name = model.reference if is_name else fetched.stored.name
+            opening = Opening(replace(fetched.stored, name=name), fetched.file)
         yield await stack.enter_async_context(
             model_over_peers(
                 node,

@@ -27,6 +27,9 @@ _PROBE_INTERVAL_S: Final = 0.5
 _STEP_TIMEOUT_S: Final = 120.0
 _CLOSE_TIMEOUT_S: Final = 1.0
 _MAX_RECOVERIES: Final = 8
+# A peer that was lost is not asked for so long; twice as long each further time.
+_FIRST_BACKOFF_S: Final = 5.0
+_LONGEST_BACKOFF_S: Final = 300.0
 # Chunks of a prompt on their way at once, so that no stage waits for another.
 _MAX_OUTSTANDING: Final = 3
 
@@ -70,7 +73,6 @@ class ChainPlace:
     results: dict[int, pb.Result] = field(default_factory=dict)
     rows: dict[int, NDArray[np.float32]] = field(default_factory=dict)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
-    avoid: set[str] = field(default_factory=set)
     num_recoveries: int = 0
 
 
@@ -100,6 +102,9 @@ class RemoteChain:
         self._find_replacement = find_replacement
         self._on_event = on_event
         self._ending: set[asyncio.Task[None]] = set()
+        self._replacing = asyncio.Lock()
+        # Peers that were lost: how often, and until when they are not asked.
+        self._losses: dict[str, tuple[int, float]] = {}
 
     # the five calls of a stage
 
@@ -109,16 +114,17 @@ class RemoteChain:
         Raises:
             CapacityError: a peer has no room, or is gone and nobody can replace it.
         """
-        avoid: set[str] = set()
+        num_recoveries = 0
         # Rows of a beginning that peers remember could not be given to a peer that replaces one.
         known = tokens if self.spans[0].blocks.start == 0 else ()
         while True:
-            place = ChainPlace(capacity, avoid=avoid, num_recoveries=len(avoid))
+            place = ChainPlace(capacity, num_recoveries=num_recoveries)
             try:
                 await self._open_all(place, known)
                 return place
             except _StageLostError as lost:
                 await self._leave(place)
+                num_recoveries += 1
                 await self._replace_span(place, lost)
             except BaseException:
                 await self._leave(place)
@@ -320,22 +326,33 @@ class RemoteChain:
 
     async def _replace_span(self, place: ChainPlace, lost: _StageLostError) -> None:
         span = place.calls[lost.index].span
-        place.avoid.add(span.id)
-        if self.spans[lost.index].id not in place.avoid:
-            # Another text has found a replacement before.
-            return
-        self._on_event(f"lost {span.id[:8]} with blocks {span.blocks}: {lost}")
-        found = None
-        if place.num_recoveries <= _MAX_RECOVERIES:
-            found = await self._find_replacement(span, frozenset(place.avoid))
-        if found is None:
-            raise CapacityError(
-                f"blocks {span.blocks} are lost ({lost}), and no other peer has them",
-                code="route.lost",
-                hint="the conversation can go on when a peer hosts them again",
-            ) from lost
-        self._on_event(f"blocks {span.blocks} go on at {found.id[:8]}")
-        self.spans[lost.index] = found
+        async with self._replacing:
+            if self.spans[lost.index] != span:
+                # Another text has found a replacement before.
+                return
+            self._on_event(f"lost {span.id[:8]} with blocks {span.blocks}: {lost}")
+            self._note_loss(span.id)
+            found = None
+            if place.num_recoveries <= _MAX_RECOVERIES:
+                found = await self._find_replacement(span, self._avoided())
+            if found is None:
+                raise CapacityError(
+                    f"blocks {span.blocks} are lost ({lost}), and no other peer has them",
+                    code="route.lost",
+                    hint="the conversation can go on when a peer hosts them again",
+                ) from lost
+            self._on_event(f"blocks {span.blocks} go on at {found.id[:8]}")
+            self.spans[lost.index] = found
+
+    def _note_loss(self, peer: str) -> None:
+        times = self._losses.get(peer, (0, 0.0))[0] + 1
+        backoff_s = min(_FIRST_BACKOFF_S * 2 ** (times - 1), _LONGEST_BACKOFF_S)
+        self._losses[peer] = times, time.monotonic() + backoff_s
+
+    def _avoided(self) -> frozenset[str]:
+        """Peers that were lost a short while ago."""
+        now = time.monotonic()
+        return frozenset(peer for peer, (_, until) in self._losses.items() if until > now)
 
     async def _recover(self, place: ChainPlace, lost: _StageLostError) -> None:
         """Replaces stages until all are there and stand where the first missing answer begins."""

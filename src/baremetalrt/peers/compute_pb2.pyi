@@ -32,7 +32,7 @@ class DescribeRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class HostedSpan(_message.Message):
-    __slots__ = ("model", "name", "start", "end", "num_blocks", "step_s", "num_bytes", "num_cells", "num_texts", "source")
+    __slots__ = ("model", "name", "start", "end", "num_blocks", "step_s", "num_bytes", "num_cells", "num_texts", "context", "source")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     START_FIELD_NUMBER: _ClassVar[int]
@@ -42,6 +42,7 @@ class HostedSpan(_message.Message):
     NUM_BYTES_FIELD_NUMBER: _ClassVar[int]
     NUM_CELLS_FIELD_NUMBER: _ClassVar[int]
     NUM_TEXTS_FIELD_NUMBER: _ClassVar[int]
+    CONTEXT_FIELD_NUMBER: _ClassVar[int]
     SOURCE_FIELD_NUMBER: _ClassVar[int]
     model: str
     name: str
@@ -52,8 +53,9 @@ class HostedSpan(_message.Message):
     num_bytes: int
     num_cells: int
     num_texts: int
+    context: int
     source: Source
-    def __init__(self, model: _Optional[str] = ..., name: _Optional[str] = ..., start: _Optional[int] = ..., end: _Optional[int] = ..., num_blocks: _Optional[int] = ..., step_s: _Optional[float] = ..., num_bytes: _Optional[int] = ..., num_cells: _Optional[int] = ..., num_texts: _Optional[int] = ..., source: _Optional[_Union[Source, _Mapping]] = ...) -> None: ...
+    def __init__(self, model: _Optional[str] = ..., name: _Optional[str] = ..., start: _Optional[int] = ..., end: _Optional[int] = ..., num_blocks: _Optional[int] = ..., step_s: _Optional[float] = ..., num_bytes: _Optional[int] = ..., num_cells: _Optional[int] = ..., num_texts: _Optional[int] = ..., context: _Optional[int] = ..., source: _Optional[_Union[Source, _Mapping]] = ...) -> None: ...
 
 class Source(_message.Message):
     __slots__ = ("torrent", "port", "is_private")

@@ -49,7 +49,8 @@ class SeededAt:
 class Hosted:
     """A span that others may compute with. `model` is the id of its content.
 
-    `step_s`: seconds that a decode step of one text was measured to take.
+    `step_s`: seconds that a decode step of one text was measured to take. `context`: tokens of the
+    longest text that is taken.
     """
 
     model: str
@@ -57,7 +58,14 @@ class Hosted:
     span: Span
     stage: LocalStage
     step_s: float
+    context: int
     seeded_at: SeededAt | None = None
+
+    @property
+    def cells_per_peer(self) -> int:
+        """Where there is room for several texts, that for one is always left for somebody else."""
+        num_cells = self.span.cache.num_cells
+        return max(num_cells - self.context, min(num_cells, self.context))
 
 
 class Host:
@@ -134,6 +142,11 @@ class Host:
         """How many texts are in a span now."""
         return sum(text.hosted is hosted for text in self._texts.values())
 
+    def num_cells_of(self, caller: str, hosted: Hosted, *, besides: HostedText) -> int:
+        """Tokens for which other texts of a caller have room in a span."""
+        texts = (t for t in self._texts.values() if t.caller == caller and t.hosted is hosted)
+        return sum(text.capacity for text in texts if text is not besides)
+
     def link(self, peer: pb.Peer) -> Any:
         """A stream of rows to the next stage, whoever it is, if it is who it should be."""
         return self._channels.to(peer.address, peer.id).stream_unary(
@@ -166,6 +179,7 @@ class Host:
                     step_s=one.step_s,
                     num_bytes=one.span.mapped_bytes + one.span.copied_bytes,
                     num_cells=one.span.cache.num_cells,
+                    context=one.context,
                     num_texts=self.num_texts(one),
                     source=pb.Source(
                         torrent=seeded.torrent, port=seeded.port, is_private=seeded.is_private
@@ -189,7 +203,7 @@ class Host:
         if self._per_peer[caller] >= _MAX_TEXTS_PER_PEER:
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "texts.too-many")
         self._per_peer[caller] += 1
-        text = HostedText(self, context.write)
+        text = HostedText(self, caller, context.write)
         try:
             await text.run(commands, self._register)
         finally:

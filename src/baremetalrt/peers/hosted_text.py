@@ -9,7 +9,9 @@ import grpc
 
 from baremetalrt.core.errors import BareMetalError
 from baremetalrt.core.spans import BlockSpan
+from baremetalrt.core.units import MIB
 from baremetalrt.peers import compute_pb2 as pb
+from baremetalrt.peers.bounded_queue import BoundedQueue
 from baremetalrt.peers.wire import StepError, make_step, read_step
 from baremetalrt.session.stage import Place
 
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 
 # Room for a replay: who sends faster than is computed waits, and its questions wait with it.
 _MAX_QUEUED: Final = 256
+_MAX_QUEUED_BYTES: Final = 128 * MIB
 _PASS_TIMEOUT_S: Final = 5.0
 _WRITE_TIMEOUT_S: Final = 30.0
 
@@ -31,15 +34,20 @@ class _FaultError(Exception):
 class HostedText:
     """Computes steps, passes rows on, and keeps them: a stage that replaces the next one needs them."""
 
-    def __init__(self, host: "Host", write: Callable[[pb.Report], Awaitable[None]]) -> None:
+    def __init__(
+        self, host: "Host", caller: str, write: Callable[[pb.Report], Awaitable[None]]
+    ) -> None:
         self.id = b""
+        self.caller = caller
         self.hosted: Hosted | None = None
+        self.capacity = 0
         self._host = host
         self._write = write
         self._writing = asyncio.Lock()
-        self._queue: asyncio.Queue[tuple[pb.Command, bool] | None] = asyncio.Queue(_MAX_QUEUED)
+        self._queue: BoundedQueue[tuple[pb.Command, bool] | None] = BoundedQueue(
+            max_items=_MAX_QUEUED, max_bytes=_MAX_QUEUED_BYTES
+        )
         self._place: Place | None = None
-        self._capacity = 0
         self._part: BlockSpan | None = None
         self._epoch = 0
         self._withheld = 0
@@ -78,7 +86,7 @@ class HostedText:
 
     async def take(self, command: pb.Command, *, was_passed: bool = False) -> None:
         """Queues a command; who sends faster than is computed waits here."""
-        await self._queue.put((command, was_passed))
+        await self._queue.put((command, was_passed), command.ByteSize())
 
     async def _read(self, commands: AsyncIterator[pb.Command]) -> None:
         try:
@@ -89,7 +97,7 @@ class HostedText:
                     await self.take(command)
         except (grpc.aio.AioRpcError, TimeoutError):
             pass
-        await self._queue.put(None)
+        await self._queue.put(None, 0)
 
     async def _do(self, command: pb.Command, register: "Callable[[HostedText], bool]") -> None:
         body = command.WhichOneof("body")
@@ -101,8 +109,10 @@ class HostedText:
             await self._step(command.step)
             return
         elif body == "grow":
+            assert self.hosted is not None
+            self._require_room(self.hosted, command.grow.capacity)
             await self._stage.grow(self._opened, command.grow.capacity)
-            self._capacity = command.grow.capacity
+            self.capacity = command.grow.capacity
         elif body == "truncate":
             await self._truncate(command.truncate)
         elif body == "redirect":
@@ -138,18 +148,31 @@ class HostedText:
         h = hosted.span.hyperparameters
         if request.tokens and max(request.tokens) >= h.vocabulary_size:
             raise StepError("step.tokens", "a token is not in the vocabulary")
-        if not 1 <= request.capacity <= hosted.span.cache.num_cells:
-            raise _FaultError("cache.full", f"no room for {request.capacity} tokens")
+        self._require_room(hosted, request.capacity)
         self.id = request.text
         if not register(self):
             raise _FaultError("text.known", "a text of that id exists", pb.BLAME_CALLER)
         self.hosted = hosted
         part = None if self._part == hosted.span.blocks else self._part
         self._place = await hosted.stage.open(list(request.tokens), request.capacity, part)
-        self._capacity = request.capacity
+        self.capacity = request.capacity
         self._withheld = request.withheld
         self._next = request.next if request.HasField("next") else None
         self._kept_from = self._place.length
+
+    def _require_room(self, hosted: "Hosted", capacity: int) -> None:
+        """No text is longer than was offered, and nobody takes the whole cache."""
+        if not 1 <= capacity <= hosted.context:
+            raise _FaultError(
+                "cache.full", f"no text of {capacity} tokens: {hosted.context} are the longest"
+            )
+        others = self._host.num_cells_of(self.caller, hosted, besides=self)
+        if others + capacity > hosted.cells_per_peer:
+            raise _FaultError(
+                "cache.full",
+                f"no room for {capacity} tokens: {others} of {hosted.cells_per_peer} that one peer "
+                "may have are in use",
+            )
 
     async def _step(self, step: pb.Step) -> None:
         if step.epoch != self._epoch:
@@ -159,7 +182,7 @@ class HostedText:
         tokens, x_TD, reads = read_step(
             step,
             length=self._opened.length,
-            capacity=self._capacity,
+            capacity=self.capacity,
             vocabulary_size=h.vocabulary_size,
             width=h.width if blocks.start else None,
         )

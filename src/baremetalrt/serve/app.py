@@ -90,10 +90,15 @@ class Server:
         )
 
     @asynccontextmanager
-    async def _lifespan(self, _application: Starlette) -> AsyncIterator[None]:
+    async def _lifespan(self, application: Starlette) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
-            for one in self._beside:
-                await stack.enter_async_context(one)
+            try:
+                for one in self._beside:
+                    await stack.enter_async_context(one)
+            except BareMetalError as error:
+                # All that the server under us would say is that it did not start.
+                application.state.failure = error
+                raise
             if self._background is not None:
                 await self._background.start()
                 stack.push_async_callback(self._background.stop)

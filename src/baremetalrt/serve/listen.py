@@ -9,7 +9,7 @@ from typing import Final
 import uvicorn
 from starlette.applications import Starlette
 
-from baremetalrt.core.errors import UsageError
+from baremetalrt.core.errors import BareMetalError, UsageError
 
 _GRACE_S: Final = 5
 
@@ -34,6 +34,7 @@ def listen(
 
     Raises:
         UsageError: the address cannot be had.
+        BareMetalError: what the application could not begin with, if it left that in its `state.failure`.
     """
     server = _Server(
         uvicorn.Config(
@@ -53,6 +54,9 @@ def listen(
         server.run()
     except SystemExit:
         pass
+    failure = getattr(application.state, "failure", None)
+    if isinstance(failure, BareMetalError):
+        raise failure
     if not server.started:
         raise UsageError(
             f"cannot listen on {host}:{port}",

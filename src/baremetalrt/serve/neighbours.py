@@ -90,6 +90,7 @@ class Neighbour:
                     "num_blocks": s.num_blocks,
                     "num_bytes": s.num_bytes,
                     "num_cells": s.num_cells,
+                    "context": s.context,
                     "num_texts": s.num_texts,
                     "step_s": s.step_s,
                 }

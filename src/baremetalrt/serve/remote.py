@@ -57,16 +57,18 @@ async def model_over_peers(
     known = await neighbours.look()
     route = hosted_route(file, wanted, known)
     if route is None:
-        hosted = sorted({s.blocks for one in known for s in one.spans_of(wanted)})
-        listed = ", ".join(map(str, hosted)) or "none"
+        listed = ", ".join(
+            map(str, sorted({s.blocks for one in known for s in one.spans_of(wanted)}))
+        )
         raise CapacityError(
-            f"the peers do not host all of the {h.num_blocks} blocks: {listed}",
+            f"the peers do not host all of the {h.num_blocks} blocks: {listed or 'none'}",
             code="route.incomplete",
             hint="`bmrt serve --share MODEL --share-blocks A:B` on another machine hosts the rest",
         )
     spans = _remote_spans(route, known, wanted)
-    cells = [s.num_cells for one in known for s in one.spans if s.model == wanted]
-    context = min([max(1, n) for n in cells] + [h.training_context])
+    used = {span.id for span in spans}
+    hosted = [s for one in known if one.id in used for s in one.spans if s.model == wanted]
+    context = min([max(1, s.context) for s in hosted] + [h.training_context])
     context = min(context, node.config.context or context)
     understudy = _Understudy(node, opening, neighbours, wanted, context, source)
 

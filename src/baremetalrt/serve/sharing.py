@@ -79,7 +79,7 @@ async def hosted_span(
 
     def work() -> Hosted:
         span, stage = node.host(file, blocks, context)
-        return Hosted(model, name, span, stage, decode_step_s(span))
+        return Hosted(model, name, span, stage, decode_step_s(span), context)
 
     return await asyncio.to_thread(work)
 
@@ -122,6 +122,17 @@ class Sharing:
             UsageError: the port is taken, or the model has no such blocks.
             CapacityError: there is no room.
         """
+        try:
+            await self._begin_sharing()
+        except BaseException:
+            await self._stack.aclose()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stack.aclose()
+
+    async def _begin_sharing(self) -> None:
         config = self._config
         given = config.budget_bytes
         self._budget = offered_bytes() if given is None else given
@@ -145,10 +156,6 @@ class Sharing:
         _log.info("peer %s at %s:%d", self._host.identity.id, shown, self._host.port)
         if config.rebalance_s:
             self._spawn(self._keep_useful())
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self._stack.aclose()
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.ensure_future(work)
