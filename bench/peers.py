@@ -14,7 +14,11 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from baremetalrt.peers.chain import RemoteChain
+from baremetalrt.peers.wire import ENCODINGS, Activations
 from baremetalrt.serve.neighbours import Neighbours, the_membership
 from baremetalrt.serve.node import Model, Node, NodeConfig
 from baremetalrt.serve.opening import Opening
@@ -29,6 +33,7 @@ from peers_kit import PeerProcess, at_home, founder, member
 PROMPT = [3 + i * 7 % 900 for i in range(128)]
 LONG_PROMPT = [3 + i * 7 % 900 for i in range(1000)]
 DECODED = 64
+EIGHT = 8
 
 
 def options(num_tokens: int) -> GenerationOptions:
@@ -103,6 +108,82 @@ async def hops(machines: Machines, runs: int) -> None:
         )
 
 
+async def tokens_per_s(model: Model, num_callers: int) -> float:
+    """Of callers at once, with prompts of their own; prompts included."""
+    prompts = [[(token + n) % 900 + 3 for token in PROMPT] for n in range(num_callers)]
+    started = time.perf_counter()
+    await asyncio.gather(*(gaps(model, prompt, DECODED) for prompt in prompts))
+    return num_callers * DECODED / (time.perf_counter() - started)
+
+
+async def callers(machines: Machines, runs: int) -> None:
+    stored = default_model()
+    assert stored is not None
+    peers = machines.start("0:10", "10:20", "20:30")
+    node = Node(NodeConfig(num_threads=1, context=1024, max_sessions=EIGHT))
+    caller = Node(NodeConfig(context=1024, max_sessions=EIGHT))
+    alone = node.load(Opening(stored))
+    found = []
+    async with (
+        Neighbours(the_membership(None), [peer.address for peer in peers]) as neighbours,
+        model_over_peers(caller, Opening(stored), neighbours) as model,
+    ):
+        for _ in range(runs):
+            found.append(
+                (
+                    await tokens_per_s(model, 1),
+                    await tokens_per_s(model, EIGHT),
+                    await tokens_per_s(alone, EIGHT),
+                )
+            )
+    caller.close()
+    node.close()
+    one, eight, here = (statistics.median(each) for each in zip(*found, strict=True))
+    print(
+        f"eight callers over three stages: {eight:.0f} tokens/s, "
+        f"{statistics.median(e / o for o, e, _ in found):.2f} times one caller's {one:.0f}, and "
+        f"{statistics.median(e / h for _, e, h in found):.2f} times eight callers' {here:.0f} in one "
+        "process of one thread"
+    )
+
+
+async def precision(machines: Machines) -> None:
+    """What fewer bits between stages do to the logits of a text of this project."""
+    stored = default_model()
+    assert stored is not None
+    peers = machines.start("0:10", "10:20", "20:30")
+    text = (Path(__file__).parent.parent / "README.md").read_text()[:2000]
+    logits: dict[Activations, NDArray[np.float32]] = {}
+    for kind in ENCODINGS:
+        caller = Node(NodeConfig(context=1024))
+        async with (
+            Neighbours(the_membership(None), [peer.address for peer in peers]) as neighbours,
+            model_over_peers(caller, Opening(stored), neighbours, activations=kind) as model,
+        ):
+            (stage,) = model.route.stages
+            place = await stage.open((), 1024)
+            tokens = model.encode(text)[:256]
+            logits[kind] = await stage.forward(place, tokens, None, "all")
+            stage.release(place, keep=False)
+        caller.close()
+    exact = _log_softmax(logits["f32"])
+    for kind in ("f16", "q8"):
+        about = _log_softmax(logits[kind])
+        divergence = (np.exp(exact) * (exact - about)).sum(axis=1).mean()
+        agree = (exact.argmax(axis=1) == about.argmax(axis=1)).mean()
+        print(
+            f"{kind} between three stages: logits differ by "
+            f"{np.abs(logits[kind] - logits['f32']).max():.3f} at most, KL divergence "
+            f"{divergence:.1e}, the same first choice at {100 * agree:.1f} % of {len(exact)} tokens"
+        )
+
+
+def _log_softmax(logits_TV: NDArray[np.float32]) -> NDArray[np.float64]:
+    shifted = logits_TV.astype(np.float64) - logits_TV.max(axis=1, keepdims=True)
+    result: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return result
+
+
 async def recovery(machines: Machines, runs: int) -> None:
     stored = default_model()
     assert stored is not None
@@ -142,15 +223,19 @@ async def recovery(machines: Machines, runs: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--only", choices=("hops", "recovery"))
+    parser.add_argument("--only", choices=("hops", "recovery", "callers", "precision"))
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         machines = Machines(Path(folder), stack)
         with at_home(machines.caller):
-            if arguments.only != "recovery":
+            if arguments.only in (None, "hops"):
                 asyncio.run(hops(machines, arguments.runs))
-            if arguments.only != "hops":
+            if arguments.only in (None, "recovery"):
                 asyncio.run(recovery(machines, arguments.runs))
+            if arguments.only in (None, "callers"):
+                asyncio.run(callers(machines, arguments.runs))
+            if arguments.only in (None, "precision"):
+                asyncio.run(precision(machines))
 
 
 if __name__ == "__main__":

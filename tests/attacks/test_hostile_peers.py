@@ -82,6 +82,23 @@ STEPS: dict[str, tuple[pb.Step, str]] = {
         pb.Step(position=0, tokens=[1], rows=struct.pack("<f", float("inf")) * WIDTH),
         "rows.not-finite",
     ),
+    "unknown encoding": (
+        pb.Step(position=0, tokens=[1], rows=ROWS, encoding=7),  # type: ignore[arg-type]
+        "rows.encoding",
+    ),
+    "false encoding": (
+        pb.Step(position=0, tokens=[1], rows=ROWS, encoding=pb.ENCODING_Q8),
+        "rows.shape",
+    ),
+    "infinite scales": (
+        pb.Step(
+            position=0,
+            tokens=[1],
+            rows=struct.pack("<f", float("inf")) * (WIDTH // 32) + bytes([1]) * WIDTH,
+            encoding=pb.ENCODING_Q8,
+        ),
+        "rows.not-finite",
+    ),
     "empty": (pb.Step(position=0), "step.size"),
     "huge": (pb.Step(position=0, tokens=[1] * 5000, rows=ROWS), "step.size"),
     "too long": (pb.Step(position=0, tokens=[1] * 65, rows=ROWS * 65), "step.capacity"),

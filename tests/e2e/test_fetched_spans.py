@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import libtorrent as lt
 import pytest
 
 from baremetalrt.swarm.catalog import Entry
@@ -100,6 +101,35 @@ def test_a_server_answers_with_a_model_that_only_peers_have(swarm: Swarm) -> Non
     ):
         models = json.load(answer)["data"]
     assert [model["id"] for model in models] == [NAME]
+
+
+def test_peers_meet_on_the_dht(tmp_path: Path) -> None:
+    """Where multicast does not reach; all that both know is one node, which is in no swarm."""
+    node = lt.session(
+        {
+            "listen_interfaces": "127.0.0.1:0",
+            "dht_bootstrap_nodes": "",
+            "dht_restrict_routing_ips": False,
+            **dict.fromkeys(("enable_lsd", "enable_upnp", "enable_natpmp"), False),
+        }
+    )
+    beyond: dict[str, object] = {
+        "offline": False,
+        "dht": True,
+        "dht_bootstrap": [f"127.0.0.1:{node.listen_port()}"],
+    }
+    caller = founder(tmp_path / "caller", **beyond)
+    home = member(tmp_path / "peer", caller, **beyond)
+    with PeerProcess(default_model().path, "0:30", home, seeds=True) as peer:
+        peer.wait_until_it_listens()
+        words = ("run", str(default_model().path), *WORDS)
+        alone = bmrt(*words, home=caller)
+        assert json.loads(bmrt("peers", "--json", home=caller).stdout) == []
+        over = bmrt(*words, "--route", "swarm", home=caller)
+        assert over.returncode == 0, over.stderr
+        assert json.loads(over.stdout)["tokens"] == json.loads(alone.stdout)["tokens"]
+        (found,) = json.loads(bmrt("peers", "--route", "swarm", "--json", home=caller).stdout)
+        assert found["id"] == peer.id
 
 
 def test_settings_share_without_an_option(swarm: Swarm) -> None:

@@ -69,16 +69,16 @@ async def _chat(model: StoredModel | TorrentReference, arguments: dict[str, Any]
 async def _opened(
     model: StoredModel | TorrentReference, arguments: dict[str, Any]
 ) -> AsyncIterator[tuple[Model, Display | None]]:
-    if isinstance(model, TorrentReference):
-        async with arriving_model(model, arguments) as (loaded, display):
-            display.finish()
-            yield loaded, display
-        return
     if over_peers(model, arguments):
         from baremetalrt.cli.over_peers import opened_over_peers
 
         async with opened_over_peers(model, arguments) as loaded:
             yield loaded, None
+        return
+    if isinstance(model, TorrentReference):
+        async with arriving_model(model, arguments) as (loaded, display):
+            display.finish()
+            yield loaded, display
         return
     node = Node(options.node_config(arguments, max_sessions=1))
     try:

@@ -120,10 +120,18 @@ def route_options(command: F) -> F:
         (
             click.option(
                 "--route",
-                type=click.Choice(["auto", "local", "lan"]),
+                type=click.Choice(["auto", "local", "lan", "swarm"]),
                 default="auto",
                 show_default=True,
-                help="Run here, or on peers of the local network. auto: here, unless it does not fit.",
+                help="Run here, or on peers of the local network, or of the whole swarm. auto: here, "
+                "unless it does not fit.",
+            ),
+            click.option(
+                "--activations",
+                type=click.Choice(["f32", "f16", "q8"]),
+                default="f32",
+                show_default=True,
+                help="How peers pass numbers on. Fewer bits, for thin links, change answers a little.",
             ),
             _VIA,
         )
@@ -137,6 +145,13 @@ def neighbour_options(command: F) -> F:
     for option in reversed(
         (
             click.option("--swarm", metavar="NAME", help="The private swarm; see `bmrt swarm`."),
+            click.option(
+                "--route",
+                type=click.Choice(["lan", "swarm"]),
+                default="lan",
+                show_default=True,
+                help="Ask peers of the local network, or of the whole swarm.",
+            ),
             _VIA,
         )
     ):
@@ -165,13 +180,13 @@ def swarm_config(arguments: dict[str, Any]) -> "SwarmConfig":
     from baremetalrt.swarm.config import load_config
 
     config = load_config()
-    if arguments["offline"]:
+    if arguments.get("offline"):
         config = replace(config, offline=True)
-    if arguments["swarm_port"] is not None:
+    if arguments.get("swarm_port") is not None:
         config = replace(config, port=arguments["swarm_port"])
-    if arguments["limit_down"]:
+    if arguments.get("limit_down"):
         config = replace(config, download_limit=parse_bytes(arguments["limit_down"]))
-    if arguments["limit_up"]:
+    if arguments.get("limit_up"):
         config = replace(config, upload_limit=parse_bytes(arguments["limit_up"]))
     return config
 

@@ -8,6 +8,7 @@ from typing import Any
 from baremetalrt.cli import options, output
 from baremetalrt.serve.fetching import RemoteSource, fetch_header
 from baremetalrt.serve.library import TorrentReference, find_torrent
+from baremetalrt.serve.meeting import beyond
 from baremetalrt.serve.neighbours import Neighbours, local_network, the_membership
 from baremetalrt.serve.node import Model, Node
 from baremetalrt.serve.offers import source_of
@@ -18,16 +19,28 @@ from baremetalrt.swarm.client import SwarmClient
 from baremetalrt.weights.store import StoredModel
 
 
-def neighbours_of(arguments: dict[str, Any]) -> Neighbours:
-    """The peers that the options name, or, where they name none, those of the local network."""
-    membership = the_membership(arguments["swarm"])
-    addresses = arguments["via"]
-    return Neighbours(membership, addresses, None if addresses else local_network(membership))
+@asynccontextmanager
+async def neighbours_of(
+    arguments: dict[str, Any],
+) -> AsyncIterator[tuple[Neighbours, SwarmClient | None]]:
+    """The peers that the options name, or, where they name none, those of the local network.
+
+    With `--route swarm` also those that the DHT names, and the client that asks it.
+    """
+    membership, addresses = the_membership(arguments["swarm"]), arguments["via"]
+    async with AsyncExitStack() as stack:
+        client = look = None
+        if arguments["route"] == "swarm":
+            client = SwarmClient(options.swarm_config(arguments), memberships=[membership])
+            look = beyond(await stack.enter_async_context(client), membership)
+        network = None if addresses else local_network(membership)
+        neighbours = Neighbours(membership, addresses, network, look)
+        yield await stack.enter_async_context(neighbours), client
 
 
 async def reports(arguments: dict[str, Any]) -> list[dict[str, Any]]:
     """What the peers that answer now say of themselves, the nearest first."""
-    async with neighbours_of(arguments) as neighbours:
+    async with neighbours_of(arguments) as (neighbours, _):
         found = await neighbours.look()
     return [one.report() for one in sorted(found, key=lambda one: one.round_trip_s)]
 
@@ -38,14 +51,15 @@ async def model_of_peers(
 ) -> AsyncIterator[Model]:
     """A model on the route that the options ask for; of one that is not here, the header is fetched."""
     async with AsyncExitStack() as stack:
-        neighbours = await stack.enter_async_context(neighbours_of(arguments))
+        neighbours, client = await stack.enter_async_context(neighbours_of(arguments))
         fetched = None
         if isinstance(model, StoredModel):
             opening = Opening(model)
         else:
-            config, membership = options.swarm_config(arguments), neighbours.membership
-            client = SwarmClient(config, memberships=[membership])
-            await stack.enter_async_context(client)
+            membership = neighbours.membership
+            if client is None:
+                client = SwarmClient(options.swarm_config(arguments), memberships=[membership])
+                await stack.enter_async_context(client)
             source = RemoteSource(model, arguments["peers"], arguments["swarm"])
             is_name = not is_torrent_reference(model.reference)
             if is_name and find_torrent(model.reference) is None:
@@ -62,6 +76,7 @@ async def model_of_peers(
                 opening,
                 neighbours,
                 source=fetched.torrent if fetched else None,
+                activations=arguments["activations"],
                 on_event=output.note,
             )
         )

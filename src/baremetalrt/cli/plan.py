@@ -50,7 +50,7 @@ async def _report(stored: StoredModel, measure: bool, arguments: dict[str, Any])
     async with AsyncExitStack() as stack:
         neighbours = None
         if not is_alone:
-            neighbours = await stack.enter_async_context(neighbours_of(arguments))
+            neighbours, _ = await stack.enter_async_context(neighbours_of(arguments))
         found = await forecast(opening.file, config, neighbours, budget)
         measured_s = None
         if measure:

@@ -71,7 +71,7 @@ def command(words: tuple[str, ...], **arguments: Any) -> None:
 def over_peers(model: StoredModel | TorrentReference, arguments: dict[str, Any]) -> bool:
     """Whether a model is to run on peers: asked for, or too large for this machine that has peers."""
     if arguments["via"] or arguments["route"] != "auto":
-        return bool(arguments["via"]) or arguments["route"] == "lan"
+        return bool(arguments["via"]) or arguments["route"] in ("lan", "swarm")
     return isinstance(model, StoredModel) and needs_peers(model)
 
 
@@ -80,7 +80,7 @@ def named(name: str | None, arguments: dict[str, Any]) -> StoredModel | TorrentR
     try:
         return resolve(name)
     except UsageError:
-        if name is None or not (arguments["via"] or arguments["route"] == "lan"):
+        if name is None or not (arguments["via"] or arguments["route"] in ("lan", "swarm")):
             raise
         return TorrentReference(name)
 

@@ -16,7 +16,14 @@ from baremetalrt.blocks.span import Reads
 from baremetalrt.core.errors import CapacityError
 from baremetalrt.peers import compute_pb2 as pb
 from baremetalrt.peers.caller import Channels, RemoteSpan, StageCall
-from baremetalrt.peers.wire import TEXT_BYTES, StepError, make_step, read_rows
+from baremetalrt.peers.wire import (
+    ENCODINGS,
+    TEXT_BYTES,
+    Activations,
+    StepError,
+    make_step,
+    read_rows,
+)
 from baremetalrt.session.stage import CHUNK_TOKENS, Place
 
 _log = logging.getLogger("baremetalrt.peers")
@@ -93,9 +100,14 @@ class RemoteChain:
         find_replacement: FindReplacement,
         *,
         row_width: int,
+        activations: Activations = "f32",
         on_event: Callable[[str], None] = lambda what: None,
     ) -> None:
-        """`row_width` is that of what comes back: the vocabulary's size where the head is among it."""
+        """`row_width` is that of what comes back: the vocabulary's size where the head is among it.
+
+        `activations`: how rows travel from peer to peer; all but 32 bit change what is computed.
+        """
+        self._encoding = ENCODINGS[activations]
         self._row_width = row_width
         self._channels = channels
         self.spans = list(spans)
@@ -217,6 +229,7 @@ class RemoteChain:
             next=later.peer if later else None,
             epoch=place.epoch,
             withheld=withheld,
+            encoding=self._encoding,
         )
 
     def _attach(self, place: ChainPlace, span: RemoteSpan, text: bytes) -> StageCall:

@@ -7,6 +7,12 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class Encoding(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    ENCODING_F32: _ClassVar[Encoding]
+    ENCODING_F16: _ClassVar[Encoding]
+    ENCODING_Q8: _ClassVar[Encoding]
+
 class Reads(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     READS_NONE: _ClassVar[Reads]
@@ -19,6 +25,9 @@ class Blame(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     BLAME_HERE: _ClassVar[Blame]
     BLAME_PREVIOUS: _ClassVar[Blame]
     BLAME_NEXT: _ClassVar[Blame]
+ENCODING_F32: Encoding
+ENCODING_F16: Encoding
+ENCODING_Q8: Encoding
 READS_NONE: Reads
 READS_LAST: Reads
 READS_ALL: Reads
@@ -96,21 +105,23 @@ class Peer(_message.Message):
     def __init__(self, id: _Optional[str] = ..., address: _Optional[str] = ..., text: _Optional[bytes] = ...) -> None: ...
 
 class Step(_message.Message):
-    __slots__ = ("position", "tokens", "rows", "reads", "epoch")
+    __slots__ = ("position", "tokens", "rows", "encoding", "reads", "epoch")
     POSITION_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     ROWS_FIELD_NUMBER: _ClassVar[int]
+    ENCODING_FIELD_NUMBER: _ClassVar[int]
     READS_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     position: int
     tokens: _containers.RepeatedScalarFieldContainer[int]
     rows: bytes
+    encoding: Encoding
     reads: Reads
     epoch: int
-    def __init__(self, position: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., rows: _Optional[bytes] = ..., reads: _Optional[_Union[Reads, str]] = ..., epoch: _Optional[int] = ...) -> None: ...
+    def __init__(self, position: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., rows: _Optional[bytes] = ..., encoding: _Optional[_Union[Encoding, str]] = ..., reads: _Optional[_Union[Reads, str]] = ..., epoch: _Optional[int] = ...) -> None: ...
 
 class Open(_message.Message):
-    __slots__ = ("text", "model", "start", "end", "tokens", "capacity", "next", "epoch", "withheld")
+    __slots__ = ("text", "model", "start", "end", "tokens", "capacity", "next", "epoch", "encoding", "withheld")
     TEXT_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     START_FIELD_NUMBER: _ClassVar[int]
@@ -119,6 +130,7 @@ class Open(_message.Message):
     CAPACITY_FIELD_NUMBER: _ClassVar[int]
     NEXT_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
+    ENCODING_FIELD_NUMBER: _ClassVar[int]
     WITHHELD_FIELD_NUMBER: _ClassVar[int]
     text: bytes
     model: str
@@ -128,8 +140,9 @@ class Open(_message.Message):
     capacity: int
     next: Peer
     epoch: int
+    encoding: Encoding
     withheld: int
-    def __init__(self, text: _Optional[bytes] = ..., model: _Optional[str] = ..., start: _Optional[int] = ..., end: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., capacity: _Optional[int] = ..., next: _Optional[_Union[Peer, _Mapping]] = ..., epoch: _Optional[int] = ..., withheld: _Optional[int] = ...) -> None: ...
+    def __init__(self, text: _Optional[bytes] = ..., model: _Optional[str] = ..., start: _Optional[int] = ..., end: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., capacity: _Optional[int] = ..., next: _Optional[_Union[Peer, _Mapping]] = ..., epoch: _Optional[int] = ..., encoding: _Optional[_Union[Encoding, str]] = ..., withheld: _Optional[int] = ...) -> None: ...
 
 class Redirect(_message.Message):
     __slots__ = ("next", "resend", "epoch")

@@ -12,7 +12,7 @@ from baremetalrt.core.spans import BlockSpan
 from baremetalrt.core.units import MIB
 from baremetalrt.peers import compute_pb2 as pb
 from baremetalrt.peers.bounded_queue import BoundedQueue
-from baremetalrt.peers.wire import StepError, make_step, read_step
+from baremetalrt.peers.wire import ENCODINGS, StepError, make_step, read_step
 from baremetalrt.session.stage import Place
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ class HostedText:
         self._part: BlockSpan | None = None
         self._epoch = 0
         self._withheld = 0
+        self._encoding = pb.ENCODING_F32
         self._next: pb.Peer | None = None
         self._link: Any = None
         # what was passed on, in steps; `_kept_from` is the first position that it holds
@@ -141,6 +142,8 @@ class HostedText:
         self._epoch = request.epoch
         if not request.start < request.end:
             raise _FaultError("span.empty", "a span without blocks", pb.BLAME_CALLER)
+        if request.encoding not in ENCODINGS.values():
+            raise _FaultError("rows.encoding", "an unknown encoding of rows", pb.BLAME_CALLER)
         self._part = BlockSpan(request.start, request.end)
         hosted = self._host.find(request.model, self._part)
         if hosted is None:
@@ -157,6 +160,7 @@ class HostedText:
         self._place = await hosted.stage.open(list(request.tokens), request.capacity, part)
         self.capacity = request.capacity
         self._withheld = request.withheld
+        self._encoding = request.encoding
         self._next = request.next if request.HasField("next") else None
         self._kept_from = self._place.length
 
@@ -188,7 +192,7 @@ class HostedText:
         )
         rows = await self._stage.forward(self._opened, tokens, x_TD, reads)
         if blocks.end < h.num_blocks:
-            computed = make_step(step.position, tokens, rows, reads, self._epoch)
+            computed = make_step(step.position, tokens, rows, reads, self._epoch, self._encoding)
             self._kept.append(computed)
             if step.position >= self._withheld and self._next is not None:
                 await self._pass_on(computed)

@@ -1,7 +1,7 @@
 """Rows and steps as they travel. What comes from others is checked here before anything computes."""
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,18 @@ VERSION: Final = 1
 SERVICE: Final = "/baremetalrt.compute.v1.Compute/"
 MAX_STEP_TOKENS: Final = 4096
 TEXT_BYTES: Final = 16
+# Rows of every model are multiples of this wide.
+_Q8_GROUP: Final = 32
+_Q8_MAX: Final = 127
 _LITTLE_F32: Final = np.dtype("<f4")
+_LITTLE_F16: Final = np.dtype("<f2")
+_F16_MAX: Final = 65504.0
+Activations = Literal["f32", "f16", "q8"]
+ENCODINGS: Final[dict[Activations, "pb.Encoding"]] = {
+    "f32": pb.ENCODING_F32,
+    "f16": pb.ENCODING_F16,
+    "q8": pb.ENCODING_Q8,
+}
 _READS_CODES: Final[dict[Reads, "pb.Reads"]] = {
     "none": pb.READS_NONE,
     "last": pb.READS_LAST,
@@ -36,12 +47,28 @@ def make_step(
     x_TD: NDArray[np.float32] | None,
     reads: Reads,
     epoch: int,
+    encoding: "pb.Encoding" = pb.ENCODING_F32,
 ) -> pb.Step:
     """The next tokens of a text, as a message."""
     step = pb.Step(position=position, tokens=tokens, epoch=epoch, reads=_READS_CODES[reads])
     if x_TD is not None:
-        step.rows = x_TD.astype(_LITTLE_F32, copy=False).tobytes()
+        step.rows, step.encoding = encode_rows(x_TD, encoding), encoding
     return step
+
+
+def encode_rows(x_TD: NDArray[np.float32], encoding: "pb.Encoding") -> bytes:
+    """Rows as they travel; see `Encoding` in the protocol."""
+    if encoding == pb.ENCODING_F16:
+        halves: NDArray[np.float16] = np.clip(x_TD, -_F16_MAX, _F16_MAX).astype(_LITTLE_F16)
+        return halves.tobytes()
+    if encoding == pb.ENCODING_Q8:
+        groups = x_TD.reshape(-1, _Q8_GROUP)
+        scales: NDArray[np.float32] = np.abs(groups).max(axis=1) / np.float32(_Q8_MAX)
+        # A group of zeros stays one.
+        steps = np.where(scales > 0, scales, 1)[:, None]
+        numbers: NDArray[np.int8] = np.rint(groups / steps).astype(np.int8)
+        return scales.astype(_LITTLE_F32).tobytes() + numbers.tobytes()
+    return x_TD.astype(_LITTLE_F32, copy=False).tobytes()
 
 
 def read_step(
@@ -63,23 +90,47 @@ def read_step(
         raise StepError("step.tokens", "a token is not in the vocabulary")
     if step.reads not in _READS:
         raise StepError("step.reads", "it does not say what is read")
-    x_TD = None if width is None else read_rows(step.rows, len(tokens), width)
+    x_TD = None if width is None else read_rows(step.rows, len(tokens), width, step.encoding)
     if width is None and step.rows:
         raise StepError("rows.shape", "the first stage takes tokens, not rows")
     return tokens, x_TD, _READS[step.reads]
 
 
-def read_rows(data: bytes, num_rows: int, width: int) -> NDArray[np.float32]:
+def read_rows(
+    data: bytes, num_rows: int, width: int, encoding: "pb.Encoding" = pb.ENCODING_F32
+) -> NDArray[np.float32]:
     """Rows `(num_rows, width)` of finite numbers.
 
     Raises:
         StepError: they are of another shape, or not all of them are numbers.
     """
-    if len(data) != num_rows * width * _LITTLE_F32.itemsize:
+    count = num_rows * width
+    sizes = {
+        pb.ENCODING_F32: 4 * count,
+        pb.ENCODING_F16: 2 * count,
+        pb.ENCODING_Q8: count + 4 * count // _Q8_GROUP,
+    }
+    if encoding not in sizes:
+        raise StepError("rows.encoding", f"rows of an unknown encoding, {encoding}")
+    if len(data) != sizes[encoding]:
         raise StepError("rows.shape", f"{len(data)} bytes are not {num_rows} rows of {width}")
-    rows = np.frombuffer(data, dtype=_LITTLE_F32).reshape(num_rows, width)
+    with np.errstate(over="ignore", invalid="ignore"):
+        rows = _decode(data, count, encoding).reshape(num_rows, width)
     # The sum of squares is finite only if every number is, unless they are absurd anyway.
     if not np.isfinite(np.vdot(rows, rows)):
         raise StepError("rows.not-finite", "not all of the rows are finite numbers")
     # Logits may be written to.
     return rows.astype(np.float32, copy=True)
+
+
+def _decode(data: bytes, count: int, encoding: "pb.Encoding") -> NDArray[np.float32]:
+    if encoding == pb.ENCODING_F16:
+        return np.frombuffer(data, dtype=_LITTLE_F16).astype(np.float32)
+    if encoding == pb.ENCODING_Q8:
+        num_groups = count // _Q8_GROUP
+        scales = np.frombuffer(data, dtype=_LITTLE_F32, count=num_groups)
+        numbers = np.frombuffer(data, dtype=np.int8, offset=scales.nbytes)
+        return np.multiply(
+            numbers.reshape(num_groups, _Q8_GROUP), scales[:, None], dtype=np.float32
+        )
+    return np.frombuffer(data, dtype=_LITTLE_F32)

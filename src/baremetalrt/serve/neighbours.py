@@ -17,6 +17,7 @@ from baremetalrt.peers.discovery import LocalNetwork, find_peers
 from baremetalrt.peers.identity import Identity
 from baremetalrt.peers.wire import VERSION
 from baremetalrt.placement.profiles import DeviceProfile, Link, Network
+from baremetalrt.serve.meeting import Beyond
 from baremetalrt.swarm.authority import (
     Membership,
     find_membership,
@@ -120,7 +121,7 @@ def _printable(text: str) -> str:
 
 
 class Neighbours:
-    """Asks the peers at `addresses`, and those that the local network names.
+    """Asks the peers at `addresses`, and those that the local network, and `beyond` it the DHT, name.
 
     Use as an async context manager.
     """
@@ -130,25 +131,37 @@ class Neighbours:
         membership: Membership,
         addresses: Sequence[str] = (),
         network: LocalNetwork | None = None,
+        beyond: Beyond | None = None,
     ) -> None:
         self.membership = membership
         self.identity = identity_of(membership)
         self.channels = Channels(self.identity)
         self._network = network
+        self._beyond = beyond
         # In the order in which they became known.
         self._addresses = dict.fromkeys(addresses)
         self._ids: dict[str, str] = {}
 
-    async def look(self, avoid: frozenset[str] = frozenset()) -> list[Neighbour]:
-        """Who answers now, found on the network or known before."""
-        if self._network is not None:
-            try:
-                found = await find_peers(self._network, timeout_s=_DISCOVERY_TIMEOUT_S)
-                self._addresses.update(dict.fromkeys(found))
-            except OSError as error:
-                # No such interface, or none that can multicast: those who were named remain.
-                _log.warning("cannot look around on the local network: %s", error)
+    async def look(
+        self, avoid: frozenset[str] = frozenset(), *, model: str = ""
+    ) -> list[Neighbour]:
+        """Who answers now, found or known before; beyond the local network, who hosts `model`."""
+        for found in await asyncio.gather(self._look_near(), self._look_beyond(model)):
+            self._addresses.update(dict.fromkeys(found))
         return await self.ask(avoid)
+
+    async def _look_near(self) -> Sequence[str]:
+        if self._network is None:
+            return []
+        try:
+            return await find_peers(self._network, timeout_s=_DISCOVERY_TIMEOUT_S)
+        except OSError as error:
+            # No such interface, or none that can multicast: those who were named remain.
+            _log.warning("cannot look around on the local network: %s", error)
+            return []
+
+    async def _look_beyond(self, model: str) -> Sequence[str]:
+        return await self._beyond(model) if self._beyond is not None else []
 
     async def ask(self, avoid: frozenset[str] = frozenset()) -> list[Neighbour]:
         """Who of those already known answers now; `avoid` names peers that are not to be asked."""

@@ -16,6 +16,7 @@ from baremetalrt.core.units import format_bytes
 from baremetalrt.peers.caller import RemoteSpan
 from baremetalrt.peers.chain import RemoteChain
 from baremetalrt.peers.host import Host
+from baremetalrt.peers.wire import Activations
 from baremetalrt.placement.planning import Placement, choose_route
 from baremetalrt.placement.profiles import Demand, Sizes
 from baremetalrt.serve.measuring import offered_bytes, profile_model
@@ -40,13 +41,15 @@ async def model_over_peers(
     *,
     source: Source | None = None,
     takes_over: bool = True,
+    activations: Activations = "f32",
     on_event: Callable[[str], None] = lambda what: None,
 ) -> AsyncIterator[Model]:
     """A model whose blocks all run on peers, on the fastest route there is.
 
     A peer that is lost is replaced by another that hosts the same span, or else by this machine, if it
     has room for it, and the weights, and `takes_over`. Where not all weights are here, `source` knows
-    which are.
+    which are. `activations`: how rows travel between peers, fewer bits for thin links; all but 32 bit
+    change the answer a little.
 
     Raises:
         CapacityError: the peers do not host all of its blocks.
@@ -54,7 +57,7 @@ async def model_over_peers(
     file = opening.file
     _, h = read_model(file)
     wanted = await asyncio.to_thread(content_id, file, neighbours.membership)
-    known = await neighbours.look()
+    known = await neighbours.look(model=wanted)
     route = hosted_route(file, wanted, known)
     if route is None:
         listed = ", ".join(
@@ -77,13 +80,14 @@ async def model_over_peers(
         if found is None and takes_over:
             found = await understudy.take_over(lost, avoid)
         # Looking around takes longer than asking those who are known.
-        return found or _best(file, lost, await neighbours.look(avoid), avoid)
+        return found or _best(file, lost, await neighbours.look(avoid, model=wanted), avoid)
 
     chain = RemoteChain(
         neighbours.channels,
         spans,
         replacement,
         row_width=h.vocabulary_size,
+        activations=activations,
         on_event=on_event,
     )
     try:

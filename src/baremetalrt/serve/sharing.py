@@ -26,6 +26,7 @@ from baremetalrt.serve.measuring import (
     offered_bytes,
     profile_model,
 )
+from baremetalrt.serve.meeting import beyond, meeting_point
 from baremetalrt.serve.neighbours import Neighbour, Neighbours, identity_of
 from baremetalrt.serve.node import Node
 from baremetalrt.serve.offers import Offer, Swarms, hosted_by, needed_most, offer
@@ -37,6 +38,9 @@ from baremetalrt.weights.store import StoredModel, default_model
 _log = logging.getLogger("baremetalrt.peers")
 # Two machines that see the same gap do not both go there: each looks again after a while of its own.
 _SECOND_LOOK_SHARE: Final = 0.25
+# Nodes of the DHT forget within half an hour.
+_FIRST_ANNOUNCE_S: Final = 2.0
+_ANNOUNCE_S: Final = 600.0
 
 
 @dataclass(frozen=True)
@@ -154,6 +158,8 @@ class Sharing:
                 _log.warning("nobody is told on the local network: %s", error)
         shown = config.address.rpartition(":")[0]
         _log.info("peer %s at %s:%d", self._host.identity.id, shown, self._host.port)
+        if self._swarms is not None:
+            self._spawn(self._announce_beyond(self._swarms))
         if config.rebalance_s:
             self._spawn(self._keep_useful())
 
@@ -165,6 +171,20 @@ class Sharing:
             await asyncio.gather(task, return_exceptions=True)
 
         self._stack.push_async_callback(end)
+
+    async def _announce_beyond(self, swarms: Swarms) -> None:
+        """Says on the DHT where this machine answers: often at first, while hardly any node is known."""
+        client = await swarms.running_client()
+        if not client.has_dht:
+            return
+        client.map_port(self._host.port)
+        pause_s = _FIRST_ANNOUNCE_S
+        while True:
+            models = {"", *(held.hosted.model for held in self._held)}
+            for model in sorted(models):
+                client.announce(meeting_point(self._membership, model), self._host.port)
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, _ANNOUNCE_S)
 
     # what is hosted at first
 
@@ -202,7 +222,10 @@ class Sharing:
 
     async def _others(self) -> list[Neighbour]:
         config = self._config
-        async with Neighbours(self._membership, config.peers, config.network) as neighbours:
+        look = None
+        if self._swarms is not None:
+            look = beyond(await self._swarms.running_client(), self._membership)
+        async with Neighbours(self._membership, config.peers, config.network, look) as neighbours:
             found = await neighbours.look()
         return [one for one in found if one.id != self._host.identity.id]
 

@@ -38,6 +38,7 @@ _FIRST_SAVE_S: Final = 0.5
 _SETTLE_S: Final = 2.0
 _CLOSE_TIMEOUT_S: Final = 10.0
 _MAX_REFUSALS: Final = 1000
+_LOOKUP_INTERVAL_S: Final = 1.5
 
 
 class SwarmClient:
@@ -60,6 +61,8 @@ class SwarmClient:
         # what is remembered is changed by one at a time
         self._writing = asyncio.Lock()
         self._refusals: set[tuple[str, str | None]] = set()
+        # who waits for what the DHT says of an address
+        self._lookups: dict[str, list[asyncio.Queue[list[str]]]] = {}
 
     async def __aenter__(self) -> Self:
         settings: Any = session_settings(self.config, with_certificates=bool(self._memberships))
@@ -326,6 +329,50 @@ class SwarmClient:
             self._saving.add(task)
             task.add_done_callback(self._saving.discard)
 
+    # others than torrents, on the DHT
+
+    @property
+    def has_dht(self) -> bool:
+        """Whether anybody beyond the local network may be asked."""
+        return self.config.dht and not self.config.offline
+
+    def announce(self, address: bytes, port: int) -> None:
+        """Says at an address of the DHT (20 bytes) that this machine answers at a port.
+
+        Nodes forget it within half an hour.
+        """
+        if self.has_dht:
+            self._session.dht_announce(lt.sha1_hash(address), port)
+
+    def map_port(self, port: int) -> None:
+        """Asks the router to pass a TCP port on, if the settings allow it."""
+        if self.config.port_mapping and not self.config.offline:
+            self._session.add_port_mapping(lt.portmap_protocol.tcp, port, port)
+
+    async def find(self, address: bytes, *, timeout_s: float) -> list[str]:
+        """`HOST:PORT` of those who announced at an address; nothing if nobody is found in time."""
+        if not self.has_dht:
+            return []
+        where = lt.sha1_hash(address)
+        answers: asyncio.Queue[list[str]] = asyncio.Queue()
+        self._lookups.setdefault(str(where), []).append(answers)
+        found: dict[str, None] = {}
+        try:
+            async with asyncio.timeout(timeout_s):
+                while not found:
+                    # Asked again: a session that has just begun knows nobody yet.
+                    self._session.dht_get_peers(where)
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(_LOOKUP_INTERVAL_S):
+                            # Each node that knows somebody answers for itself.
+                            while True:
+                                found |= dict.fromkeys(await answers.get())
+        except TimeoutError:
+            pass
+        finally:
+            self._lookups[str(where)].remove(answers)
+        return list(found)
+
     # starting a torrent
 
     async def _launch(
@@ -424,6 +471,11 @@ class SwarmClient:
             self._on_alert(alert)
 
     def _on_alert(self, alert: lt.alert) -> None:
+        if isinstance(alert, lt.dht_get_peers_reply_alert):
+            peers = [_join(*peer) for peer in alert.peers()]
+            for answers in self._lookups.get(str(alert.info_hash), ()):
+                answers.put_nowait(peers)
+            return
         if isinstance(alert, lt.torrent_removed_alert):
             key = _hex(alert.info_hashes)  # its handle is void already
         else:

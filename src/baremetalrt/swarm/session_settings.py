@@ -20,6 +20,7 @@ _ALERTS: Final = (
     | lt.alert_category.peer
     | lt.alert_category.connect
     | lt.alert_category.tracker
+    | lt.alert_category.dht_operation
 )
 _ALERT_QUEUE: Final = 20_000
 _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
