@@ -3,7 +3,6 @@
 import asyncio
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from baremetalrt.serve.neighbours import Neighbours, the_membership
@@ -14,6 +13,7 @@ from baremetalrt.session.sampling import SamplingOptions
 from baremetalrt.session.session import GenerationOptions
 from baremetalrt.weights.store import default_model
 from peers_kit import PeerProcess, at_home, founder, member
+from ties import require_same
 
 ROUTES = {
     2: ("0:15", "15:30"),
@@ -24,21 +24,11 @@ GREEDY = GenerationOptions(sampling=SamplingOptions(temperature=0), max_tokens=1
 PROMPTS = [
     [3 + i * step % 900 for i in range(length)] for step, length in ((7, 300), (11, 20), (13, 90))
 ]
-# Steps of several texts in one batch sum in another order: logits differ by less than this.
-TIE = 0.05
 
 
 async def tokens_of(model: Model, prompt: list[int]) -> list[int]:
     tokens = [t.id async for t in model.session(prompt, GREEDY).generate()]
     return [t for t in tokens if t is not None]
-
-
-async def logits_after(model: Model, text: list[int]) -> np.ndarray:
-    place = await model.route.open((), len(text))
-    try:
-        return (await model.route.forward(place, text, "last"))[0]
-    finally:
-        model.route.release(place, keep=False)
 
 
 async def compare(addresses: list[str]) -> None:
@@ -56,13 +46,7 @@ async def compare(addresses: list[str]) -> None:
                 assert await tokens_of(model, prompt) == tokens
             together = await asyncio.gather(*(tokens_of(model, prompt) for prompt in PROMPTS))
         for prompt, tokens, others in zip(PROMPTS, expected, together, strict=True):
-            if tokens != others:
-                at = next(
-                    i for i, pair in enumerate(zip(tokens, others, strict=True)) if len({*pair}) > 1
-                )
-                logits = await logits_after(alone, prompt + tokens[:at])
-                gap = logits[tokens[at]] - logits[others[at]]
-                assert 0 <= gap < TIE, f"token {at}: {gap} is no tie"
+            await require_same(alone, prompt, tokens, others)
     finally:
         node.close()
         caller.close()

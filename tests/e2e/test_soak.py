@@ -19,6 +19,7 @@ from baremetalrt.session.sampling import SamplingOptions
 from baremetalrt.session.session import GenerationOptions
 from baremetalrt.weights.store import default_model, find_model
 from peers_kit import PeerProcess, at_home, founder, member
+from ties import require_same
 
 SOAK_S = 600.0
 # Until here caches fill, and pools of threads.
@@ -74,8 +75,8 @@ class Machines:
             self.lasting[i].signal(signal.SIGCONT)
             return
         i += len(SPANS)
-        self.peers[i].process.kill()
-        self.peers[i].process.wait()
+        # Its pipes are closed, too: they would be ours to count.
+        self.peers[i].__exit__()
         self.peers[i] = self._start(i, int(self.addresses[i].rpartition(":")[2]))
 
 
@@ -86,7 +87,7 @@ async def answer(model: Model, prompt: list[int]) -> list[int]:
 @pytest.mark.slow
 @pytest.mark.timeout(SOAK_S + 300)
 def test_callers_and_deaths_for_minutes(tmp_path: Path) -> None:
-    """Every answer is that of one machine alone; memory, threads and files stay as they were."""
+    """Answers are those of one machine, up to ties; memory, threads and files stay as they were."""
     chance = random.Random(5)
 
     async def soak(machines: Machines) -> tuple[int, list[list[Size]]]:
@@ -112,7 +113,8 @@ def test_callers_and_deaths_for_minutes(tmp_path: Path) -> None:
             ):
                 answers = await asyncio.gather(*(answer(model, prompt) for prompt in PROMPTS))
             caller.close()
-            assert answers == expected
+            for prompt, tokens, others in zip(PROMPTS, expected, answers, strict=True):
+                await require_same(alone, prompt, tokens, others)
             num_answers += len(answers)
         await disturbing
         sizes.append(measure(machines))
@@ -125,9 +127,9 @@ def test_callers_and_deaths_for_minutes(tmp_path: Path) -> None:
             num_answers, (before, after) = asyncio.run(soak(machines))
     assert num_answers > SOAK_S / 20
     for early, late in zip(before, after, strict=True):
-        assert late.threads <= early.threads + 4
-        assert late.files <= early.files + 16
-        assert late.bytes <= early.bytes + 64e6
+        assert late.threads <= early.threads + 4, (early, late)
+        assert late.files <= early.files + 16, (early, late)
+        assert late.bytes <= early.bytes + 64e6, (early, late)
 
 
 def measure(machines: Machines) -> list[Size]:
