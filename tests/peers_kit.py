@@ -128,7 +128,9 @@ class PeerProcess:
     def __exit__(self, *_: object) -> None:
         if self.process.poll() is None:
             self.process.kill()
-        self.process.communicate()
+        assert self.process.stderr is not None
+        if not self.process.stderr.closed:
+            self.process.communicate()
 
 
 class Relay:
