@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from baremetalrt.peers.wire import ENCODINGS, encode_rows, read_rows
+from baremetalrt.peers.wire import ENCODINGS, Activations, encode_rows, read_rows
 
 ROWS = arrays(
     np.float32,
@@ -34,11 +34,11 @@ def test_8_bit_is_within_half_a_step_of_its_group(rows: NDArray[np.float32]) -> 
 
 
 @pytest.mark.parametrize(("kind", "ratio"), [("f32", 1), ("f16", 0.5), ("q8", 9 / 32)])
-def test_fewer_bits_are_fewer_bytes(kind: str, ratio: float) -> None:
+def test_fewer_bits_are_fewer_bytes(kind: Activations, ratio: float) -> None:
     rows = np.ones((3, 576), dtype=np.float32)
-    assert len(encode_rows(rows, ENCODINGS[kind])) == ratio * rows.nbytes  # type: ignore[index]
+    assert len(encode_rows(rows, ENCODINGS[kind])) == ratio * rows.nbytes
 
 
-def back(rows: NDArray[np.float32], kind: str) -> NDArray[np.float32]:
-    encoding = ENCODINGS[kind]  # type: ignore[index]
+def back(rows: NDArray[np.float32], kind: Activations) -> NDArray[np.float32]:
+    encoding = ENCODINGS[kind]
     return read_rows(encode_rows(rows, encoding), *rows.shape, encoding)

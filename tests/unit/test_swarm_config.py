@@ -9,7 +9,14 @@ import pytest
 
 from baremetalrt.core.errors import UsageError
 from baremetalrt.core.units import GIB
-from baremetalrt.swarm.config import SwarmConfig, config_path, load_config, parse_config
+from baremetalrt.swarm.config import (
+    ShareConfig,
+    SwarmConfig,
+    config_path,
+    load_config,
+    load_share_config,
+    parse_config,
+)
 from baremetalrt.swarm.session_settings import (
     is_local,
     local_only_filter,
@@ -32,6 +39,37 @@ def test_without_a_file_there_are_defaults(config_file: Path) -> None:
     for text in ("", "[swarm]\n", "# nothing yet\n"):
         config_file.write_text(text)
         assert load_config() == SwarmConfig()
+
+
+def test_what_is_shared_has_a_table_of_its_own(config_file: Path) -> None:
+    """Sizes in words, and ids of peers that can be."""
+    assert load_share_config() == ShareConfig()
+    peer = "0123456789abcdef" * 2 + "01234567"
+    config_file.write_text(
+        f"""
+        [share]
+        enabled = true
+        models = ["a", "b"]
+        memory = "4 GB"
+        threads = 2
+        listen = "192.168.1.20:7000"
+        allow = ["{peer}"]
+        rebalance_s = 0
+        """
+    )
+    assert load_share_config() == ShareConfig(
+        enabled=True,
+        models=("a", "b"),
+        memory=4 * 10**9,
+        threads=2,
+        listen="192.168.1.20:7000",
+        allow=(peer,),
+        rebalance_s=0,
+    )
+    assert load_config() == SwarmConfig()
+    config_file.write_text('[share]\nallow = ["somebody"]')
+    with pytest.raises(UsageError, match="not the id of a peer"):
+        load_share_config()
 
 
 def test_every_key_is_read(config_file: Path) -> None:

@@ -79,8 +79,12 @@ def named(name: str | None, arguments: dict[str, Any]) -> StoredModel | TorrentR
     """The model of that name: of those here, or else, where peers are to run it, of theirs."""
     try:
         return resolve(name)
-    except UsageError:
-        if name is None or not (arguments["via"] or arguments["route"] in ("lan", "swarm")):
+    except UsageError as error:
+        if (
+            name is None
+            or error.code != "model.not-found"
+            or not (arguments["via"] or arguments["route"] in ("lan", "swarm"))
+        ):
             raise
         return TorrentReference(name)
 

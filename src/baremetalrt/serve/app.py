@@ -92,6 +92,9 @@ class Server:
     @asynccontextmanager
     async def _lifespan(self, application: Starlette) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
+            if self._background is not None:
+                # What is beside may have set its torrents going, and ends before them.
+                stack.push_async_callback(self._background.stop)
             try:
                 for one in self._beside:
                     await stack.enter_async_context(one)
@@ -101,7 +104,6 @@ class Server:
                 raise
             if self._background is not None:
                 await self._background.start()
-                stack.push_async_callback(self._background.stop)
                 if hasattr(signal, "SIGHUP"):
                     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload)
             yield

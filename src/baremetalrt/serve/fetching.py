@@ -49,7 +49,7 @@ async def fetch_header(client: SwarmClient, source: RemoteSource) -> FetchedMode
     torrent = await client.find_or_add(entry, peers=peers)
     if not torrent.on_disk:
         # Nobody asked for its blocks yet: no later run is to fetch them unasked.
-        await client.update_record(torrent, lambda record: _want(record, None, is_whole=False))
+        await _remember(client, torrent, [])
     return FetchedModel(torrent, await open_header(torrent))
 
 
@@ -73,15 +73,16 @@ async def fetch_span(
         CapacityError: the disk is full or failing.
     """
     needs = span_needs(file, blocks) if blocks else whole_model(torrent.metainfo)
-    await client.update_record(
-        torrent, lambda record: _want(record, blocks, is_whole=blocks is None)
-    )
+    await _remember(client, torrent, list(blocks) if blocks else None)
     torrent.want_only(needs)
     await torrent.finished()
 
 
-def _want(record: Record, blocks: BlockSpan | None, *, is_whole: bool) -> None:
-    record.wanted = None if is_whole else list(blocks or ())
+async def _remember(client: SwarmClient, torrent: Torrent, wanted: list[int] | None) -> None:
+    def change(record: Record) -> None:
+        record.wanted = wanted
+
+    await client.update_record(torrent, change)
 
 
 def note_use(fetched: FetchedModel) -> None:

@@ -29,6 +29,6 @@ def beyond(client: SwarmClient, swarm: Membership) -> Beyond:
     """Looks for peers of a swarm on the DHT."""
 
     async def look(model: str) -> Sequence[str]:
-        return await client.find(meeting_point(swarm, model), timeout_s=_LOOKUP_S)
+        return await client.dht.find(meeting_point(swarm, model), timeout_s=_LOOKUP_S)
 
     return look

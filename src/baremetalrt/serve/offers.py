@@ -9,6 +9,7 @@ from baremetalrt.blocks.architectures import read_model
 from baremetalrt.core.errors import UsageError
 from baremetalrt.core.ids import is_infohash
 from baremetalrt.core.spans import BlockSpan
+from baremetalrt.peers.compute_pb2 import HostedSpan
 from baremetalrt.placement.joining import HostedBlocks, weakest_model
 from baremetalrt.serve.fetching import FetchedModel, RemoteSource, fetch_header, fetch_span
 from baremetalrt.serve.library import TorrentReference
@@ -45,15 +46,6 @@ class Offer:
     @property
     def num_blocks(self) -> int:
         return read_model(self.file)[1].num_blocks
-
-    def require(self, blocks: BlockSpan) -> None:
-        """Raises `UsageError` unless the model has these blocks."""
-        if blocks.end > self.num_blocks:
-            raise UsageError(
-                f"the model has blocks 0:{self.num_blocks}, not {blocks}",
-                code="blocks.range",
-                parameter="blocks",
-            )
 
     async def fetch(
         self, swarms: Swarms | None, blocks: BlockSpan, others: Sequence[Neighbour]
@@ -92,15 +84,20 @@ async def offer(
     return Offer(metainfo.name, fetched.file, metainfo, fetched)
 
 
+def _seeded(neighbours: Sequence[Neighbour]) -> list[tuple[str, HostedSpan]]:
+    """What peers host and say that they seed, each with the address where; not what cannot be."""
+    return [
+        (f"{one.host}:{span.source.port}", span)
+        for one in neighbours
+        for span in one.spans
+        if is_infohash(span.source.torrent) and 0 < span.source.port < _MAX_PORT
+    ]
+
+
 def _seeds(others: Sequence[Neighbour], metainfo: Metainfo) -> list[str]:
     """Who seeds a torrent, of the peers that host some of it."""
     hashes = (metainfo.infohash_v1, metainfo.infohash_v2)
-    return [
-        f"{one.host}:{span.source.port}"
-        for one in others
-        for span in one.spans
-        if span.source.torrent in hashes and 0 < span.source.port < _MAX_PORT
-    ]
+    return [peer for peer, span in _seeded(others) if span.source.torrent in hashes]
 
 
 def hosted_by(neighbours: Sequence[Neighbour], model: str) -> list[HostedBlocks]:
@@ -115,27 +112,22 @@ def hosted_by(neighbours: Sequence[Neighbour], model: str) -> list[HostedBlocks]
 
 def needed_most(neighbours: Sequence[Neighbour], swarm: str) -> RemoteSource | None:
     """Of the models that peers host and seed, the one that stands worst; None if there is none."""
-    spans = [span for one in neighbours for span in one.spans if span.source.torrent]
-    models = {span.model: (span.num_blocks, hosted_by(neighbours, span.model)) for span in spans}
+    models = {
+        span.model: (span.num_blocks, hosted_by(neighbours, span.model))
+        for _, span in _seeded(neighbours)
+    }
     weakest = weakest_model(models)
     return None if weakest is None else source_of(neighbours, weakest, swarm)
 
 
 def source_of(neighbours: Sequence[Neighbour], model: str, swarm: str) -> RemoteSource | None:
     """Who seeds a model, by its content or by its name; None if nobody says so."""
-    sources = [
-        (f"{one.host}:{span.source.port}", span.source)
-        for one in neighbours
-        for span in one.spans
-        if model in (span.model, span.name)
-        and is_infohash(span.source.torrent)
-        and 0 < span.source.port < _MAX_PORT
-    ]
-    if not sources:
+    seeded = [(peer, s.source) for peer, s in _seeded(neighbours) if model in (s.model, s.name)]
+    if not seeded:
         return None
-    first = sources[0][1]
+    first = seeded[0][1]
     return RemoteSource(
         TorrentReference(first.torrent),
-        [peer for peer, source in sources if source.torrent == first.torrent],
+        [peer for peer, source in seeded if source.torrent == first.torrent],
         swarm if first.is_private else None,
     )

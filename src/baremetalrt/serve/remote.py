@@ -68,7 +68,7 @@ async def model_over_peers(
             code="route.incomplete",
             hint="`bmrt serve --share MODEL --share-blocks A:B` on another machine hosts the rest",
         )
-    spans = _remote_spans(route, known, wanted)
+    spans = _remote_spans(file, route, known, wanted)
     used = {span.id for span in spans}
     hosted = [s for one in known if one.id in used for s in one.spans if s.model == wanted]
     context = min([max(1, s.context) for s in hosted] + [h.training_context])
@@ -102,7 +102,7 @@ def hosted_route(file: GGUFFile, model: str, known: Sequence[Neighbour]) -> Plac
     return choose_route(
         profile_model(file),
         [one.profile() for one in known],
-        [(id_, blocks) for id_, blocks in _servable(file, model, known)],
+        _servable(file, model, known),
         links_between(known),
         caller=HERE,
         demand=Demand(_TYPICAL_CONTEXT),
@@ -115,12 +115,14 @@ def _fitting(file: GGUFFile, spans: Iterable[RemoteSpan]) -> list[RemoteSpan]:
     return [span for span in spans if span.num_blocks == h.num_blocks]
 
 
-def _remote_spans(route: Placement, known: Sequence[Neighbour], model: str) -> list[RemoteSpan]:
+def _remote_spans(
+    file: GGUFFile, route: Placement, known: Sequence[Neighbour], model: str
+) -> list[RemoteSpan]:
     by_id = {one.id: one for one in known}
     return [
         next(
             replace(span, blocks=placed.blocks)
-            for span in by_id[placed.device].spans_of(model)
+            for span in _fitting(file, by_id[placed.device].spans_of(model))
             if placed.blocks.is_within(span.blocks)
         )
         for placed in route.route

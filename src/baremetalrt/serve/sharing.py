@@ -30,6 +30,7 @@ from baremetalrt.serve.meeting import beyond, meeting_point
 from baremetalrt.serve.neighbours import Neighbour, Neighbours, identity_of
 from baremetalrt.serve.node import Node
 from baremetalrt.serve.offers import Offer, Swarms, hosted_by, needed_most, offer
+from baremetalrt.serve.torrents import require_blocks
 from baremetalrt.swarm.authority import Membership
 from baremetalrt.swarm.metainfo import Metainfo
 from baremetalrt.weights.gguf import GGUFFile
@@ -174,15 +175,15 @@ class Sharing:
 
     async def _announce_beyond(self, swarms: Swarms) -> None:
         """Says on the DHT where this machine answers: often at first, while hardly any node is known."""
-        client = await swarms.running_client()
-        if not client.has_dht:
+        dht = (await swarms.running_client()).dht
+        if not dht.is_on:
             return
-        client.map_port(self._host.port)
+        dht.map_port(self._host.port)
         pause_s = _FIRST_ANNOUNCE_S
         while True:
             models = {"", *(held.hosted.model for held in self._held)}
             for model in sorted(models):
-                client.announce(meeting_point(self._membership, model), self._host.port)
+                dht.announce(meeting_point(self._membership, model), self._host.port)
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, _ANNOUNCE_S)
 
@@ -200,7 +201,7 @@ class Sharing:
             one = await offer(shared.model, self._membership, self._swarms)
             sizes = self._sizes(one)
             if shared.blocks is not None:
-                one.require(shared.blocks)
+                require_blocks(one.num_blocks, shared.blocks)
             blocks = shared.blocks or await self._choose(one, sizes, left)
             needed = sizes.held_bytes(blocks)
             if needed > left and self._config.budget_bytes is not None:

@@ -175,6 +175,16 @@ def whole_model(metainfo: Metainfo) -> tuple[ByteRange, ...]:
     return tuple(ByteRange(i, 0, f.part.num_bytes) for i, f in enumerate(metainfo.files))
 
 
+def require_blocks(num_blocks: int, span: BlockSpan) -> None:
+    """Raises `UsageError` unless a model of so many blocks has these."""
+    if span.end > num_blocks:
+        raise UsageError(
+            f"the model has blocks 0:{num_blocks}, not {span}",
+            code="blocks.range",
+            parameter="blocks",
+        )
+
+
 def span_needs(file: GGUFFile, span: BlockSpan) -> tuple[ByteRange, ...]:
     """What a span needs: the header, its blocks, and embedding or head if it is an end.
 
@@ -182,11 +192,6 @@ def span_needs(file: GGUFFile, span: BlockSpan) -> tuple[ByteRange, ...]:
         UsageError: the model has fewer blocks, or an architecture that cannot be run here.
     """
     architecture, h = read_model(file)
-    if span.end > h.num_blocks:
-        raise UsageError(
-            f"the model has blocks 0:{h.num_blocks}, not {span}",
-            code="blocks.range",
-            parameter="blocks",
-        )
+    require_blocks(h.num_blocks, span)
     inventory = take_inventory(file, architecture, h, span)
     return (*header_ranges(file), *inventory.byte_ranges)

@@ -20,6 +20,7 @@ from baremetalrt.swarm.authority import Membership, utc_now
 from baremetalrt.swarm.catalog import Entry, Record
 from baremetalrt.swarm.checking import signatures
 from baremetalrt.swarm.config import SwarmConfig
+from baremetalrt.swarm.dht import Dht, join_address
 from baremetalrt.swarm.files import disk_errors, write_durably
 from baremetalrt.swarm.launching import stay_local, torrent_params, verified_pieces
 from baremetalrt.swarm.magnets import bare_torrent_file, parse_magnet
@@ -38,7 +39,6 @@ _FIRST_SAVE_S: Final = 0.5
 _SETTLE_S: Final = 2.0
 _CLOSE_TIMEOUT_S: Final = 10.0
 _MAX_REFUSALS: Final = 1000
-_LOOKUP_INTERVAL_S: Final = 1.5
 
 
 class SwarmClient:
@@ -61,12 +61,11 @@ class SwarmClient:
         # what is remembered is changed by one at a time
         self._writing = asyncio.Lock()
         self._refusals: set[tuple[str, str | None]] = set()
-        # who waits for what the DHT says of an address
-        self._lookups: dict[str, list[asyncio.Queue[list[str]]]] = {}
 
     async def __aenter__(self) -> Self:
         settings: Any = session_settings(self.config, with_certificates=bool(self._memberships))
         self._session: lt.session = lt.session(settings)
+        self.dht = Dht(self._session, self.config)
         if self.config.offline:
             self._session.set_ip_filter(local_only_filter())
         self._limit_local_peers()
@@ -92,7 +91,7 @@ class SwarmClient:
                 stack.close()
             asyncio.get_running_loop().remove_reader(self._near)
             session = self._session
-            del self._session
+            del self._session, self.dht
             # Its destructor waits for its threads.
             await asyncio.to_thread(session.pause)
             del session
@@ -230,7 +229,7 @@ class SwarmClient:
             assert info is not None, "libtorrent has said that it has the metadata"
             raw = bare_torrent_file(info.info_section(), params)
             known = [
-                _join(*peer.ip)
+                join_address(*peer.ip)
                 for peer in handle.get_peer_info()
                 if peer.flags & lt.peer_info.outgoing_connection
             ]
@@ -328,50 +327,6 @@ class SwarmClient:
             task = asyncio.ensure_future(self.save(torrent))
             self._saving.add(task)
             task.add_done_callback(self._saving.discard)
-
-    # others than torrents, on the DHT
-
-    @property
-    def has_dht(self) -> bool:
-        """Whether anybody beyond the local network may be asked."""
-        return self.config.dht and not self.config.offline
-
-    def announce(self, address: bytes, port: int) -> None:
-        """Says at an address of the DHT (20 bytes) that this machine answers at a port.
-
-        Nodes forget it within half an hour.
-        """
-        if self.has_dht:
-            self._session.dht_announce(lt.sha1_hash(address), port)
-
-    def map_port(self, port: int) -> None:
-        """Asks the router to pass a TCP port on, if the settings allow it."""
-        if self.config.port_mapping and not self.config.offline:
-            self._session.add_port_mapping(lt.portmap_protocol.tcp, port, port)
-
-    async def find(self, address: bytes, *, timeout_s: float) -> list[str]:
-        """`HOST:PORT` of those who announced at an address; nothing if nobody is found in time."""
-        if not self.has_dht:
-            return []
-        where = lt.sha1_hash(address)
-        answers: asyncio.Queue[list[str]] = asyncio.Queue()
-        self._lookups.setdefault(str(where), []).append(answers)
-        found: dict[str, None] = {}
-        try:
-            async with asyncio.timeout(timeout_s):
-                while not found:
-                    # Asked again: a session that has just begun knows nobody yet.
-                    self._session.dht_get_peers(where)
-                    with contextlib.suppress(TimeoutError):
-                        async with asyncio.timeout(_LOOKUP_INTERVAL_S):
-                            # Each node that knows somebody answers for itself.
-                            while True:
-                                found |= dict.fromkeys(await answers.get())
-        except TimeoutError:
-            pass
-        finally:
-            self._lookups[str(where)].remove(answers)
-        return list(found)
 
     # starting a torrent
 
@@ -472,9 +427,7 @@ class SwarmClient:
 
     def _on_alert(self, alert: lt.alert) -> None:
         if isinstance(alert, lt.dht_get_peers_reply_alert):
-            peers = [_join(*peer) for peer in alert.peers()]
-            for answers in self._lookups.get(str(alert.info_hash), ()):
-                answers.put_nowait(peers)
+            self.dht.on_reply(alert)
             return
         if isinstance(alert, lt.torrent_removed_alert):
             key = _hex(alert.info_hashes)  # its handle is void already
@@ -564,8 +517,4 @@ def _hex(hashes: lt.info_hash_t) -> str:
 
 
 def _address(alert: lt.peer_alert) -> str:
-    return _join(*alert.endpoint)
-
-
-def _join(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return join_address(*alert.endpoint)
