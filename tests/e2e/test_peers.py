@@ -3,8 +3,9 @@
 import asyncio
 import json
 import signal
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -97,12 +98,18 @@ class Machines:
         death: tuple[int, str] = (0, "SIGKILL"),
         *,
         takes_over: bool = False,
+        on_event: Callable[[str], None] = lambda event: None,
     ) -> tuple[list[int], list[str]]:
-        """Tokens, and what the user was told.
+        """Tokens, and what the user was told, which `on_event` hears, too.
 
         Before token number `at` is computed, the peer of a stage dies.
         """
         told: list[str] = []
+
+        def hear(event: str) -> None:
+            told.append(event)
+            on_event(event)
+
         node = Node(NodeConfig(context=1024, num_threads=1))
         try:
             with at_home(self.caller):
@@ -113,7 +120,7 @@ class Machines:
                         self.opening(),
                         neighbours,
                         takes_over=takes_over,
-                        on_event=told.append,
+                        on_event=hear,
                     ) as model,
                 ):
                     if at == 0:
@@ -183,6 +190,40 @@ def test_a_peer_that_dies_is_replaced_and_the_tokens_stay_the_same(
     assert tokens == expected
     assert any(f"blocks {SPANS[stage]} go on at" in event for event in told)
     assert time.monotonic() - started < GAP_S
+
+
+def test_several_peers_stand_in_together_for_one(machines: Machines) -> None:
+    """Where no single one has all blocks that were lost; what they host beyond them does not matter."""
+    peers = machines.start(*SPANS, "8:14", "14:23")
+    expected = asyncio.run(machines.alone(PROMPT))
+    tokens, told = run(machines, peers, PROMPT, 12, (1, "SIGKILL"))
+    assert tokens == expected
+    assert [event.partition(" at ")[0] for event in told[1:]] == [
+        "blocks 10:14 go on",
+        "blocks 14:20 go on",
+    ]
+
+
+@pytest.mark.parametrize("stage", [0, 1])
+def test_a_recovery_that_is_hit_itself_begins_again(machines: Machines, stage: int) -> None:
+    """One of those who stand in dies while the text is given to it; another takes its part."""
+    halves = ("0:5", "5:10") if stage == 0 else ("10:15", "15:20")
+    peers = machines.start(*SPANS, *halves, *halves)
+    expected = asyncio.run(machines.alone(PROMPT))
+    killers: list[threading.Timer] = []
+
+    def kill_the_first_who_stands_in(event: str) -> None:
+        if "go on at" in event and not killers:
+            victim = next(p for p in peers if p.id.startswith(event.rpartition(" ")[2]))
+            # A replay of this prompt takes a second on one thread.
+            killers.append(threading.Timer(0.25, victim.process.kill))
+            killers[0].start()
+
+    tokens, told = run(
+        machines, peers, PROMPT, 12, (stage, "SIGKILL"), on_event=kill_the_first_who_stands_in
+    )
+    assert tokens == expected
+    assert sum(event.startswith("lost") for event in told) == 2
 
 
 @pytest.mark.parametrize("stage", [0, pytest.param(1, marks=pytest.mark.slow), 2])

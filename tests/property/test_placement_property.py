@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from baremetalrt.core.errors import CapacityError
 from baremetalrt.core.spans import BlockSpan
+from baremetalrt.placement.covering import cover
 from baremetalrt.placement.joining import Harm, HostedBlocks, choose_span, harm, should_move
 from baremetalrt.placement.planning import choose_route, plan
 from baremetalrt.placement.profiles import (
@@ -226,3 +227,60 @@ def test_a_thin_link_is_avoided() -> None:
     network = Network(Link(0.001, 1e6), {("d0", "d1"): thin, ("d1", "d0"): thin})
     placement = plan(_model(), devices, network, caller="d0", demand=Demand(0))
     assert {placed.device for placed in placement.route} == {"d0", "d2"}
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 2), st.integers(0, 7), st.integers(1, 8)), max_size=6),
+    st.tuples(st.integers(0, 7), st.integers(1, 8)),
+    st.lists(st.floats(0.001, 1.0), min_size=3, max_size=3),
+    st.floats(0.0, 5.0),
+)
+def test_no_cover_of_a_lost_span_is_faster(
+    raw: list[tuple[int, int, int]],
+    lost: tuple[int, int],
+    byte_s: list[float],
+    hop_s: float,
+) -> None:
+    """Against every way to put hosted spans, whole or in part, one after the other."""
+    num_blocks = 8
+    assume(lost[0] < lost[1])
+    model = ModelProfile(
+        block_bytes=tuple(range(1, num_blocks + 1)),
+        entry_bytes=3,
+        head_bytes=5,
+        cell_bytes=0,
+        row_bytes=0,
+        answer_bytes=0,
+    )
+    devices = [
+        DeviceProfile(id=f"d{i}", budget_bytes=0, byte_s=each) for i, each in enumerate(byte_s)
+    ]
+    hosted = [(f"d{d}", BlockSpan(a, b)) for d, a, b in raw if a < b]
+    blocks, demand = BlockSpan(*lost), Demand(0)
+    sizes = Sizes(model, demand)
+
+    def fastest_from(start: int) -> float:
+        """Block by block: stay with who computed the last one, or go to another."""
+        ways = [float("inf")]
+        for device, span in hosted:
+            for end in range(start + 1, min(span.end, blocks.end) + 1):
+                if span.start <= start:
+                    seconds = sizes.read_bytes(BlockSpan(start, end)) * byte_s[int(device[1:])]
+                    rest = 0.0 if end == blocks.end else hop_s + fastest_from(end)
+                    ways.append(seconds + rest)
+        return min(ways)
+
+    placed = cover(model, devices, hosted, Link(hop_s, 1.0), blocks, demand=demand)
+    expected = fastest_from(blocks.start)
+    if np.isinf(expected):
+        assert placed is None
+        return
+    assert placed is not None
+    assert [p.blocks.start for p in placed] == [
+        blocks.start,
+        *(p.blocks.end for p in placed[:-1]),
+    ]
+    assert placed[-1].blocks.end == blocks.end
+    found = sum(p.span_s for p in placed) + hop_s * (len(placed) - 1)
+    assert found == pytest.approx(expected)

@@ -40,8 +40,8 @@ _LONGEST_BACKOFF_S: Final = 300.0
 # Chunks of a prompt on their way at once, so that no stage waits for another.
 _MAX_OUTSTANDING: Final = 3
 
-# Who else has a span: told what is lost and who must not be asked.
-FindReplacement = Callable[[RemoteSpan, frozenset[str]], Awaitable[RemoteSpan | None]]
+# Who else has the blocks of a span, in order: told what is lost and who must not be asked.
+FindReplacement = Callable[[RemoteSpan, frozenset[str]], Awaitable[Sequence[RemoteSpan]]]
 
 
 class _StageLostError(Exception):
@@ -68,7 +68,7 @@ class _Input:
 
 @dataclass(eq=False)
 class ChainPlace:
-    """A text in every stage of a chain. `length` counts what was given to it."""
+    """A text in every stage of a chain, each with its own call. `length` counts what was given to it."""
 
     capacity: int
     length: int = 0
@@ -86,9 +86,11 @@ class ChainPlace:
 class RemoteChain:
     """Runs spans on peers, which pass rows on among themselves; the last one answers.
 
-    When a peer is lost, `find_replacement` names another one. It is given what the lost one had been
-    given, by the stage before it, in steps of the same shapes: so the tokens that follow are the
-    same. Survivors keep what they have.
+    When a peer is lost, `find_replacement` names another one, or several that have its blocks
+    together. They are given what the lost one had been given, by the stage before it, in steps of the
+    same shapes: so the tokens that follow are the same. Survivors keep what they have.
+
+    `spans` is the route of texts that begin now; a text that lost nothing goes on where it began.
     """
 
     chunk_tokens = CHUNK_TOKENS
@@ -111,6 +113,7 @@ class RemoteChain:
         self._row_width = row_width
         self._channels = channels
         self.spans = list(spans)
+        self._is_end = spans[-1].blocks.end == spans[-1].num_blocks
         self._find_replacement = find_replacement
         self._on_event = on_event
         self._ending: set[asyncio.Task[None]] = set()
@@ -173,7 +176,7 @@ class RemoteChain:
         chain.outstanding.append(step)
         chain.length = step.end
         self._send(chain, step)
-        returns_rows = reads != "none" or self.spans[-1].blocks.end < self.spans[-1].num_blocks
+        returns_rows = reads != "none" or not self._is_end
         limit = 0 if returns_rows else _MAX_OUTSTANDING
         while True:
             try:
@@ -202,9 +205,7 @@ class RemoteChain:
     # opening
 
     async def _open_all(self, place: ChainPlace, tokens: Sequence[int]) -> None:
-        texts = [secrets.token_bytes(TEXT_BYTES) for _ in self.spans]
-        for i, span in enumerate(self.spans):
-            place.calls.append(self._attach(place, span, texts[i]))
+        place.calls = [self._attach(place, span) for span in self.spans]
         for i, call in enumerate(place.calls):
             call.command(open=self._open_request(place, i, tokens))
         await self._until(place, lambda: all(1 in call.answers for call in place.calls))
@@ -217,13 +218,13 @@ class RemoteChain:
     def _open_request(
         self, place: ChainPlace, index: int, tokens: Sequence[int], withheld: int = 0
     ) -> pb.Open:
-        call, span = place.calls[index], self.spans[index]
-        later = place.calls[index + 1] if index + 1 < len(self.spans) else None
+        call = place.calls[index]
+        later = place.calls[index + 1] if index + 1 < len(place.calls) else None
         return pb.Open(
             text=call.text,
-            model=span.model,
-            start=span.blocks.start,
-            end=span.blocks.end,
+            model=call.span.model,
+            start=call.span.blocks.start,
+            end=call.span.blocks.end,
             tokens=tokens,
             capacity=place.capacity,
             next=later.peer if later else None,
@@ -232,7 +233,9 @@ class RemoteChain:
             encoding=self._encoding,
         )
 
-    def _attach(self, place: ChainPlace, span: RemoteSpan, text: bytes) -> StageCall:
+    def _attach(self, place: ChainPlace, span: RemoteSpan) -> StageCall:
+        text = secrets.token_bytes(TEXT_BYTES)
+
         def on_result(result: pb.Result) -> None:
             place.results[result.position] = result
 
@@ -253,11 +256,10 @@ class RemoteChain:
 
     def _collect(self, place: ChainPlace) -> int:
         """Takes in what was computed; how many steps are still on their way."""
-        last = len(self.spans) - 1
         while place.outstanding and place.outstanding[0].position in place.results:
             step = place.outstanding[0]
             result = place.results[step.position]
-            rows = self._check(step, result, last)
+            rows = self._check(step, result, len(place.calls) - 1)
             place.outstanding.pop(0)
             del place.results[step.position]
             if len(rows):
@@ -267,8 +269,8 @@ class RemoteChain:
     def _check(self, step: _Input, result: pb.Result, last: int) -> NDArray[np.float32]:
         """A peer's answer has the right shape and is made of numbers, or the peer is left."""
         num_tokens = len(step.tokens)
-        is_end = self.spans[last].blocks.end == self.spans[last].num_blocks
-        expected = {"all": num_tokens, "last": 1, "none": 0}[step.reads] if is_end else num_tokens
+        of_reads = {"all": num_tokens, "last": 1, "none": 0}
+        expected = of_reads[step.reads] if self._is_end else num_tokens
         try:
             is_wide = not expected or result.width == self._row_width
             if (result.num_tokens, result.num_rows) != (num_tokens, expected) or not is_wide:
@@ -337,25 +339,33 @@ class RemoteChain:
 
     # recovery
 
-    async def _replace_span(self, place: ChainPlace, lost: _StageLostError) -> None:
+    async def _replace_span(self, place: ChainPlace, lost: _StageLostError) -> list[RemoteSpan]:
+        """Who has the blocks of a lost stage from now on."""
         span = place.calls[lost.index].span
         async with self._replacing:
-            if self.spans[lost.index] != span:
-                # Another text has found a replacement before.
-                return
-            self._on_event(f"lost {span.id[:8]} with blocks {span.blocks}: {lost}")
-            self._note_loss(span.id)
-            found = None
-            if place.num_recoveries <= _MAX_RECOVERIES:
-                found = await self._find_replacement(span, self._avoided())
-            if found is None:
-                raise CapacityError(
-                    f"blocks {span.blocks} are lost ({lost}), and no other peer has them",
-                    code="route.lost",
-                    hint="the conversation can go on when a peer hosts them again",
-                ) from lost
-            self._on_event(f"blocks {span.blocks} go on at {found.id[:8]}")
-            self.spans[lost.index] = found
+            # Unless another text has found somebody before.
+            if span in self.spans:
+                await self._find_others(place, span, lost)
+        return [one for one in self.spans if one.blocks.is_within(span.blocks)]
+
+    async def _find_others(
+        self, place: ChainPlace, span: RemoteSpan, lost: _StageLostError
+    ) -> None:
+        self._on_event(f"lost {span.id[:8]} with blocks {span.blocks}: {lost}")
+        self._note_loss(span.id)
+        found: Sequence[RemoteSpan] = ()
+        if place.num_recoveries <= _MAX_RECOVERIES:
+            found = await self._find_replacement(span, self._avoided())
+        if not found:
+            raise CapacityError(
+                f"blocks {span.blocks} are lost ({lost}), and no other peer has them",
+                code="route.lost",
+                hint="the conversation can go on when a peer hosts them again",
+            ) from lost
+        for one in found:
+            self._on_event(f"blocks {one.blocks} go on at {one.id[:8]}")
+        index = self.spans.index(span)
+        self.spans[index : index + 1] = found
 
     def _note_loss(self, peer: str) -> None:
         times = self._losses.get(peer, (0, 0.0))[0] + 1
@@ -372,31 +382,45 @@ class RemoteChain:
         while True:
             place.num_recoveries += 1
             await place.calls[lost.index].close()
-            await self._replace_span(place, lost)
+            spans = await self._replace_span(place, lost)
+            place.calls[lost.index : lost.index + 1] = [self._attach(place, s) for s in spans]
             try:
-                await self._rebuild(place, lost.index)
+                await self._rebuild(place, lost.index, lost.index + len(spans) - 1)
                 return
             except _StageLostError as another:
                 lost = another
 
-    async def _rebuild(self, place: ChainPlace, index: int) -> None:
+    async def _rebuild(self, place: ChainPlace, first: int, last: int) -> None:
+        """Gives the new stages from `first` to `last` what those before them had."""
         place.epoch += 1
         done = place.outstanding[0].position if place.outstanding else place.length
         place.results.clear()
         calls = place.calls
-        calls[index] = self._attach(place, self.spans[index], secrets.token_bytes(TEXT_BYTES))
-        numbers = {index: calls[index].command(open=self._open_request(place, index, (), done))}
-        source = await self._stand_at(place, index, done, numbers)
+        numbers = {}
+        for i in range(first, last + 1):
+            # What follows the new ones has had their rows; they themselves have not.
+            withheld = done if i == last else 0
+            numbers[i] = calls[i].command(open=self._open_request(place, i, (), withheld))
+        await self._stand_at(place, done, numbers)
+        # A recovery that was cut short by another loss left stages behind: they begin anew, too.
+        behind = [i for i, n in numbers.items() if calls[i].answers[n].length < done]
+        if behind and (min(behind) < first or max(behind) > last):
+            for i in range(min(behind), max(behind) + 1):
+                await calls[i].close()
+                calls[i] = self._attach(place, calls[i].span)
+            await self._rebuild(place, min(behind), max(behind))
+            return
+        source = self._source_before(place, first, numbers)
         # From the stage before, if it has all that it ever passed on; else from further up.
-        for i in range(source + 1, index):
+        for i in range(source + 1, first):
             calls[i].command(truncate=pb.Truncate(length=0, epoch=place.epoch))
-        if index > 0:
-            calls[index - 1].command(
+        if first > 0:
+            calls[first - 1].command(
                 redirect=pb.Redirect(
-                    next=calls[index].peer, resend=source == index - 1, epoch=place.epoch
+                    next=calls[first].peer, resend=source == first - 1, epoch=place.epoch
                 )
             )
-        if source >= 0 and source < index - 1:
+        if source >= 0 and source < first - 1:
             calls[source].command(
                 redirect=pb.Redirect(next=calls[source + 1].peer, resend=True, epoch=place.epoch)
             )
@@ -411,17 +435,18 @@ class RemoteChain:
         for step in place.outstanding:
             self._send(place, step)
 
-    async def _stand_at(
-        self, place: ChainPlace, index: int, done: int, numbers: dict[int, int]
-    ) -> int:
-        """Brings survivors to position `done`; the nearest one before `index` that kept all its rows."""
+    async def _stand_at(self, place: ChainPlace, done: int, numbers: dict[int, int]) -> None:
+        """Brings all others than the new stages back to position `done`; waits for all."""
         for i, call in enumerate(place.calls):
-            if i != index:
+            if i not in numbers:
                 numbers[i] = call.command(truncate=pb.Truncate(length=done, epoch=place.epoch))
         await self._until(
             place, lambda: all(n in place.calls[i].answers for i, n in numbers.items())
         )
-        for i in range(index - 1, -1, -1):
+
+    def _source_before(self, place: ChainPlace, first: int, numbers: dict[int, int]) -> int:
+        """The nearest stage before `first` that kept all its rows; -1 for the caller."""
+        for i in range(first - 1, -1, -1):
             if place.calls[i].answers[numbers[i]].is_complete:
                 return i
         return -1

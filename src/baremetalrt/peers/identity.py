@@ -17,6 +17,11 @@ OPTIONS: Final = (
     # A new host may take the port of one that has died; two at once are a mistake.
     ("grpc.so_reuseport", 0),
     ("grpc.enable_retries", 0),
+    # Logits of one token are larger than HTTP/2's first window of 64 KiB: without these, every answer
+    # waits for the reader to make room, in frames of 16 KiB.
+    ("grpc.http2.lookahead_bytes", 4 * MIB),
+    ("grpc.http2.max_frame_size", 4 * MIB),
+    ("grpc.http2.bdp_probe", 0),
 )
 
 

@@ -105,6 +105,11 @@ def _seconds(device: DeviceProfile, sizes: Sizes, blocks: BlockSpan) -> float:
     return device.step_s + sizes.read_bytes(blocks) * device.byte_s
 
 
+def placed_span(device: DeviceProfile, sizes: Sizes, blocks: BlockSpan) -> PlacedSpan:
+    """A span on a device, with what is expected of it."""
+    return PlacedSpan(device.id, blocks, sizes.held_bytes(blocks), _seconds(device, sizes, blocks))
+
+
 def _problem(
     model: ModelProfile,
     devices: Sequence[DeviceProfile],
@@ -133,12 +138,7 @@ def _placement(
     sizes: Sizes,
 ) -> Placement:
     route = tuple(
-        PlacedSpan(
-            devices[d].id,
-            blocks := BlockSpan(start, end),
-            sizes.held_bytes(blocks),
-            _seconds(devices[d], sizes, blocks),
-        )
+        placed_span(devices[d], sizes, BlockSpan(start, end))
         for d, start, end in answer.route or ()
     )
     ids = [caller, *(span.device for span in route), caller]

@@ -17,7 +17,8 @@ from baremetalrt.peers.caller import RemoteSpan
 from baremetalrt.peers.chain import RemoteChain
 from baremetalrt.peers.host import Host
 from baremetalrt.peers.wire import Activations
-from baremetalrt.placement.planning import Placement, choose_route
+from baremetalrt.placement.covering import cover
+from baremetalrt.placement.planning import PlacedSpan, Placement, choose_route
 from baremetalrt.placement.profiles import Demand, Sizes
 from baremetalrt.serve.measuring import offered_bytes, profile_model
 from baremetalrt.serve.neighbours import HERE, Neighbour, Neighbours, links_between
@@ -46,8 +47,8 @@ async def model_over_peers(
 ) -> AsyncIterator[Model]:
     """A model whose blocks all run on peers, on the fastest route there is.
 
-    A peer that is lost is replaced by another that hosts the same span, or else by this machine, if it
-    has room for it, and the weights, and `takes_over`. Where not all weights are here, `source` knows
+    A peer that is lost is replaced by others that host the same blocks, or else by this machine, if it
+    has room for them, and the weights, and `takes_over`. Where not all weights are here, `source` knows
     which are. `activations`: how rows travel between peers, fewer bits for thin links; all but 32 bit
     change the answer a little.
 
@@ -68,19 +69,19 @@ async def model_over_peers(
             code="route.incomplete",
             hint="`bmrt serve --share MODEL --share-blocks A:B` on another machine hosts the rest",
         )
-    spans = _remote_spans(file, route, known, wanted)
+    spans = _remote_spans(file, route.route, known, wanted)
     used = {span.id for span in spans}
     hosted = [s for one in known if one.id in used for s in one.spans if s.model == wanted]
     context = min([max(1, s.context) for s in hosted] + [h.training_context])
     context = min(context, node.config.context or context)
     understudy = _Understudy(node, opening, neighbours, wanted, context, source)
 
-    async def replacement(lost: RemoteSpan, avoid: frozenset[str]) -> RemoteSpan | None:
-        found = _best(file, lost, await neighbours.ask(avoid), avoid)
-        if found is None and takes_over:
+    async def replacement(lost: RemoteSpan, avoid: frozenset[str]) -> Sequence[RemoteSpan]:
+        found = _cover(file, lost, await neighbours.ask(avoid), avoid)
+        if not found and takes_over:
             found = await understudy.take_over(lost, avoid)
         # Looking around takes longer than asking those who are known.
-        return found or _best(file, lost, await neighbours.look(avoid, model=wanted), avoid)
+        return found or _cover(file, lost, await neighbours.look(avoid, model=wanted), avoid)
 
     chain = RemoteChain(
         neighbours.channels,
@@ -116,7 +117,7 @@ def _fitting(file: GGUFFile, spans: Iterable[RemoteSpan]) -> list[RemoteSpan]:
 
 
 def _remote_spans(
-    file: GGUFFile, route: Placement, known: Sequence[Neighbour], model: str
+    file: GGUFFile, route: Sequence[PlacedSpan], known: Sequence[Neighbour], model: str
 ) -> list[RemoteSpan]:
     by_id = {one.id: one for one in known}
     return [
@@ -125,7 +126,7 @@ def _remote_spans(
             for span in _fitting(file, by_id[placed.device].spans_of(model))
             if placed.blocks.is_within(span.blocks)
         )
-        for placed in route.route
+        for placed in route
     ]
 
 
@@ -139,17 +140,21 @@ def _servable(
     return [(id_, part) for id_, blocks in hosted for part in spans if part.is_within(blocks)]
 
 
-def _best(
+def _cover(
     file: GGUFFile, lost: RemoteSpan, others: Sequence[Neighbour], avoid: frozenset[str]
-) -> RemoteSpan | None:
-    """The fastest of those that host what was lost."""
-    candidates = [
-        (one.about.byte_s, replace(span, blocks=lost.blocks))
-        for one in others
-        for span in _fitting(file, one.spans_of(lost.model))
-        if lost.blocks.is_within(span.blocks) and span.id not in avoid
-    ]
-    return min(candidates, key=lambda c: c[0])[1] if candidates else None
+) -> Sequence[RemoteSpan]:
+    """The fastest of those, alone or together, that host what was lost; none if blocks are missing."""
+    able = [one for one in others if one.id not in avoid]
+    spans = [(one.id, s.blocks) for one in able for s in _fitting(file, one.spans_of(lost.model))]
+    placed = cover(
+        profile_model(file),
+        [one.profile() for one in able],
+        spans,
+        links_between(able).default,
+        lost.blocks,
+        demand=Demand(_TYPICAL_CONTEXT),
+    )
+    return _remote_spans(file, placed or (), able, lost.model)
 
 
 class _Understudy:
@@ -175,18 +180,18 @@ class _Understudy:
         self._taken: dict[BlockSpan, RemoteSpan] = {}
         self._lock = asyncio.Lock()
 
-    async def take_over(self, lost: RemoteSpan, avoid: frozenset[str]) -> RemoteSpan | None:
-        """Hosts the span here, if there is room and the weights are here; otherwise None."""
+    async def take_over(self, lost: RemoteSpan, avoid: frozenset[str]) -> Sequence[RemoteSpan]:
+        """Hosts the span here, if there is room and the weights are here; otherwise nothing."""
         if self._identity.id in avoid:
-            return None
+            return ()
         async with self._lock:
             if lost.blocks not in self._taken:
                 try:
                     self._taken[lost.blocks] = await self._load(lost)
                 except BareMetalError as error:
                     _log.warning("cannot take over blocks %s: %s", lost.blocks, error.message)
-                    return None
-            return self._taken[lost.blocks]
+                    return ()
+            return (self._taken[lost.blocks],)
 
     async def _load(self, lost: RemoteSpan) -> RemoteSpan:
         file = self._opening.file
