@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 from baremetalrt.core.errors import CapacityError
 from baremetalrt.core.spans import BlockSpan
 from baremetalrt.placement.covering import cover
+from baremetalrt.placement.improving import improve
 from baremetalrt.placement.joining import Harm, HostedBlocks, choose_span, harm, should_move
 from baremetalrt.placement.planning import choose_route, plan
+from baremetalrt.placement.problem import Problem
 from baremetalrt.placement.profiles import (
     Demand,
     DeviceProfile,
@@ -21,7 +23,7 @@ from baremetalrt.placement.profiles import (
     Network,
     Sizes,
 )
-from baremetalrt.placement.search import Problem, search
+from baremetalrt.placement.search import search
 
 seconds = st.floats(0.001, 10.0)
 CALLER = "d0"
@@ -36,6 +38,7 @@ def problems(draw: st.DrawFn) -> Problem:
     # Few different values make ties.
     span = rng.integers(1, draw(st.sampled_from([3, 1000])), shape).astype(float)
     span[rng.random(shape) < draw(st.sampled_from([0.0, 0.3, 0.7]))] = np.inf
+    span[:, np.tri(num_blocks + 1, dtype=bool)] = np.inf
     hop = rng.integers(0, 3, (num_devices, num_devices)).astype(float)
     np.fill_diagonal(hop, np.inf)
     return Problem(span, hop, rng.random(num_devices), rng.random(num_devices))
@@ -62,6 +65,30 @@ def test_no_route_is_better_than_the_one_found(problem: Problem) -> None:
         assert answer.seconds == pytest.approx(best)
         assert problem.cost(answer.route) == answer.seconds
         assert answer.bound_s == pytest.approx(best)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 2**32), st.integers(6, 10))
+def test_a_route_that_was_improved_is_a_route_and_no_worse(seed: int, num_devices: int) -> None:
+    """Beginning with one block on each of some devices, the best cuts of that order at least."""
+    rng = np.random.default_rng(seed)
+    end = 12
+    span = rng.uniform(0.1, 1.0, (num_devices, end + 1, end + 1))
+    span[:, np.tri(end + 1, dtype=bool)] = np.inf
+    span[rng.random(span.shape) < 0.5] = np.inf
+    stages = [(d, b, b + 1) for b, d in enumerate(rng.permutation(num_devices)[: num_devices - 1])]
+    route = (*stages[:-1], (stages[-1][0], stages[-1][1], end))
+    for stage in route:
+        span[stage] = 1.0
+    hop = rng.random((num_devices, num_devices))
+    problem = Problem(span, hop, rng.random(num_devices), rng.random(num_devices))
+    better = improve(problem, route)
+    assert better[0][1] == 0 and better[-1][2] == end
+    assert all(a[2] == b[1] for a, b in itertools.pairwise(better))
+    assert len({d for d, _, _ in better}) == len(better)
+    assert problem.cost(better) < problem.cost(route)
+    # Nothing small helps any more.
+    assert improve(problem, better) == better
 
 
 @st.composite

@@ -8,8 +8,9 @@ import numpy as np
 from baremetalrt.core.errors import CapacityError
 from baremetalrt.core.spans import BlockSpan
 from baremetalrt.core.units import format_bytes
+from baremetalrt.placement.problem import Problem
 from baremetalrt.placement.profiles import Demand, DeviceProfile, ModelProfile, Network, Sizes
-from baremetalrt.placement.search import Answer, Problem, search
+from baremetalrt.placement.search import Answer, search
 
 
 @dataclass(frozen=True)

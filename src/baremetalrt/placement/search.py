@@ -10,45 +10,22 @@ Axes: D devices, B block boundaries 0 to num_blocks.
 
 import heapq
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
-_Array = NDArray[np.float64]
-_MAX_STEPS: Final = 150
+from baremetalrt.placement.improving import improve
+from baremetalrt.placement.problem import Array, Problem, Route
+
+_MAX_STEPS: Final = 300
+# A goal beyond the best route keeps steps long enough to get past where the bound stands still.
+_OVERSHOOT: Final = 1.1
 _STEP_SHRINK: Final = 0.7
-_PATIENCE: Final = 6
+_PATIENCE: Final = 10
+# Ways on that the proof may look at: some seconds.
+_MAX_WAYS: Final = 400_000
 # How far from the bound a route may be and still count as the best: what sums of floats are worth.
 _TOLERANCE: Final = 1e-9
-
-
-@dataclass(frozen=True)
-class Problem:
-    """Seconds of every choice; infinite where it is none.
-
-    `span_DBB[d, j, k]`: blocks j to k on d. `hop_DD[d, e]`: from d to e. `first_D`: from the caller.
-    `last_D`: to the caller.
-    """
-
-    span_DBB: _Array
-    hop_DD: _Array
-    first_D: _Array
-    last_D: _Array
-
-    @property
-    def end(self) -> int:
-        return int(self.span_DBB.shape[1]) - 1
-
-    def cost(self, route: "Route") -> float:
-        devices = [d for d, _, _ in route]
-        hops = sum(self.hop_DD[a, b] for a, b in pairwise(devices))
-        spans = sum(self.span_DBB[stage] for stage in route)
-        return float(self.first_D[devices[0]] + spans + hops + self.last_D[devices[-1]])
-
-
-Route = tuple[tuple[int, int, int], ...]  # (device, first block, block after the last)
 
 
 @dataclass(frozen=True)
@@ -60,7 +37,7 @@ class Answer:
     bound_s: float
 
 
-def search(problem: Problem, *, max_expansions: int = 3_000) -> Answer:
+def search(problem: Problem) -> Answer:
     """The best route; it is proven to be the best where `seconds` equals `bound_s`."""
     if not len(problem.first_D):
         return Answer(None, np.inf, np.inf)
@@ -70,8 +47,11 @@ def search(problem: Problem, *, max_expansions: int = 3_000) -> Answer:
     relaxed = _relax(problem, prices_D)
     if not np.isfinite(relaxed.bound):
         return Answer(None, np.inf, np.inf)
+    best.offer(_follow(problem, relaxed, again=False))
+    best.improve()
     tightest = _tighten(problem, relaxed, best)
-    bound = _finish(problem, tightest, best, max_expansions)
+    best.improve()
+    bound = _finish(problem, tightest, best, _MAX_WAYS // len(prices_D))
     return Answer(best.route, best.seconds, min(bound, best.seconds))
 
 
@@ -85,6 +65,10 @@ class _Best:
         if route is not None and (seconds := self._problem.cost(route)) < self.seconds:
             self.route, self.seconds = route, seconds
 
+    def improve(self) -> None:
+        if self.route is not None:
+            self.offer(improve(self._problem, self.route))
+
     @property
     def limit(self) -> float:
         """A bound from here on is not worth a look."""
@@ -95,13 +79,13 @@ class _Best:
 class _Relaxed:
     """Costs to go under prices, where devices may come again: a bound for all that may not."""
 
-    prices_D: _Array
-    after_BD: _Array  # at boundary b, from device d on
-    begin_BD: _Array  # at boundary b, when d takes what follows
+    prices_D: Array
+    after_BD: Array  # at boundary b, from device d on
+    begin_BD: Array  # at boundary b, when d takes what follows
     bound: float
 
 
-def _relax(problem: Problem, prices_D: _Array) -> _Relaxed:
+def _relax(problem: Problem, prices_D: Array) -> _Relaxed:
     end = problem.end
     num_devices = len(prices_D)
     after_BD = np.full((end + 1, num_devices), np.inf)
@@ -167,7 +151,7 @@ def _tighten(problem: Problem, relaxed: _Relaxed, best: _Best) -> _Relaxed:
         norm = float((slope_D**2).sum())
         if norm == 0:
             break
-        goal = best.seconds if np.isfinite(best.seconds) else 2 * abs(relaxed.bound)
+        goal = _OVERSHOOT * best.seconds if np.isfinite(best.seconds) else 2 * abs(relaxed.bound)
         step = stride * (goal - relaxed.bound) / norm
         relaxed = _relax(problem, np.maximum(0, relaxed.prices_D + step * slope_D))
         if relaxed.bound > tightest.bound:
