@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,12 +11,17 @@ from typing import Any
 import openai
 import pytest
 
+from baremetalrt.serve import forecast
+from baremetalrt.serve.neighbours import Neighbours, local_network, the_membership
+from baremetalrt.serve.node import NodeConfig
+from baremetalrt.weights.gguf import GGUFFile
 from baremetalrt.weights.store import default_model
 from commands import ServerProcess, bmrt
-from peers_kit import PeerProcess, founder, member
+from peers_kit import PeerProcess, at_home, founder, member
 
 # The loopback interface is the whole network here.
 FOUND: dict[str, object] = {"local_discovery": True}
+LISTENING = re.compile(rb"listening on (http://\S+)/v1")
 QUESTION = ("Name three colours.", "-t", "0", "-n", "16", "--json")
 
 
@@ -88,6 +94,57 @@ def test_a_machine_that_joins_hosts_what_is_missing(network: Network) -> None:
     spans = network.call("ps")
     assert spans[1]["start"] >= 30 - 18 and spans[1]["end"] == 30
     assert spans[1]["num_cells"] == 1024 and spans[1]["num_bytes"] < 80e6
+
+
+def ask(url: str, question: str) -> str:
+    with openai.OpenAI(base_url=f"{url}/v1", api_key="none") as client:
+        answer = client.chat.completions.create(
+            model=default_model().name,
+            messages=[{"role": "user", "content": question}],
+            temperature=0,
+            max_tokens=16,
+        )
+    return str(answer.choices[0].message.content)
+
+
+def test_a_machine_that_shares_a_whole_model_answers_with_it_too(network: Network) -> None:
+    """Over HTTP and for peers, from the same weights."""
+    peer = network.start("0:30")
+    url = peer.wait_for(LISTENING)[1].decode()
+    alone = network.call("run", "Name three colours.", "-t", "0", "-n", "16", "--threads", "1")
+    assert ask(url, "Name three colours.") == alone["text"]
+    over = network.call("run", *QUESTION[:-1], "--route", "lan")
+    assert over["text"] == alone["text"]
+
+
+def test_a_machine_that_shares_a_part_answers_once_peers_have_the_rest(network: Network) -> None:
+    """With `--route lan`; until then it hosts its part and says what is missing."""
+    first = network.start("0:12", "--route", "lan")
+    url = first.wait_for(LISTENING)[1].decode()
+    first.wait_for(re.compile(rb"not answered over peers yet: .*: 0:12"))
+    network.start("12:30")
+    first.wait_for(re.compile(rb"tokens of context, over peers"))
+    alone = network.call("run", "Name three colours.", "-t", "0", "-n", "16", "--threads", "1")
+    assert ask(url, "Name three colours.") == alone["text"]
+
+
+def test_peers_are_used_unasked_only_where_they_are_clearly_faster(
+    network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As measured: peers on this same processor are not; beside a machine slow as an abacus they are."""
+    network.start("0:12")
+    network.start("12:30")
+    file = GGUFFile.open(network.model)
+
+    async def is_faster() -> bool:
+        membership = the_membership(None)
+        async with Neighbours(membership, network=local_network(membership)) as neighbours:
+            return await forecast.is_faster_over_peers(file, NodeConfig(), neighbours)
+
+    with at_home(network.caller):
+        assert not asyncio.run(is_faster())
+        monkeypatch.setattr(forecast, "measure_here", lambda node, file: 1e-6)
+        assert asyncio.run(is_faster())
 
 
 def test_callers_at_once_get_their_own_answers_through_the_api(network: Network) -> None:

@@ -1,12 +1,15 @@
 """Opens a model that runs on peers, for the commands that answer with it."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 from baremetalrt.cli import options, output
+from baremetalrt.core.errors import BareMetalError
 from baremetalrt.serve.fetching import RemoteSource, fetch_header
+from baremetalrt.serve.forecast import is_faster_over_peers
 from baremetalrt.serve.library import TorrentReference, find_torrent
 from baremetalrt.serve.meeting import beyond
 from baremetalrt.serve.neighbours import Neighbours, local_network, the_membership
@@ -17,6 +20,8 @@ from baremetalrt.serve.remote import model_over_peers
 from baremetalrt.serve.torrents import is_torrent_reference
 from baremetalrt.swarm.client import SwarmClient
 from baremetalrt.weights.store import StoredModel
+
+_TRY_AGAIN_S: Final = 5.0
 
 
 @asynccontextmanager
@@ -80,6 +85,51 @@ async def model_of_peers(
                 on_event=output.note,
             )
         )
+
+
+@asynccontextmanager
+async def model_of_peers_later(
+    node: Node, model: StoredModel | TorrentReference, arguments: dict[str, Any]
+) -> AsyncIterator[None]:
+    """The same, as soon as peers, this machine among them, host all of its blocks."""
+
+    async def keep_trying() -> None:
+        is_told = False
+        while True:
+            try:
+                async with model_of_peers(node, model, arguments) as opened:
+                    output.note(
+                        f"{opened.name}: {opened.context_limit} tokens of context, over peers"
+                    )
+                    await asyncio.Event().wait()
+            except BareMetalError as error:
+                if not is_told:
+                    output.note(f"not answered over peers yet: {error.message}")
+                is_told = True
+            await asyncio.sleep(_TRY_AGAIN_S)
+
+    trying = asyncio.ensure_future(keep_trying())
+    try:
+        yield
+    finally:
+        trying.cancel()
+        await asyncio.gather(trying, return_exceptions=True)
+
+
+def faster_over_peers(model: StoredModel, arguments: dict[str, Any]) -> bool:
+    """Whether peers would answer faster than this machine; asks them, and times a few blocks here."""
+
+    async def ask() -> bool:
+        async with neighbours_of(arguments) as (neighbours, _):
+            config = options.node_config(arguments, max_sessions=1)
+            return await is_faster_over_peers(Opening(model).file, config, neighbours)
+
+    try:
+        return asyncio.run(ask())
+    except BareMetalError as error:
+        # It was not asked for.
+        output.note(f"peers are not asked: {error.message}")
+        return False
 
 
 @asynccontextmanager

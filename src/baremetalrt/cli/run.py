@@ -9,7 +9,13 @@ import click
 
 from baremetalrt.cli import options, output
 from baremetalrt.core.errors import UsageError
-from baremetalrt.serve.library import TorrentReference, names_model, needs_peers, resolve
+from baremetalrt.serve.library import (
+    TorrentReference,
+    is_worth_asking,
+    names_model,
+    needs_peers,
+    resolve,
+)
 from baremetalrt.serve.opening import Opening
 from baremetalrt.weights.store import StoredModel
 
@@ -69,10 +75,19 @@ def command(words: tuple[str, ...], **arguments: Any) -> None:
 
 
 def over_peers(model: StoredModel | TorrentReference, arguments: dict[str, Any]) -> bool:
-    """Whether a model is to run on peers: asked for, or too large for this machine that has peers."""
+    """Whether a model is to run on peers: asked for, too large for this machine, or faster there."""
     if arguments["via"] or arguments["route"] != "auto":
         return bool(arguments["via"]) or arguments["route"] in ("lan", "swarm")
-    return isinstance(model, StoredModel) and needs_peers(model)
+    if not isinstance(model, StoredModel):
+        return False
+    if needs_peers(model):
+        return True
+    if not is_worth_asking(model):
+        return False
+    from baremetalrt.cli.over_peers import faster_over_peers
+
+    with output.progress("asking peers whether they are faster"):
+        return faster_over_peers(model, arguments)
 
 
 def named(name: str | None, arguments: dict[str, Any]) -> StoredModel | TorrentReference:

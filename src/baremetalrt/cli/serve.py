@@ -74,9 +74,10 @@ def command(
     fetched where something is missing; /torrents says how they are. SIGHUP reads config.toml again.
 
     With --share, or `enabled = true` under [share] in config.toml, the models are computed for members
-    of the private swarm, who call with `bmrt run --route lan`, and are not served over HTTP. Where a
-    model does not fit, the blocks are hosted that the swarm needs most, and only those are fetched.
-    Without MODEL, it is whatever the swarm lacks.
+    of the private swarm, who call with `bmrt run --route lan`. Where a model does not fit, the blocks
+    are hosted that the swarm needs most, and only those are fetched. Without MODEL, it is whatever the
+    swarm lacks. A model that is whole here answers over HTTP, too; one of which the rest is hosted
+    elsewhere does with --route lan, as soon as peers have all of it.
     """
     from dataclasses import replace
 
@@ -124,6 +125,10 @@ def command(
         beside: list[AbstractAsyncContextManager[object]] = []
         if shares:
             beside.append(_share(node, found, share_config, background, arguments))
+            if arguments["route"] in ("lan", "swarm"):
+                from baremetalrt.cli.over_peers import model_of_peers_later
+
+                beside += [model_of_peers_later(node, one, arguments) for one in found]
         for one in () if shares else found:
             if over_peers(one, arguments):
                 from baremetalrt.cli.over_peers import model_of_peers

@@ -8,19 +8,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from baremetalrt.core.spans import BlockSpan
 from baremetalrt.placement.planning import Placement, plan
-from baremetalrt.placement.profiles import DeviceProfile
+from baremetalrt.placement.profiles import Demand, DeviceProfile, Sizes
 from baremetalrt.serve.measuring import demand_of, measure_here, offered_bytes, profile_model
 from baremetalrt.serve.neighbours import HERE, Neighbours, links_between
 from baremetalrt.serve.node import Model, Node, NodeConfig
 from baremetalrt.serve.opening import Opening
-from baremetalrt.serve.remote import hosted_route, model_over_peers
+from baremetalrt.serve.remote import TYPICAL_CONTEXT, hosted_route, model_over_peers
 from baremetalrt.serve.torrents import content_id
 from baremetalrt.session.sampling import SamplingOptions
 from baremetalrt.session.session import GenerationOptions
 from baremetalrt.weights.gguf import GGUFFile
 
 _MEASURED_TOKENS: Final = 33
+# Other machines may fail, and have work of their own.
+WORTH_A_ROUTE: Final = 0.8
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,31 @@ async def forecast(
         wanted = await asyncio.to_thread(content_id, file, neighbours.membership)
         hosted = hosted_route(file, wanted, known)
     return Forecast(demand.context, devices, best, hosted)
+
+
+async def is_faster_over_peers(file: GGUFFile, config: NodeConfig, neighbours: Neighbours) -> bool:
+    """Whether the route over what peers host now is expected to be clearly faster than this machine."""
+    known = await neighbours.look()
+    num_blocks = len(file.blocks)
+    if not any(span.num_blocks == num_blocks for one in known for span in one.spans):
+        # Before the file is hashed to find out.
+        return False
+    wanted = await asyncio.to_thread(content_id, file, neighbours.membership)
+    hosted = hosted_route(file, wanted, known)
+    if hosted is None:
+        return False
+    here_s = await asyncio.to_thread(_token_s_here, file, config)
+    return hosted.token_s < WORTH_A_ROUTE * here_s
+
+
+def _token_s_here(file: GGUFFile, config: NodeConfig) -> float:
+    node = Node(config)
+    try:
+        seconds_per_byte = measure_here(node, file)
+    finally:
+        node.close()
+    sizes = Sizes(profile_model(file), Demand(TYPICAL_CONTEXT))
+    return seconds_per_byte * sizes.read_bytes(BlockSpan(0, len(file.blocks)))
 
 
 async def measured_token_s(opening: Opening, config: NodeConfig, neighbours: Neighbours) -> float:

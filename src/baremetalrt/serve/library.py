@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from baremetalrt.swarm.catalog import Entry, Record
 
 _log = logging.getLogger("baremetalrt.swarm")
+_WORTH_ASKING_BYTES = 2 << 30
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,14 @@ def needs_peers(model: StoredModel) -> bool:
     from baremetalrt.devices.memory import available_bytes
 
     return model.path.stat().st_size > available_bytes()
+
+
+def is_worth_asking(model: StoredModel) -> bool:
+    """Whether a model is so large that peers, if there are any, are asked whether they are faster.
+
+    Looking around takes more than a second, in which this machine answers from a small one.
+    """
+    return has_private_swarm() and model.path.stat().st_size >= _WORTH_ASKING_BYTES
 
 
 def find_torrent(reference: str) -> "tuple[Entry, Record] | None":

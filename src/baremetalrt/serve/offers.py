@@ -38,10 +38,14 @@ class Swarms(Protocol):
 class Offer:
     """A model of which spans can be hosted. `fetched` is None where the whole file is here anyway."""
 
-    name: str
+    stored: StoredModel
     file: GGUFFile
     metainfo: Metainfo
     fetched: FetchedModel | None
+
+    @property
+    def name(self) -> str:
+        return self.stored.name
 
     @property
     def num_blocks(self) -> int:
@@ -73,15 +77,14 @@ async def offer(
         file = GGUFFile.open(model.path)
         read_model(file)
         _, metainfo = await asyncio.to_thread(torrent_of, file, membership)
-        return Offer(model.name, file, metainfo, None)
+        return Offer(model, file, metainfo, None)
     if swarms is None:
         raise UsageError(
             "a model that is still to be fetched needs its swarm", hint="drop --no-torrents"
         )
     fetched = await fetch_header(await swarms.running_client(), model)
     swarms.keep(fetched)
-    metainfo = fetched.torrent.metainfo
-    return Offer(metainfo.name, fetched.file, metainfo, fetched)
+    return Offer(fetched.stored, fetched.file, fetched.torrent.metainfo, fetched)
 
 
 def _seeded(neighbours: Sequence[Neighbour]) -> list[tuple[str, HostedSpan]]:

@@ -31,7 +31,7 @@ from baremetalrt.weights.gguf import GGUFFile
 
 _log = logging.getLogger("baremetalrt.peers")
 # The context that predictions are made for: longer texts take a little longer on every route.
-_TYPICAL_CONTEXT: Final = 1024
+TYPICAL_CONTEXT: Final = 1024
 
 
 @asynccontextmanager
@@ -106,7 +106,7 @@ def hosted_route(file: GGUFFile, model: str, known: Sequence[Neighbour]) -> Plac
         _servable(file, model, known),
         links_between(known),
         caller=HERE,
-        demand=Demand(_TYPICAL_CONTEXT),
+        demand=Demand(TYPICAL_CONTEXT),
     )
 
 
@@ -152,7 +152,7 @@ def _cover(
         spans,
         links_between(able).default,
         lost.blocks,
-        demand=Demand(_TYPICAL_CONTEXT),
+        demand=Demand(TYPICAL_CONTEXT),
     )
     return _remote_spans(file, placed or (), able, lost.model)
 

@@ -30,6 +30,7 @@ from baremetalrt.serve.meeting import beyond, meeting_point
 from baremetalrt.serve.neighbours import Neighbour, Neighbours, identity_of
 from baremetalrt.serve.node import Node
 from baremetalrt.serve.offers import Offer, Swarms, hosted_by, needed_most, offer
+from baremetalrt.serve.opening import Opening
 from baremetalrt.serve.torrents import require_blocks
 from baremetalrt.swarm.authority import Membership
 from baremetalrt.swarm.metainfo import Metainfo
@@ -266,6 +267,13 @@ class Sharing:
         speeds = [byte_s(h.offer.file, h.hosted.span.blocks, h.hosted.step_s) for h in self._held]
         self._host.profile = host_profile(self._budget, statistics.median(speeds))
         _log.info("hosting blocks %s of %s: %.2f ms", blocks, one.name, 1000 * hosted.step_s)
+        if len(blocks) == one.num_blocks:
+            await asyncio.to_thread(self._answer_with, one, hosted)
+
+    def _answer_with(self, one: Offer, hosted: Hosted) -> None:
+        """A model that is whole here answers here, too: with the same span."""
+        opening = Opening(one.stored, one.file)
+        self._node.load_route(opening, [hosted.stage], hosted.context)
 
     async def _fetch(self, one: Offer, blocks: BlockSpan) -> None:
         if one.fetched is not None:
