@@ -79,8 +79,12 @@ class PeerProcess:
         *options: str,
         port: int = 0,
         seeds: bool = False,
+        library: Path | None = None,
     ) -> None:
-        """Without `blocks`, and without `model`, it chooses them itself; `seeds` what it hosts."""
+        """Without `blocks`, and without `model`, it chooses them itself; `seeds` what it hosts.
+
+        It computes with the `library` of that folder, where one is given.
+        """
         self.said = b""
         self.process = subprocess.Popen(
             [
@@ -92,7 +96,7 @@ class PeerProcess:
             ],
             stdin=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
-            env=environment(home),
+            env={**environment(home), **({"BMRT_LIBRARY": str(library)} if library else {})},
         )
 
     def wait_until_it_listens(self) -> Self:

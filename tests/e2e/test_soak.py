@@ -1,7 +1,6 @@
 """Callers and random deaths for minutes: nothing is lost, and nothing grows."""
 
 import asyncio
-import gc
 import random
 import signal
 import time
@@ -114,9 +113,6 @@ def test_callers_and_deaths_for_minutes(tmp_path: Path) -> None:
             ):
                 answers = await asyncio.gather(*(answer(model, prompt) for prompt in PROMPTS))
             caller.close()
-            # Loading a model freezes what is there, once in a process; here it is loaded again and again.
-            gc.unfreeze()
-            gc.collect()
             for prompt, tokens, others in zip(PROMPTS, expected, answers, strict=True):
                 await require_same(alone, prompt, tokens, others)
             num_answers += len(answers)

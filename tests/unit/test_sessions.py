@@ -1,7 +1,9 @@
 """Sessions: what they share, what they must not share, and how they end."""
 
 import asyncio
+import gc
 import json
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import aclosing
 from itertools import pairwise
@@ -332,3 +334,25 @@ async def test_stop_strings_are_not_shown(model: Model) -> None:
     # What only begins like a stop is shown in the end.
     told, session = await tell(whole[-4:] + "and more")
     assert (text(told), session.finish_reason) == (whole, "length")
+
+
+def test_garbage_of_a_model_is_collected_when_the_next_one_loads() -> None:
+    """What is loaded is kept out of the collector; what has gone since is not kept with it."""
+
+    class Cycle:
+        def __init__(self) -> None:
+            self.me = self
+
+    def load() -> None:
+        node = Node(NodeConfig(context=256, num_threads=1))
+        node.load(Opening(find_model(None)))
+        node.close()
+
+    there = Cycle()
+    seen = weakref.ref(there)
+    load()
+    del there
+    gc.collect()
+    assert seen() is not None
+    load()
+    assert seen() is None

@@ -199,8 +199,7 @@ class Node:
             _spans=spans,
         )
         self.models[model.name] = model
-        # What was loaded stays: the collector need not look at it again and again.
-        gc.freeze()
+        _keep_out_of_the_collector()
         return model
 
     def _stage(self, span: Span, source: Source | None) -> Stage:
@@ -259,6 +258,15 @@ class Node:
             span.close()
         self._hosted.clear()
         self.templates.close()
+
+
+def _keep_out_of_the_collector() -> None:
+    """What was loaded stays: the collector need not look at it again and again."""
+    if gc.get_freeze_count():
+        # Of models before this one, some may be garbage by now, with sockets that only die with it.
+        gc.unfreeze()
+        gc.collect()
+    gc.freeze()
 
 
 def _cache_size(
