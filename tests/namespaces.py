@@ -106,6 +106,14 @@ class Host:
         self.address = f"10.77.0.{number}"
         self._probe = namespace.socket(socket.AF_INET, socket.SOCK_DGRAM)
 
+    def limit(self, rate: str) -> None:
+        """What it sends goes no faster than, for example, `50mbit`."""
+        shaping = ("root", "tbf", "rate", rate, "burst", "64kb", "latency", "200ms")
+        self._namespace.run("tc", "qdisc", "add", "dev", "eth0", *shaping)
+
+    def unplug(self) -> None:
+        self._namespace.run("ip", "link", "set", "eth0", "down")
+
     def send_probe(self) -> None:
         """A packet beyond the LAN."""
         self._probe.sendto(b"probe", _PROBE)
@@ -173,7 +181,12 @@ class Running:
         found: dict[str, Any] = json.loads(self.process.stdout.readline())
         return found
 
-    def answer(self) -> dict[str, Any]:
+    def begin(self) -> str:
+        """Its first words, as soon as it prints some."""
+        assert self.process.stdout is not None
+        return os.read(self.process.stdout.fileno(), 4096).decode()
+
+    def finish(self) -> str:
         """What it prints until it ends by itself, which must be well."""
         deadline = time.monotonic() + TIMEOUT_S
         while self._listen(deadline):
@@ -181,7 +194,11 @@ class Running:
         assert time.monotonic() < deadline, f"it does not come to an end: {self.said}"
         printed, _ = self.process.communicate(timeout=TIMEOUT_S)
         assert self.process.returncode == 0, printed.decode() + self.said
-        found: dict[str, Any] = json.loads(printed)
+        return printed.decode()
+
+    def answer(self) -> dict[str, Any]:
+        """The JSON that it prints."""
+        found: dict[str, Any] = json.loads(self.finish())
         return found
 
     def end(self) -> None:
@@ -265,6 +282,11 @@ class Lan:
             host.run("mount", "--bind", str(path), f"/etc/{path.name}")
         if Path("/run/nscd").is_dir():
             host.run("mount", "-t", "tmpfs", "tmpfs", "/run/nscd")
+
+    def unplug(self, host: Host) -> None:
+        """Pulls the cable of a machine, of which nobody hears any more."""
+        self.hosts.remove(host)
+        host.unplug()
 
     def sent_beyond(self) -> Counter[str]:
         """What was sent to or through the gateway since this was last asked, like `udp 203.0.113.9:53`.
