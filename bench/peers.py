@@ -7,6 +7,8 @@ one thread, so that they do not spin against each other.
 import argparse
 import asyncio
 import itertools
+import multiprocessing
+import socket
 import statistics
 import sys
 import tempfile
@@ -33,6 +35,8 @@ from peers_kit import PeerProcess, at_home, founder, member
 PROMPT = [3 + i * 7 % 900 for i in range(128)]
 LONG_PROMPT = [3 + i * 7 % 900 for i in range(1000)]
 DECODED = 64
+# A row of the model, and as much as half of a step of it reads.
+ROW_BYTES, WORK_BYTES = 2304, 48_000_000
 EIGHT = 8
 
 
@@ -52,6 +56,45 @@ async def gaps(
         if callable(kill) and len(times) == num_tokens // 2:
             kill()
     return [b - a for a, b in itertools.pairwise(times)]
+
+
+def work(memory: NDArray[np.float32]) -> None:
+    """Reads as a step does, so that what comes next finds caches cold and the other side asleep."""
+    memory.sum()
+
+
+def echo(port: int) -> None:
+    """A process that works and sends back what it got, on a blocking socket, in the clear."""
+    memory = np.ones(WORK_BYTES // 4, dtype=np.float32)
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        while data := connection.recv(ROW_BYTES, socket.MSG_WAITALL):
+            work(memory)
+            connection.sendall(data)
+
+
+def floor() -> None:
+    """What any hop costs on this machine: two processes that take turns, and nothing else between."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        other = multiprocessing.get_context("spawn").Process(target=echo, args=(port,))
+        other.start()
+        ours, _ = server.accept()
+    ours.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    memory = np.ones(WORK_BYTES // 4, dtype=np.float32)
+    turns, works = [], []
+    with ours:
+        for _ in range(200):
+            started = time.perf_counter()
+            work(memory)
+            worked = time.perf_counter()
+            ours.sendall(bytes(ROW_BYTES))
+            ours.recv(ROW_BYTES, socket.MSG_WAITALL)
+            turns.append(time.perf_counter() - worked)
+            works.append(worked - started)
+    other.join()
+    ms = 1000 * (statistics.median(turns) - statistics.median(works)) / 2
+    print(f"a blocking socket in the clear, with work between: {ms:.2f} ms for a message")
 
 
 class Machines:
@@ -229,6 +272,7 @@ def main() -> None:
         machines = Machines(Path(folder), stack)
         with at_home(machines.caller):
             if arguments.only in (None, "hops"):
+                floor()
                 asyncio.run(hops(machines, arguments.runs))
             if arguments.only in (None, "recovery"):
                 asyncio.run(recovery(machines, arguments.runs))
