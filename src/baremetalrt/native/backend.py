@@ -24,6 +24,8 @@ DeviceKind = Literal["cpu", "gpu", "integrated-gpu", "accelerator", "meta"]
 _KINDS: Final[tuple[DeviceKind, ...]] = ("cpu", "gpu", "integrated-gpu", "accelerator", "meta")
 # Source: TENSOR_ALIGNMENT in `ggml-impl.h`.
 _HOST_ALIGNMENT: Final = 32
+# Source: `ggml_backend_amx_buffer_type_get_name`.
+_TILES: Final = "AMX"
 _STATUS_SUCCESS: Final = 0
 _STATUS_ALLOCATION_FAILED: Final = -2
 
@@ -63,7 +65,11 @@ class BackendDevice:
         return int(load_library().c.ggml_backend_dev_buffer_type(self.pointer))
 
     def repacking_buffer_types(self) -> tuple[int, ...]:
-        """Memory that reorders a matrix on the way in, so that multiplying by it is faster."""
+        """Memory that reorders a matrix on the way in, so that multiplying by it is faster.
+
+        Without Intel's tiles: there are virtual machines that name them among their features and fault
+        at the first one, and llama.cpp with them (seen with ggml 0.25.3, compiled for such a machine).
+        """
         function = _procedure(self.pointer, b"ggml_backend_dev_get_extra_bufts")
         if not function:
             return ()
@@ -72,7 +78,8 @@ class BackendDevice:
         for i in range(16):
             if not listed[i]:
                 break
-            found.append(int(listed[i]))
+            if buffer_type_name(listed[i]) != _TILES:
+                found.append(int(listed[i]))
         return tuple(found)
 
 
