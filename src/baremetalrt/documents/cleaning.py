@@ -1,0 +1,40 @@
+"""Text as it should be learned: one kind of line end, no invisible characters, no encoded data."""
+
+import re
+import unicodedata
+from typing import Final
+
+# Controls but tab and line feed; zero-width and direction marks, soft hyphens, BOMs; halves of pairs.
+_INVISIBLE: Final = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x84\x86-\x9f\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\ufeff\ufffe\ufff9-\ufffb"
+    "\ud800-\udfff]"
+)
+_LINE_ENDS: Final = re.compile("\r\n?|[\x0b\x0c\x85\u2028]")
+_BLANK_LINES: Final = re.compile(r"\n{3,}")
+_SPACES: Final = str.maketrans(
+    dict.fromkeys("\u00a0\u2007\u202f\u2002\u2003\u2009", " ") | {"\u2029": "\n\n"}
+)
+# Base64, minified scripts, hashes: nobody wrote that, and nobody should learn it. CJK has no spaces.
+_ENCODED: Final = re.compile(r"^[ \t]*[!-~]{200,}[ \t]*$\n?", re.MULTILINE)
+
+
+def clean(text: str, *, keeps_layout: bool = False) -> str:
+    """`text` without what cannot be seen; code keeps its blank lines. Cleaning twice changes nothing."""
+    text = _LINE_ENDS.sub("\n", text).translate(_SPACES)
+    text = _INVISIBLE.sub("", text)
+    text = unicodedata.normalize("NFC", text)
+    text = _ENCODED.sub("", text)
+    text = "\n".join([line.rstrip(" \t") for line in text.split("\n")])
+    if not keeps_layout:
+        text = _BLANK_LINES.sub("\n\n", text)
+    return text.strip("\n")
+
+
+def one_line_title(text: str, max_chars: int = 200) -> str:
+    """A title on one line, not too long."""
+    return " ".join(clean(text[: 4 * max_chars]).split())[:max_chars]
+
+
+def has_words(text: str) -> bool:
+    """Whether there is anything to learn: at least two letters in a row, or a character of CJK."""
+    return re.search(r"[^\W\d_]{2}|[\u3040-\u9fff\uac00-\ud7af]", text) is not None
