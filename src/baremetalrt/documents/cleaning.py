@@ -2,6 +2,7 @@
 
 import re
 import unicodedata
+from functools import cache
 from typing import Final
 
 # Controls but tab and line feed; zero-width and direction marks, soft hyphens, BOMs; halves of pairs.
@@ -16,18 +17,29 @@ _SPACES: Final = str.maketrans(
 )
 # Base64, minified scripts, hashes: nobody wrote that, and nobody should learn it. CJK has no spaces.
 _ENCODED: Final = re.compile(r"^[ \t]*[!-~]{200,}[ \t]*$\n?", re.MULTILINE)
+# What nobody writes: more marks on one letter. Source: UAX #15, Stream-Safe Text Format.
+_MAX_MARKS: Final = 30
 
 
 def clean(text: str, *, keeps_layout: bool = False) -> str:
     """`text` without what cannot be seen; code keeps its blank lines. Cleaning twice changes nothing."""
     text = _LINE_ENDS.sub("\n", text).translate(_SPACES)
     text = _INVISIBLE.sub("", text)
-    text = unicodedata.normalize("NFC", text)
+    if not text.isascii():
+        text = unicodedata.normalize("NFC", _mark_run().sub(r"\1", text))
     text = _ENCODED.sub("", text)
     text = "\n".join([line.rstrip(" \t") for line in text.split("\n")])
     if not keeps_layout:
         text = _BLANK_LINES.sub("\n\n", text)
     return text.strip("\n")
+
+
+@cache
+def _mark_run() -> re.Pattern[str]:
+    """Marks on one letter beyond the first few: to order them takes the square of their number."""
+    marks = (chr(c) for c in range(0x300, 0x1F000) if unicodedata.combining(chr(c)))
+    some = f"[{''.join(marks)}]"
+    return re.compile(f"({some}{{{_MAX_MARKS}}}){some}+")
 
 
 def one_line_title(text: str, max_chars: int = 200) -> str:

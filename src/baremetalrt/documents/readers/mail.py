@@ -39,6 +39,8 @@ _SUFFIXES: Final = {
 }
 _FIELDS: Final = ("Subject", "From", "To", "Date")
 _ESCAPED_FROM: Final = re.compile(rb"^>(>*From )", re.MULTILINE)
+_MAX_HEADER_BYTES: Final = 1 << 20
+_MAX_PARAMETER_CHARS: Final = 10_000
 _MAX_FIELD_CHARS: Final = 200
 
 
@@ -58,6 +60,13 @@ def read_message(data: bytes, source: Source, read_part: ReadPart) -> Iterator[I
     """
     if source.depth > source.limits.depth:
         raise Refusal("document.nested", f"it is inside of more than {source.limits.depth} mails")
+    # Parsing headers takes the square of their length in places.
+    if (
+        data.find(b"\n\n", 0, _MAX_HEADER_BYTES) < 0
+        and data.find(b"\n\r\n", 0, _MAX_HEADER_BYTES) < 0
+    ):
+        if len(data) > _MAX_HEADER_BYTES:
+            raise too_large("its headers are", _MAX_HEADER_BYTES)
     try:
         # The older policy keeps headers as they are; the newer one fails on what spam has in them.
         message = email.message_from_bytes(_ESCAPED_FROM.sub(rb"\1", data), policy=policy.compat32)
@@ -105,6 +114,13 @@ def _sort_parts(
             )
             refusals.append(Unread(origin=source.origin, reason=reason, code=f"document.{what}"))
             break
+        if any(len(value) > _MAX_PARAMETER_CHARS for name, value in _types(part)):
+            refusals.append(
+                Unread(
+                    origin=source.origin, reason="its headers are absurd", code="document.damaged"
+                )
+            )
+            continue
         kind = part.get_content_type()
         if kind == "multipart/encrypted" or kind in _ENCRYPTED:
             refusals.append(
@@ -124,6 +140,13 @@ def _sort_parts(
         else:
             attachments.append(part)
     return bodies, attachments, refusals
+
+
+def _types(part: Message) -> Iterator[tuple[str, str]]:
+    """The headers whose parameters will be parsed, as they are."""
+    for name, value in part.raw_items():
+        if name.lower() in ("content-type", "content-disposition"):
+            yield name, str(value)
 
 
 def _best_alternative(parts: list[Message]) -> list[Message]:

@@ -14,6 +14,7 @@ _NUMBER: Final = re.compile(r"\d+|\b[ivxlc]+\b", re.IGNORECASE)
 _HYPHENATED: Final = re.compile("[\ufffe\x02]\r?\n?")
 _ENDS_SENTENCE: Final = (".", "!", "?", ":", ";", "…", "。", "！", "？", '."', ".”", "”")
 _STARTS_ITEM: Final = re.compile(r"(?:[-•–*▪◦·]|\(?\w{1,3}[.)])\s")
+_TRAILER_BYTES: Final = 1 << 20
 _MARGIN_LINES: Final = 3
 _MIN_PAGES: Final = 3
 # A line that reaches this far goes on in the next one.
@@ -29,7 +30,7 @@ def read_pdf(source: Source) -> Iterator[Document]:
     try:
         pdf = PdfDocument(source.file)
     except PdfiumError as error:
-        if "password" in str(error).lower() or "security" in str(error).lower():
+        if _may_be_encrypted(source):
             raise Refusal("document.encrypted", "it is encrypted") from error
         raise Refusal("document.damaged", "it is no PDF, or a damaged one") from error
     if len(pdf) > source.limits.pages:
@@ -58,6 +59,16 @@ def read_pdf(source: Source) -> Iterator[Document]:
     yield Document(text=text, origin=source.origin, kind="pdf", title=title)
 
 
+def _may_be_encrypted(source: Source) -> bool:
+    """Whether a trailer says so; PDFium says it of damaged files, too."""
+    size = source.num_bytes()
+    for start in (0, max(0, size - _TRAILER_BYTES)):
+        source.file.seek(start)
+        if b"/Encrypt" in source.file.read(_TRAILER_BYTES):
+            return True
+    return False
+
+
 def _lines(text: str) -> list[str]:
     return [line.strip() for line in _HYPHENATED.sub("", text).splitlines() if line.strip()]
 
@@ -65,29 +76,22 @@ def _lines(text: str) -> list[str]:
 def pages_to_text(pages: Sequence[Sequence[str]]) -> str:
     """Lines of pages to paragraphs; headers, footers and page numbers go."""
     repeated = _repeated(pages)
-    paragraphs: list[str] = []
+    paragraphs: list[list[str]] = []
     is_open = False
     for page in pages:
-        body = [
-            line
-            for at, line in enumerate(page)
-            if not (_in_margin(at, page) and _shape(line) in repeated)
-        ]
+        body = _without_margins(page, repeated)
         # The width of the type area: what most long lines reach.
         widths = sorted(len(line) for line in body)
         full_chars = _FULL * widths[(len(widths) * 9) // 10] if widths else 0
         for line in body:
             if is_open and not _STARTS_ITEM.match(line):
-                paragraphs[-1] += _glue(paragraphs[-1], line)
+                paragraphs[-1] += (_glue(paragraphs[-1][-1], line), line)
             else:
-                paragraphs.append(line)
-            is_short = len(line) < full_chars
-            is_open = not (
-                is_short and (line.endswith(_ENDS_SENTENCE) or len(line) < full_chars / 2)
-            )
-            if line.endswith(_ENDS_SENTENCE) and is_short:
-                is_open = False
-    return "\n\n".join(paragraphs)
+                paragraphs.append([line])
+            # A paragraph ends in a line that is not full and ends a sentence, or is very short.
+            has_ended = line.endswith(_ENDS_SENTENCE) or len(line) < full_chars / 2
+            is_open = len(line) >= full_chars or not has_ended
+    return "\n\n".join("".join(pieces) for pieces in paragraphs)
 
 
 def _repeated(pages: Sequence[Sequence[str]]) -> set[str]:
@@ -103,6 +107,16 @@ def _repeated(pages: Sequence[Sequence[str]]) -> set[str]:
     return {shape for shape, count in counts.items() if count >= least}
 
 
+def _without_margins(page: Sequence[str], repeated: set[str]) -> Sequence[str]:
+    """The lines between what is repeated at the top and at the bottom."""
+    start, end = 0, len(page)
+    while start < end and _in_margin(start, page) and _shape(page[start]) in repeated:
+        start += 1
+    while end > start and _in_margin(end - 1, page) and _shape(page[end - 1]) in repeated:
+        end -= 1
+    return page[start:end]
+
+
 def _in_margin(at: int, page: Sequence[str]) -> bool:
     return at < _MARGIN_LINES or at >= len(page) - _MARGIN_LINES
 
@@ -112,11 +126,10 @@ def _shape(line: str) -> str:
 
 
 def _glue(before: str, line: str) -> str:
+    """What stands between two lines of a paragraph."""
     if before.endswith("-") and line[:1].islower() and before[-2:-1].isalpha():
-        return line  # a compound keeps its hyphen: PDFium has told the others apart
-    if _is_cjk(before[-1:]) and _is_cjk(line[:1]):
-        return line
-    return f" {line}"
+        return ""  # a compound keeps its hyphen: PDFium has told the others apart
+    return "" if _is_cjk(before[-1:]) and _is_cjk(line[:1]) else " "
 
 
 def _is_cjk(char: str) -> bool:

@@ -13,6 +13,7 @@ _ATTRIBUTION: Final = re.compile(
     r"написал\(?а?\)?|пишет|kirjoitti|書きました|写道|작성).{0,40}:\s*$",
     re.IGNORECASE,
 )
+_ATTRIBUTION_STARTS: Final = ("On ", "Am ", "Le ", "El ", "Il ", "Op ", "Em ", "Den ", "W ", "At ")
 _ORIGINAL: Final = re.compile(
     r"^[\s>]*-{2,}\s*(?:original (?:message|appointment)|ursprüngliche nachricht|message d'origine|"
     r"mensaje original|messaggio originale|mensagem original|"
@@ -48,11 +49,13 @@ def own_words(text: str) -> str:
     lines = _without_signature(lines)
     kept: list[str] = []
     for at, line in enumerate(lines):
-        if _QUOTED.match(line):
+        # Most lines are none of these: one look at their ends says so.
+        start = line[:8]
+        if (">" in start or "|" in start) and _QUOTED.match(line):
             continue
-        if _is_attribution(lines, at):
+        if start.lstrip()[:1] in ("-", "B", "b") and _FORWARDED.match(line):
             continue
-        if _FORWARDED.match(line):
+        if (":" in line[-3:] or _may_begin_attribution(line)) and _is_attribution(lines, at):
             continue
         kept.append(line)
     return "\n".join(kept).strip("\n")
@@ -61,8 +64,10 @@ def own_words(text: str) -> str:
 def _end_of_reply(lines: list[str]) -> int:
     """Where the message begins that was answered; whoever quotes it whole puts it at the end."""
     for at, line in enumerate(lines):
-        if _ORIGINAL.match(line):
+        if line.find("-", 0, 8) >= 0 and _ORIGINAL.match(line):
             return at
+        if ":" not in line[:12]:
+            continue
         if not at or _QUOTED.match(line):
             continue
         # Outlook: "From:", "Sent:", "To:", "Subject:" below each other, with or without a rule.
@@ -94,6 +99,10 @@ def _without_signature(lines: list[str]) -> list[str]:
     return lines[:end]
 
 
+def _may_begin_attribution(line: str) -> bool:
+    return line.startswith(_ATTRIBUTION_STARTS) and len(line) < 200
+
+
 def _is_attribution(lines: list[str], at: int) -> bool:
     """`On Monday, Ann wrote:`, on one line or two, above a quotation."""
     below = next((one for one in lines[at + 1 : at + 4] if one.strip()), "")
@@ -103,5 +112,5 @@ def _is_attribution(lines: list[str], at: int) -> bool:
         r"(?:On|Am|Le|El|Il|Op|Em|Den|W|At)\b", lines[at]
     ):
         after = [one for one in lines[at + 1 : at + 6] if one.strip()]
-        return len(after) > 1 and _QUOTED.match(after[1]) is not None and len(lines[at]) < 200
+        return len(after) > 1 and _QUOTED.match(after[1]) is not None
     return False
