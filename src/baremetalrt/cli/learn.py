@@ -56,6 +56,7 @@ def command(
     if name is None:
         raise UsageError(
             "the result needs a name",
+            code="learn.no-name",
             parameter="name",
             hint="--into NAME, or --dry-run to look first",
         )

@@ -37,6 +37,16 @@ def split_passages(text: str, max_size: int, *, measure: Measure = len) -> list[
     return passages
 
 
+def cut_near(text: str, low: int, target: int, high: int) -> int:
+    """Where to cut `text` in two: at the best kind of border that there is from `low` to `high`, and of
+    those at the one nearest to `target`; at `target` where there is none."""
+    for border in _BORDERS:
+        ends = [low + match.end() for match in border.finditer(text[low : high + 1])]
+        if ends:
+            return min(ends, key=lambda end: abs(end - target))
+    return target
+
+
 def _pieces(text: str, max_size: int, measure: Measure, level: int) -> Iterator[str]:
     if not text:
         return

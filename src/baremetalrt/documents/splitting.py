@@ -5,12 +5,11 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Final
 
-from baremetalrt.documents.passages import split_passages
+from baremetalrt.documents.passages import cut_near
 
 _SCALE: Final = 1 << 64
 # A group of related documents that is more than this part of everything is needed for training.
 _MAX_GROUP_SHARE: Final = 0.25
-_TAIL_PASSAGES: Final = 40
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,13 +54,13 @@ def choose_held_out(
 
 
 def cut_tail(text: str, config: SplitConfig | None = None) -> tuple[str, str]:
-    """One document alone: what is trained on, and its last passages, which are held out."""
-    config = config or SplitConfig()
-    passages = split_passages(text, max(1, len(text) // _TAIL_PASSAGES))
-    num_held_out = max(1, round(config.fraction * len(passages)))
-    if len(passages) < 2 or config.fraction <= 0:
+    """One document alone: what is trained on, and its end, which is held out."""
+    fraction = (config or SplitConfig()).fraction
+    num_held_out = round(fraction * len(text))
+    if not num_held_out:
         return text, ""
-    at = sum(map(len, passages[:-num_held_out]))
+    low, high = len(text) - 3 * num_held_out, len(text) - num_held_out // 3
+    at = cut_near(text, max(len(text) // 4, low), len(text) - num_held_out, high)
     return text[:at].rstrip("\n"), text[at:].strip("\n")
 
 

@@ -61,12 +61,9 @@ def read_message(data: bytes, source: Source, read_part: ReadPart) -> Iterator[I
     if source.depth > source.limits.depth:
         raise Refusal("document.nested", f"it is inside of more than {source.limits.depth} mails")
     # Parsing headers takes the square of their length in places.
-    if (
-        data.find(b"\n\n", 0, _MAX_HEADER_BYTES) < 0
-        and data.find(b"\n\r\n", 0, _MAX_HEADER_BYTES) < 0
-    ):
-        if len(data) > _MAX_HEADER_BYTES:
-            raise too_large("its headers are", _MAX_HEADER_BYTES)
+    start = data[:_MAX_HEADER_BYTES]
+    if len(start) < len(data) and b"\n\n" not in start and b"\n\r\n" not in start:
+        raise too_large("its headers are", _MAX_HEADER_BYTES)
     try:
         # The older policy keeps headers as they are; the newer one fails on what spam has in them.
         message = email.message_from_bytes(_ESCAPED_FROM.sub(rb"\1", data), policy=policy.compat32)

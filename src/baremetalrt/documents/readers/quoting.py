@@ -108,9 +108,7 @@ def _is_attribution(lines: list[str], at: int) -> bool:
     below = next((one for one in lines[at + 1 : at + 4] if one.strip()), "")
     if _ATTRIBUTION.search(lines[at][-200:]):
         return _QUOTED.match(below) is not None or at >= len(lines) - 2
-    if _ATTRIBUTION.search(below[-200:]) and re.match(
-        r"(?:On|Am|Le|El|Il|Op|Em|Den|W|At)\b", lines[at]
-    ):
+    if _ATTRIBUTION.search(below[-200:]) and _may_begin_attribution(lines[at]):
         after = [one for one in lines[at + 1 : at + 6] if one.strip()]
         return len(after) > 1 and _QUOTED.match(after[1]) is not None
     return False
