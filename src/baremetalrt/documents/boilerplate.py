@@ -1,6 +1,5 @@
 """Lines that many documents share: footers of lists, notices of lawyers, menus that no tag told of."""
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -15,7 +14,7 @@ from baremetalrt.documents.document import Kind
 _MIN_CHARS: Final = 12
 _MAX_CHARS: Final = 1000
 _ROW_SHIFTS: Final = (0, 32)
-_NUMBER: Final = re.compile(r"\d+")
+_DIGITS: Final = str.maketrans("123456789", "0" * 9)
 # Lines of code repeat because they must, and Markdown's tables and rules, too.
 _EXEMPT: Final[frozenset[Kind]] = frozenset(("code",))
 
@@ -81,7 +80,9 @@ def _hashed_lines(text: str) -> Iterator[tuple[int, int]]:
     """Number and hash of each line that is long enough to mean something; numbers in it do not count."""
     for at, line in enumerate(text.split("\n")):
         if _MIN_CHARS <= len(line) <= _MAX_CHARS:
-            shape = _NUMBER.sub("0", " ".join(line.split()).casefold())
+            shape = " ".join(line.split()).casefold().translate(_DIGITS)
+            while "00" in shape:
+                shape = shape.replace("00", "0")
             if len(shape) >= _MIN_CHARS:
                 digest = blake2b(shape.encode(), digest_size=8).digest()
                 yield at, int.from_bytes(digest, "little")

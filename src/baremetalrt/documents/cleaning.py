@@ -16,7 +16,8 @@ _SPACES: Final = str.maketrans(
     dict.fromkeys("\u00a0\u2007\u202f\u2002\u2003\u2009", " ") | {"\u2029": "\n\n"}
 )
 # Base64, minified scripts, hashes: nobody wrote that, and nobody should learn it. CJK has no spaces.
-_ENCODED: Final = re.compile(r"^[ \t]*[!-~]{200,}[ \t]*$\n?", re.MULTILINE)
+_ENCODED: Final = re.compile(r"[ \t]*[!-~]{200,}")
+_ENCODED_CHARS: Final = 200
 # What nobody writes: more marks on one letter. Source: UAX #15, Stream-Safe Text Format.
 _MAX_MARKS: Final = 30
 
@@ -27,8 +28,10 @@ def clean(text: str, *, keeps_layout: bool = False) -> str:
     text = _INVISIBLE.sub("", text)
     if not text.isascii():
         text = unicodedata.normalize("NFC", _mark_run().sub(r"\1", text))
-    text = _ENCODED.sub("", text)
-    text = "\n".join([line.rstrip(" \t") for line in text.split("\n")])
+    lines = [line.rstrip(" \t") for line in text.split("\n")]
+    text = "\n".join(
+        [line for line in lines if len(line) < _ENCODED_CHARS or not _ENCODED.fullmatch(line)]
+    )
     if not keeps_layout:
         text = _BLANK_LINES.sub("\n\n", text)
     return text.strip("\n")

@@ -180,12 +180,13 @@ class _Reading:
 class _Judged:
     """What the second pass found out.
 
-    `is_held_out` has the numbers of the documents that stay. `lone`: the one whose end is held out,
-    because no document can be.
+    `is_held_out` has the numbers of the documents that stay, `trimmed` of those that lose lines.
+    `lone`: the one whose end is held out, because no document can be.
     """
 
     verdict: duplicates.Verdict
     is_held_out: dict[int, bool]
+    trimmed: set[int]
     num_repeated_lines: int
     lone: int | None
 
@@ -203,6 +204,7 @@ def _judge(
     families: list[int] = []
     numbers: dict[str, int] = {}
     num_repeated = 0
+    trimmed: set[int] = set()
     for number, document in enumerate(spool):
         on_progress(
             Progress(
@@ -211,6 +213,8 @@ def _judge(
         )
         text, num_lines = lines.without_repeated(document.text, document.kind)
         num_repeated += num_lines
+        if num_lines:
+            trimmed.add(number)
         # What is nothing but shared lines goes; all of these are not alike for being empty.
         is_empty = not has_words(text)
         sizes.append(0 if is_empty else len(text.encode()))
@@ -232,7 +236,7 @@ def _judge(
     lone = (
         None if any(chosen) else max(staying, key=lambda at: (sizes[at], hashes[at]), default=None)
     )
-    return _Judged(verdict, sides, num_repeated, lone)
+    return _Judged(verdict, sides, trimmed, num_repeated, lone)
 
 
 def _family(document: Document) -> str:
@@ -264,7 +268,9 @@ def _write(
     for number, document in enumerate(spool):
         if number not in judged.is_held_out:
             continue
-        text = lines.without_repeated(document.text, document.kind)[0]
+        text = document.text
+        if number in judged.trimmed:
+            text = lines.without_repeated(text, document.kind)[0]
         for part, is_held_out in _parts(text, judged, number, config):
             example = msgspec.structs.replace(document, text=part)
             line = _example(example)
