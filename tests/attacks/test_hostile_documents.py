@@ -2,6 +2,7 @@
 
 import io
 import os
+import random
 import socket
 import time
 import tracemalloc
@@ -465,3 +466,51 @@ def test_the_process_cannot_write_and_cannot_start_others(tmp_path: Path) -> Non
         assert child.rlimit(psutil.RLIMIT_FSIZE) == (0, 0)
         assert child.rlimit(psutil.RLIMIT_NPROC) == (0, 0)
         assert child.rlimit(psutil.RLIMIT_AS) == (LIMITS.memory_bytes, LIMITS.memory_bytes)
+
+
+def samples() -> dict[str, bytes]:
+    """One honest document of each format."""
+    message = bytes(kit.mail("Plain words.", html="<p>Words</p>", attachments=[ATTACHED]))
+    return {
+        "a.pdf": kit.pdf([["Some words of a page."] * 5] * 3, header="A header"),
+        "a.docx": kit.docx("# Words", "Some words.", table=[["a", "b"]]),
+        "a.html": b"<html><nav>menu</nav><table><tr><td><p>words<ul><li>one<li>two</table>" * 20,
+        "a.eml": message,
+        "a.mbox": (FROM + message + b"\n\n") * 3,
+        "a.txt": "Wörter in allerlei Sprachen: слова, 言葉, λόγια. ".encode() * 20,
+    }
+
+
+ATTACHED = ("a.docx", "application/octet-stream", kit.docx("Attached words."))
+
+
+def damaged(data: bytes, rng: random.Random) -> bytes:
+    """Some bytes changed, taken out, doubled."""
+    found = bytearray(data)
+    for _ in range(rng.choice((1, 3, 30))):
+        at = rng.randrange(len(found))
+        match rng.randrange(4):
+            case 0:
+                found[at] = rng.randrange(256)
+            case 1:
+                del found[at : at + rng.randrange(40)]
+            case 2:
+                found[at:at] = found[at : at + rng.randrange(200)]
+            case _:
+                found[at : at + 1] = rng.choice((b"\0", b"\xff" * 8, b"999999999", b"<", b"\n\n"))
+        found = found or bytearray(b"x")
+    return bytes(found)
+
+
+@pytest.mark.parametrize("name", samples())
+@pytest.mark.parametrize("num", [25, pytest.param(2000, marks=pytest.mark.slow)])
+def test_damaged_documents_are_read_or_listed(
+    name: str, num: int, reader: ReaderProcess, tmp_path: Path
+) -> None:
+    """Whatever was damaged; no reader raises what nobody expects, which would end the process."""
+    rng, data = random.Random(num), samples()[name]
+    for _ in range(num):
+        path = kit.write(tmp_path, name, damaged(data, rng))
+        documents, unread = kit.read(path, reader=reader)
+        assert documents or unread
+        assert not [item for item in unread if item.code == "document.crashed"], path.read_bytes()

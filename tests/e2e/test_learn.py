@@ -139,6 +139,24 @@ def test_errors_say_what_to_do(tmp_path: Path) -> None:
         assert json.loads(result.stdout)["error"]["code"] == code
 
 
+def test_a_full_disk_is_said_and_leaves_nothing(tmp_path: Path) -> None:
+    """The limit on the size of files stands for the disk."""
+    docs, home = tmp_path / "docs", tmp_path / "home"
+    for number in range(200):
+        kit.write(docs, f"{number}.txt", f"Text {number}. " + "Some words of it. " * 1000)
+    command = ["bash", "-c", 'ulimit -f 1024; exec "$@"', "-", *BMRT]
+    result = subprocess.run(
+        [*command, "learn", str(docs), "--into", "harbour", "--json"],
+        env=environment(home),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert result.returncode == 4, result.stderr
+    assert json.loads(result.stdout)["error"]["code"] == "disk.write"
+    assert list((home / "learned").iterdir()) == []
+
+
 def test_an_interrupted_reading_leaves_nothing(tmp_path: Path) -> None:
     """Control-C in the middle of a mailbox: no corpus, no spool, no process."""
     home, box = tmp_path / "home", tmp_path / "box.mbox"

@@ -10,6 +10,7 @@ import pytest
 import document_kit as kit
 from baremetalrt.documents.document import Document
 from baremetalrt.documents.reader_process import ReaderProcess
+from baremetalrt.documents.readers.quoting import own_words
 
 LONG = (
     "The harbour master wrote down every ship that came in, and what it carried, "
@@ -266,6 +267,39 @@ def test_mail_without_a_suffix_is_known_by_its_headers(
     path = kit.write(tmp_path, "00042.txt", bytes(kit.mail("Words of a mail.")))
     document = one(reader, path)
     assert (document.kind, document.text) == ("mail", "Words of a mail.")
+
+
+def test_files_of_apple_mail_are_mails(reader: ReaderProcess, tmp_path: Path) -> None:
+    """The length comes first, and a property list last."""
+    message = bytes(kit.mail("Words of a mail."))
+    data = b"%-10d\n%s<?xml version='1.0'?><plist>flags</plist>" % (len(message), message)
+    assert one(reader, kit.write(tmp_path, "1.emlx", data)).text == "Words of a mail."
+
+
+@pytest.mark.parametrize(
+    ("text", "own"),
+    [
+        ("Yes.\n\nOn Mon, 23 Nov 2026, Bob wrote:\nIs it?", "Yes.\n\nIs it?"),
+        ("Ja.\n\nAm 23.11.2026 um 10:00 schrieb Bob <b@x>:\n> Da?", "Ja."),
+        ("Oui.\n\nLe lun. 23 nov. 2026 à 10:00,\nBob <b@x> a écrit :\n\n> Là ?", "Oui."),
+        ("Yes.\n\n-----Original Message-----\nFrom: Bob\nIs it?", "Yes."),
+        ("Yes.\n\nFrom: Bob\nSent: Monday\nTo: Ann\nSubject: it\n\nIs it?", "Yes."),
+        (
+            "See.\n\n---------- Forwarded message ---------\nFrom: B\nDate: M\nSubject: S\n\nNews.",
+            "See.\n\nFrom: B\nDate: M\nSubject: S\n\nNews.",
+        ),
+        ("Yes.\n\nSent from my iPhone", "Yes."),
+        ("Yes.\n\n" + "_" * 40 + "\nlist mailing list\nhttps://lists.example.org/list", "Yes."),
+        (
+            "Ann said:\nit is here.\n\nFrom: the harbour",
+            "Ann said:\nit is here.\n\nFrom: the harbour",
+        ),
+        ("a\n--\nb is a long text\n" + "and goes on\n" * 20, None),
+    ],
+)
+def test_own_words_are_told_from_quoted_ones(text: str, own: str | None) -> None:
+    """As mail programs of several languages mark them; what only looks alike stays."""
+    assert own_words(text) == (text.strip("\n") if own is None else own)
 
 
 def test_flowed_lines_are_joined(reader: ReaderProcess, tmp_path: Path) -> None:

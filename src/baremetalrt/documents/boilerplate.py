@@ -15,7 +15,7 @@ _MIN_CHARS: Final = 12
 _MAX_CHARS: Final = 1000
 _ROW_SHIFTS: Final = (0, 32)
 _DIGITS: Final = str.maketrans("123456789", "0" * 9)
-# Lines of code repeat because they must, and Markdown's tables and rules, too.
+# Lines of code repeat because they must.
 _EXEMPT: Final[frozenset[Kind]] = frozenset(("code",))
 
 

@@ -7,7 +7,7 @@ from typing import Final
 from baremetalrt.documents.names import names_in
 
 # Enough to recognize a language by, little enough to be quick.
-_SAMPLE_BYTES: Final = 32 * 1024
+_SAMPLE_BYTES: Final = 8 * 1024
 _BOMS: Final = (
     (codecs.BOM_UTF8, "utf-8"),
     (codecs.BOM_UTF32_LE, "utf-32-le"),
@@ -92,5 +92,5 @@ def _guess(data: bytes) -> str:
     beyond = re.search(rb"[\x80-\xff]", data)
     start = max(0, beyond.start() - 1024) if beyond else 0
     sample = data[start : start + _SAMPLE_BYTES]
-    best = from_bytes(sample, cp_isolation=list(_CANDIDATES), steps=5, chunk_size=1024).best()
+    best = from_bytes(sample, cp_isolation=list(_CANDIDATES), steps=5, chunk_size=512).best()
     return best.encoding if best else "cp1252"

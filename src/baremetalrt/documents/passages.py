@@ -50,7 +50,6 @@ def cut_near(text: str, low: int, target: int, high: int) -> int:
 def _pieces(text: str, max_size: int, measure: Measure, level: int) -> Iterator[str]:
     if not text:
         return
-    # Measuring may be dear: what has more characters than four for each unit is split without asking.
     if measure(text) <= max_size or len(text) == 1:
         yield text
     elif level == len(_BORDERS):

@@ -39,6 +39,8 @@ _SUFFIXES: Final = {
 }
 _FIELDS: Final = ("Subject", "From", "To", "Date")
 _ESCAPED_FROM: Final = re.compile(rb"^>(>*From )", re.MULTILINE)
+# Apple Mail puts the length before a mail, and its own notes after it.
+_LENGTH_LINE: Final = re.compile(rb"(\d{1,12})[ \t]*\r?\n")
 _MAX_HEADER_BYTES: Final = 1 << 20
 _MAX_PARAMETER_CHARS: Final = 10_000
 _MAX_FIELD_CHARS: Final = 200
@@ -49,6 +51,8 @@ def read_mail(source: Source, read_part: ReadPart) -> Iterator[Item]:
     data = source.file.read(source.limits.message_bytes + 1)
     if len(data) > source.limits.message_bytes:
         raise too_large("it is", source.limits.message_bytes)
+    if length := _LENGTH_LINE.match(data):
+        data = data[length.end() : length.end() + int(length[1])]
     yield from read_message(data, source, read_part)
 
 

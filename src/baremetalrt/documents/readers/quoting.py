@@ -14,6 +14,8 @@ _ATTRIBUTION: Final = re.compile(
     re.IGNORECASE,
 )
 _ATTRIBUTION_STARTS: Final = ("On ", "Am ", "Le ", "El ", "Il ", "Op ", "Em ", "Den ", "W ", "At ")
+# With a date in it, it is one even where nothing marks the quotation.
+_DATED: Final = re.compile(r"(?:On|Am|Le|El|Il|Op|Em|Den) .{0,60}\b\d{4}\b.{0,120}:\s*$")
 _ORIGINAL: Final = re.compile(
     r"^[\s>]*-{2,}\s*(?:original (?:message|appointment)|ursprüngliche nachricht|message d'origine|"
     r"mensaje original|messaggio originale|mensagem original|"
@@ -107,6 +109,8 @@ def _is_attribution(lines: list[str], at: int) -> bool:
     """`On Monday, Ann wrote:`, on one line or two, above a quotation."""
     below = next((one for one in lines[at + 1 : at + 4] if one.strip()), "")
     if _ATTRIBUTION.search(lines[at][-200:]):
+        if _DATED.match(lines[at]):
+            return True
         return _QUOTED.match(below) is not None or at >= len(lines) - 2
     if _ATTRIBUTION.search(below[-200:]) and _may_begin_attribution(lines[at]):
         after = [one for one in lines[at + 1 : at + 6] if one.strip()]
