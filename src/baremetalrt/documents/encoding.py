@@ -22,6 +22,8 @@ _CANDIDATES: Final = names_in(
         iso8859_5 cp437 cp850 mac_roman cp932 euc_jp gb18030 big5 euc_kr
         """
 )
+_BEYOND_ASCII: Final = re.compile(rb"[\x80-\xff]")
+_BEFORE_BYTES: Final = 200
 _STATEFUL: Final = re.compile(rb"\x1b\$[@B]|\x1b\([BJ]")
 # Decoders that stand for what is really sent under these names, and `charset`s that are none.
 _REALLY: Final = {"iso8859-1": "cp1252", "ascii": "cp1252", "gb2312": "gb18030", "gbk": "gb18030"}
@@ -88,9 +90,22 @@ def _looks_like_utf16(data: bytes) -> bool:
 def _guess(data: bytes) -> str:
     from charset_normalizer import from_bytes
 
-    # From where the first byte beyond ASCII is: before it, all candidates agree.
-    beyond = re.search(rb"[\x80-\xff]", data)
-    start = max(0, beyond.start() - 1024) if beyond else 0
-    sample = data[start : start + _SAMPLE_BYTES]
-    best = from_bytes(sample, cp_isolation=list(_CANDIDATES), steps=5, chunk_size=512).best()
-    return best.encoding if best else "cp1252"
+    found = _telling_lines(data)
+    best = from_bytes(found, cp_isolation=list(_CANDIDATES), steps=5, chunk_size=512).best()
+    # Several may read the sample alike; the commonest of them reads the rest most likely.
+    if best is None or "cp1252" in best.could_be_from_charset:
+        return "cp1252"
+    return best.encoding
+
+
+def _telling_lines(data: bytes) -> bytes:
+    """Lines with a byte beyond ASCII, as many as a sample takes: on all others, the candidates agree."""
+    sample, size, end = [], 0, 0
+    while size < _SAMPLE_BYTES and (match := _BEYOND_ASCII.search(data, end)):
+        earliest = max(end, match.start() - _BEFORE_BYTES)
+        start = data.rfind(b"\n", earliest, match.start()) + 1 or earliest
+        end = data.find(b"\n", match.start(), start + _SAMPLE_BYTES - size) + 1
+        end = end or start + _SAMPLE_BYTES - size
+        sample.append(data[start:end])
+        size += end - start
+    return b"".join(sample)
