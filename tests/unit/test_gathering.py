@@ -10,7 +10,8 @@ import pytest
 
 import document_kit as kit
 from baremetalrt.core.errors import UsageError
-from baremetalrt.documents.gathering import GatherConfig, Progress
+from baremetalrt.documents.gathering import Progress
+from baremetalrt.documents.judging import GatherConfig
 from baremetalrt.documents.splitting import SplitConfig
 from baremetalrt.serve import learning
 from baremetalrt.serve.learning import Corpus, gather_corpus

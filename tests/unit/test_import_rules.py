@@ -37,7 +37,7 @@ EXCEPTIONS: dict[str, tuple[str, ...]] = {
     "serve.library": ("devices.memory",),
     "serve.opening": ("native.vocabulary_guard",),
     # turn arguments into options of a gathering
-    "cli.learn": ("documents.gathering", "documents.splitting"),
+    "cli.learn": ("documents.gathering", "documents.judging", "documents.splitting"),
     "cli.reading": ("documents.gathering",),
     # turn arguments into options of a generation
     "cli.bench": ("session.sampling", "session.session"),

@@ -12,6 +12,7 @@ from baremetalrt.documents.document import Document
 from baremetalrt.documents.reader_process import ReaderProcess
 from baremetalrt.documents.readers.quoting import own_words
 
+KEY = "The key:\n-----BEGIN OPENSSH PRIVATE KEY-----\nabc\n"
 LONG = (
     "The harbour master wrote down every ship that came in, and what it carried, "
     "and who had sent it, in a book that nobody ever read again."
@@ -317,7 +318,9 @@ def test_flowed_lines_are_joined(reader: ReaderProcess, tmp_path: Path) -> None:
         ("picture.png", b"\x89PNG\r\n\x1a\n", "document.no-reader"),
         ("program", b"\x7fELF\x02\x01\x01\x00" + bytes(100), "document.no-reader"),
         ("program.txt", b"MZ\x90\x00\x03" + bytes(100), "document.no-reader"),
-        ("key", b"-----BEGIN OPENSSH PRIVATE KEY-----\nabc\n", "document.secret"),
+        ("key", KEY.encode(), "document.secret"),
+        ("key.eml", bytes(kit.mail(KEY)), "document.secret"),
+        ("a.min.js", b"var a=1", "document.generated"),
         ("old.docx", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(100), "document.encrypted"),
         ("torn.docx", b"PK\x03\x04 and nothing else", "document.damaged"),
         ("torn.pdf", b"%PDF-1.7\nand nothing else", "document.damaged"),

@@ -11,7 +11,8 @@ from baremetalrt.core.errors import UsageError
 from baremetalrt.core.units import format_bytes
 
 if TYPE_CHECKING:
-    from baremetalrt.documents.gathering import GatherConfig, Summary
+    from baremetalrt.documents.gathering import Summary
+    from baremetalrt.documents.judging import GatherConfig
 
 _SHOWN: int = 20
 
@@ -69,7 +70,7 @@ def command(
 
 
 def _config(seed: int, held_out: float) -> "GatherConfig":
-    from baremetalrt.documents.gathering import GatherConfig
+    from baremetalrt.documents.judging import GatherConfig
     from baremetalrt.documents.splitting import SplitConfig
 
     return GatherConfig(split=SplitConfig(fraction=held_out, seed=seed))

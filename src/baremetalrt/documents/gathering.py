@@ -5,7 +5,6 @@ spool; judge what repeats; write what stays.
 """
 
 import hashlib
-from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -13,32 +12,20 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 import msgspec
-import numpy as np
 
-from baremetalrt.documents import duplicates, wire
-from baremetalrt.documents.boilerplate import BoilerplateConfig, LineCounts
+from baremetalrt.documents import wire
+from baremetalrt.documents.boilerplate import LineCounts
 from baremetalrt.documents.cleaning import has_words
 from baremetalrt.documents.document import Document, Reached, Unread
-from baremetalrt.documents.duplicates import DuplicateConfig
-from baremetalrt.documents.limits import ReadingLimits
+from baremetalrt.documents.judging import GatherConfig, Judged, judge
 from baremetalrt.documents.reader_process import ReaderProcess
-from baremetalrt.documents.splitting import SplitConfig, choose_held_out, cut_tail
+from baremetalrt.documents.splitting import cut_tail
 from baremetalrt.documents.spool import Spool, open_private
 from baremetalrt.documents.walking import FoundFile, walk
 
 TRAIN: Final = "train.jsonl"
 HELD_OUT: Final = "held_out.jsonl"
 UNREAD: Final = "unread.jsonl"
-
-
-@dataclass(frozen=True, kw_only=True)
-class GatherConfig:
-    """How documents are read, and what of them stays."""
-
-    limits: ReadingLimits = field(default_factory=ReadingLimits)
-    boilerplate: BoilerplateConfig = field(default_factory=BoilerplateConfig)
-    duplicates: DuplicateConfig = field(default_factory=DuplicateConfig)
-    split: SplitConfig = field(default_factory=SplitConfig)
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,7 +50,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """How far it is. While `phase` is `reading`, bytes are those of files; of the largest one, too."""
+    """How far it is: in bytes of files while `phase` is `reading`, else in documents."""
 
     phase: str
     done: int
@@ -92,7 +79,7 @@ def gather(
     with Spool(folder / ".spool") as spool, open_private(folder / UNREAD, "wb") as unread_file:
         reading = _Reading(config, spool, unread_file, on_progress)
         reading.run(paths)
-        judged = _judge(spool, reading.lines, config, on_progress, reading.num_documents)
+        judged = judge(spool, reading.lines, config, reading.report_comparing)
         with (
             open_private(folder / TRAIN, "wb") as train,
             open_private(folder / HELD_OUT, "wb") as held,
@@ -168,82 +155,16 @@ class _Reading:
         line = {"origin": str(unread.origin), "reason": unread.reason, "code": unread.code}
         self._unread_file.write(msgspec.json.encode(line) + b"\n")
 
+    def report_comparing(self, number: int) -> None:
+        """The second pass is at this document."""
+        self._report("comparing", number, self.num_documents)
+
     def _report(self, phase: str, done: int, total: int, path: str = "") -> None:
         self._on_progress(
             Progress(
                 phase=phase, done=done, total=total, num_documents=self.num_documents, path=path
             )
         )
-
-
-@dataclass(frozen=True)
-class _Judged:
-    """What the second pass found out.
-
-    `is_held_out` has the numbers of the documents that stay, `trimmed` of those that lose lines.
-    `lone`: the one whose end is held out, because no document can be.
-    """
-
-    verdict: duplicates.Verdict
-    is_held_out: dict[int, bool]
-    trimmed: set[int]
-    num_repeated_lines: int
-    lone: int | None
-
-
-def _judge(
-    spool: Spool,
-    lines: LineCounts,
-    config: GatherConfig,
-    on_progress: OnProgress,
-    num_documents: int,
-) -> _Judged:
-    hashes: list[bytes] = []
-    signatures = bytearray()
-    sizes = array("q")
-    families: list[int] = []
-    numbers: dict[str, int] = {}
-    num_repeated = 0
-    trimmed: set[int] = set()
-    for number, document in enumerate(spool):
-        on_progress(
-            Progress(
-                phase="comparing", done=number, total=num_documents, num_documents=num_documents
-            )
-        )
-        text, num_lines = lines.without_repeated(document.text, document.kind)
-        num_repeated += num_lines
-        if num_lines:
-            trimmed.add(number)
-        # What is nothing but shared lines goes; all of these are not alike for being empty.
-        is_empty = not has_words(text)
-        sizes.append(0 if is_empty else len(text.encode()))
-        hashes.append(duplicates.content_hash(document.text if is_empty else text))
-        signatures += duplicates.signature(document.text if is_empty else text)
-        families.append(numbers.setdefault(_family(document), len(numbers)))
-    signatures_NP = np.frombuffer(signatures, dtype=np.uint32).reshape(
-        -1, duplicates.NUM_PERMUTATIONS
-    )
-    verdict = duplicates.judge(hashes, signatures_NP, sizes, families, config.duplicates)
-    staying = [at for at in range(len(hashes)) if verdict.kept_N[at] and sizes[at]]
-    chosen = choose_held_out(
-        [hashes[at] for at in staying],
-        [int(verdict.group_N[at]) for at in staying],
-        [sizes[at] for at in staying],
-        config.split,
-    )
-    sides = dict(zip(staying, chosen, strict=True))
-    lone = (
-        None if any(chosen) else max(staying, key=lambda at: (sizes[at], hashes[at]), default=None)
-    )
-    return _Judged(verdict, sides, trimmed, num_repeated, lone)
-
-
-def _family(document: Document) -> str:
-    """The mail that something was attached to, or the file."""
-    part = document.origin.part
-    head = part.partition("/")[0] if part.startswith("message ") else ""
-    return f"{document.origin.path}\n{head}"
 
 
 @dataclass
@@ -258,7 +179,7 @@ class _Written:
 def _write(
     spool: Spool,
     lines: LineCounts,
-    judged: _Judged,
+    judged: Judged,
     config: GatherConfig,
     train: BinaryIO,
     held_out: BinaryIO,
@@ -287,7 +208,7 @@ def _write(
 
 
 def _parts(
-    text: str, judged: _Judged, number: int, config: GatherConfig
+    text: str, judged: Judged, number: int, config: GatherConfig
 ) -> Iterator[tuple[str, bool]]:
     if number != judged.lone:
         yield text, judged.is_held_out[number]

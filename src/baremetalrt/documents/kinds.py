@@ -48,6 +48,7 @@ _NO_READER: Final = frozenset(
         """
     )
 )
+_GENERATED: Final = ("package-lock.json", "pnpm-lock.yaml", ".min.js", ".min.css")
 _OLE: Final = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
 _FIELD: Final = re.compile(rb"[!-9;-~]+:[^\r\n]*(?:\r?\n[ \t][^\r\n]*)*\r?\n")
 _MAIL_FIELDS: Final = re.compile(
@@ -72,6 +73,8 @@ def kind_of(name: str, head: bytes) -> FileKind:
         return "pdf"
     if head.startswith(_OLE) and by_name == "docx":
         raise Refusal("document.encrypted", "it is encrypted, or in Word's old format")
+    if path.name.endswith(_GENERATED):
+        raise Refusal("document.generated", "a program wrote it, for programs")
     if path.suffix in _NO_READER:
         raise Refusal("document.no-reader", f"there is no reader for {path.suffix} files")
     if by_name in ("pdf", "docx"):

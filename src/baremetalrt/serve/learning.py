@@ -19,11 +19,11 @@ from baremetalrt.documents.gathering import (
     HELD_OUT,
     TRAIN,
     UNREAD,
-    GatherConfig,
     OnProgress,
     Summary,
     gather,
 )
+from baremetalrt.documents.judging import GatherConfig
 from baremetalrt.swarm.files import disk_errors
 from baremetalrt.weights.store import home
 

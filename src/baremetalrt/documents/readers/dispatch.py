@@ -2,8 +2,10 @@
 
 import io
 import os
+import re
 import stat
 from collections.abc import Iterator
+from typing import Final
 
 from baremetalrt.documents.document import Document, Origin, Reached, Refusal, Unread
 from baremetalrt.documents.kinds import HEAD_BYTES, FileKind, kind_of
@@ -11,6 +13,7 @@ from baremetalrt.documents.limits import ReadingLimits
 from baremetalrt.documents.readers.source import Source
 
 Item = Document | Unread | Reached
+_PRIVATE_KEY: Final = re.compile(r"-----BEGIN (?:[A-Z0-9]+ ){0,4}PRIVATE KEY(?: BLOCK)?-----")
 
 
 def read_file(
@@ -35,7 +38,7 @@ def read_file(
                 number=number,
                 is_fatal=is_fatal,
             )
-            yield from read(source, kind)
+            yield from _without_secrets(read(source, kind))
     except Refusal as refusal:
         yield Unread(origin=origin, reason=refusal.reason, code=refusal.code)
     except PermissionError:
@@ -83,6 +86,16 @@ def read(source: Source, kind: FileKind | None = None) -> Iterator[Item]:
 def _read_part(source: Source) -> Iterator[Document | Unread]:
     for item in read(source):
         if not isinstance(item, Reached):
+            yield item
+
+
+def _without_secrets(items: Iterator[Item]) -> Iterator[Item]:
+    """A model repeats what it has learned: keys are none of that."""
+    for item in items:
+        if isinstance(item, Document) and _PRIVATE_KEY.search(item.text):
+            reason = "there is a private key in it"
+            yield Unread(origin=item.origin, reason=reason, code="document.secret")
+        else:
             yield item
 
 

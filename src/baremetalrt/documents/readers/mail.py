@@ -5,15 +5,23 @@ import io
 import re
 from collections.abc import Callable, Iterator
 from email import policy
-from email.errors import MessageError
-from email.header import decode_header
 from email.message import Message
 from typing import Final
 
 from baremetalrt.documents.cleaning import clean, has_words, one_line_title
 from baremetalrt.documents.document import EMPTY, Document, Origin, Refusal, Unread
-from baremetalrt.documents.encoding import decode
 from baremetalrt.documents.readers.html import html_to_text
+from baremetalrt.documents.readers.mail_parts import (
+    PARSE_ERRORS,
+    charset_of,
+    field_of,
+    filename_of,
+    is_flowed,
+    payload_of,
+    text_of,
+    typed_headers,
+    unflow,
+)
 from baremetalrt.documents.readers.quoting import own_words
 from baremetalrt.documents.readers.source import Source, too_large
 
@@ -43,7 +51,6 @@ _ESCAPED_FROM: Final = re.compile(rb"^>(>*From )", re.MULTILINE)
 _LENGTH_LINE: Final = re.compile(rb"(\d{1,12})[ \t]*\r?\n")
 _MAX_HEADER_BYTES: Final = 1 << 20
 _MAX_PARAMETER_CHARS: Final = 10_000
-_MAX_FIELD_CHARS: Final = 200
 
 
 def read_mail(source: Source, read_part: ReadPart) -> Iterator[Item]:
@@ -73,14 +80,14 @@ def read_message(data: bytes, source: Source, read_part: ReadPart) -> Iterator[I
         message = email.message_from_bytes(_ESCAPED_FROM.sub(rb"\1", data), policy=policy.compat32)
     except RecursionError as error:
         raise Refusal("document.nested", "its parts are nested too deeply") from error
-    except (MessageError, ValueError, LookupError, TypeError, AssertionError) as error:
+    except PARSE_ERRORS as error:
         raise Refusal("document.damaged", f"it is damaged: {error}") from error
     yield from _read(message, source, read_part)
 
 
 def _read(message: Message, source: Source, read_part: ReadPart) -> Iterator[Item]:
     bodies, attachments, refusals = _sort_parts(message, source)
-    fields = {name: _field(message, name) for name in _FIELDS}
+    fields = {name: field_of(message, name) for name in _FIELDS}
     context = "\n".join(f"{name}: {value}" for name, value in fields.items() if value)
     text = clean("\n\n".join(filter(None, map(_body_text, bodies))))
     if has_words(text):
@@ -104,29 +111,26 @@ def _sort_parts(
     bodies: list[Message] = []
     attachments: list[Message] = []
     refusals: list[Unread] = []
+
+    def refuse(code: str, reason: str) -> None:
+        refusals.append(Unread(origin=source.origin, reason=reason, code=code))
+
     waiting, num_parts = [(message, 0)], 0
     while waiting:
         part, depth = waiting.pop()
         num_parts += 1
-        if num_parts > source.limits.parts or depth > 4 * source.limits.depth:
-            what = "nested" if depth > 4 * source.limits.depth else "too-large"
-            reason = (
-                "its parts are nested too deeply" if what == "nested" else "it has too many parts"
-            )
-            refusals.append(Unread(origin=source.origin, reason=reason, code=f"document.{what}"))
+        if depth > 4 * source.limits.depth:
+            refuse("document.nested", "its parts are nested too deeply")
             break
-        if any(len(value) > _MAX_PARAMETER_CHARS for name, value in _types(part)):
-            refusals.append(
-                Unread(
-                    origin=source.origin, reason="its headers are absurd", code="document.damaged"
-                )
-            )
+        if num_parts > source.limits.parts:
+            refuse("document.too-large", f"it has more than {source.limits.parts} parts")
+            break
+        if any(len(value) > _MAX_PARAMETER_CHARS for value in typed_headers(part)):
+            refuse("document.damaged", "its headers are absurd")
             continue
         kind = part.get_content_type()
         if kind == "multipart/encrypted" or kind in _ENCRYPTED:
-            refusals.append(
-                Unread(origin=source.origin, reason="it is encrypted", code="document.encrypted")
-            )
+            refuse("document.encrypted", "it is encrypted")
         elif kind in _MACHINERY:
             continue
         elif kind == "message/rfc822" or _is_attached(part):
@@ -143,17 +147,10 @@ def _sort_parts(
     return bodies, attachments, refusals
 
 
-def _types(part: Message) -> Iterator[tuple[str, str]]:
-    """The headers whose parameters will be parsed, as they are."""
-    for name, value in part.raw_items():
-        if name.lower() in ("content-type", "content-disposition"):
-            yield name, str(value)
-
-
 def _best_alternative(parts: list[Message]) -> list[Message]:
     """The plain text, unless it says nothing; else the last one, which the sender likes best."""
     for part in parts:
-        if part.get_content_type() == "text/plain" and has_words(_text(part)[:10_000]):
+        if part.get_content_type() == "text/plain" and has_words(text_of(part)[:10_000]):
             return [part]
     return parts[-1:]
 
@@ -163,90 +160,24 @@ def _is_attached(part: Message) -> bool:
         return False
     disposition = str(part.get("Content-Disposition", "")).strip().lower()
     return disposition.startswith("attachment") or (
-        bool(_filename(part)) and not disposition.startswith("inline")
+        bool(filename_of(part)) and not disposition.startswith("inline")
     )
 
 
 def _body_text(part: Message) -> str:
-    text = _text(part)
+    text = text_of(part)
     if part.get_content_type() == "text/html":
         text = html_to_text(text, is_mail=True)[1]
-    elif _is_flowed(part):
-        text = _unflow(text)
+    elif is_flowed(part):
+        text = unflow(text)
     return own_words(text.replace("\r\n", "\n"))
-
-
-def _is_flowed(part: Message) -> bool:
-    return str(part.get_param("format") or "").lower() == "flowed"
-
-
-def _unflow(text: str) -> str:
-    """Joins the lines that a mail program broke. Source: RFC 3676, section 4."""
-    joined: list[str] = []
-    is_open = False
-    for line in text.replace("\r\n", "\n").split("\n"):
-        is_quote = line.startswith(">")
-        if is_open and not is_quote and line != "-- ":
-            joined[-1] += line.removeprefix(" ")
-        else:
-            joined.append(line if is_quote else line.removeprefix(" "))
-        is_open = line.endswith(" ") and line != "-- " and not is_quote
-    return "\n".join(joined)
-
-
-def _text(part: Message) -> str:
-    return decode(_payload(part), _charset(part))
-
-
-def _payload(part: Message) -> bytes:
-    try:
-        payload = part.get_payload(decode=True)
-    except (MessageError, ValueError, LookupError, TypeError, AssertionError):
-        return b""
-    return payload if isinstance(payload, bytes) else b""
-
-
-def _charset(part: Message) -> str | None:
-    try:
-        return part.get_content_charset()
-    except (MessageError, ValueError, LookupError, TypeError, AssertionError):
-        return None
-
-
-def _filename(part: Message) -> str:
-    try:
-        name = _unfold(part.get_filename() or "")
-    except (MessageError, ValueError, LookupError, TypeError, AssertionError):
-        return ""
-    # Only a name: the sender may have written a path.
-    return re.split(r"[/\\]", name)[-1][-120:]
-
-
-def _field(message: Message, name: str) -> str:
-    # Raw, because spam has bytes in its headers that belong to no encoding it names.
-    value = next((v for k, v in message.raw_items() if k.lower() == name.lower()), "")
-    return one_line_title(_unfold(str(value)), _MAX_FIELD_CHARS)
-
-
-def _unfold(value: str) -> str:
-    """A header as people see it, whatever encodings are in it."""
-    value = value[:4000]
-    if not value.isascii():
-        value = decode(value.encode("utf-8", "surrogateescape"))
-    pieces = []
-    try:
-        for piece, charset in decode_header(value):
-            pieces.append(decode(piece, charset) if isinstance(piece, bytes) else piece)
-    except (MessageError, ValueError, LookupError, TypeError, AssertionError):
-        return value
-    return "".join(pieces)
 
 
 def _read_attachment(
     part: Message, number: int, source: Source, read_part: ReadPart
 ) -> Iterator[Item]:
     kind = part.get_content_type()
-    name = _filename(part)
+    name = filename_of(part)
     origin = source.origin.inside(one_line_title(name or f"part {number}"))
     try:
         if kind == "message/rfc822":
@@ -254,12 +185,12 @@ def _read_attachment(
                 if isinstance(inner, Message):
                     yield from _read(inner, _inner(source, origin, b"", name, None), read_part)
             return
-        data = _payload(part)
+        data = payload_of(part)
         if not data.strip():
             raise EMPTY
         suffix = _SUFFIXES.get(kind, "")
         name = name if "." in name or not suffix else f"{name or 'part'}{suffix}"
-        yield from read_part(_inner(source, origin, data, name, _charset(part)))
+        yield from read_part(_inner(source, origin, data, name, charset_of(part)))
     except Refusal as refusal:
         yield Unread(origin=origin, reason=refusal.reason, code=refusal.code)
 

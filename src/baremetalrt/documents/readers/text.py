@@ -11,7 +11,6 @@ from baremetalrt.documents.encoding import decode, is_binary
 from baremetalrt.documents.kinds import HEAD_BYTES
 from baremetalrt.documents.readers.source import Source
 
-_PRIVATE_KEY: Final = re.compile(r"-----BEGIN (?:[A-Z0-9]+ ){0,4}PRIVATE KEY(?: BLOCK)?-----")
 _HEADING: Final = re.compile(r"^#{1,2}[ \t]+(.+)$", re.MULTILINE)
 _FRONT_MATTER: Final = re.compile(r"\A---\n(?:[^\n]*\n){0,100}?---\n")
 _COMMENT: Final = re.compile(r"<!--.*?-->", re.DOTALL)
@@ -23,8 +22,6 @@ def read_text(source: Source, kind: Kind) -> Iterator[Document]:
     if is_binary(data[:HEAD_BYTES]):
         raise Refusal("document.no-reader", "it is no text, and of no kind that can be read")
     text = clean(decode(data, source.charset), keeps_layout=kind == "code")
-    if _PRIVATE_KEY.search(text):
-        raise Refusal("document.secret", "there is a private key in it")
     title = PurePath(source.name).stem
     if kind == "markdown":
         text = clean(_COMMENT.sub("", _FRONT_MATTER.sub("", text)))
