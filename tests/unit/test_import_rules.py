@@ -20,9 +20,10 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "blocks": ("native", "weights"),
     "session": ("native", "blocks"),
     "placement": (),
+    "documents": (),
     # what its certificates mean; hosted spans are stages like others
     "peers": ("swarm.certificates", "blocks", "session"),
-    "serve": ("weights", "swarm", "blocks", "session", "peers", "placement"),
+    "serve": ("weights", "swarm", "blocks", "session", "peers", "placement", "documents"),
     "cli": ("serve", "weights.store"),
     # `python -m baremetalrt`
     "__main__": ("cli",),
@@ -35,6 +36,9 @@ EXCEPTIONS: dict[str, tuple[str, ...]] = {
     "serve.measuring": ("devices.memory",),
     "serve.library": ("devices.memory",),
     "serve.opening": ("native.vocabulary_guard",),
+    # turn arguments into options of a gathering
+    "cli.learn": ("documents.gathering", "documents.judging", "documents.splitting"),
+    "cli.reading": ("documents.gathering",),
     # turn arguments into options of a generation
     "cli.bench": ("session.sampling", "session.session"),
     "cli.chat": ("session.session",),
@@ -131,3 +135,16 @@ def test_libtorrent_is_in_one_room() -> None:
     """`libtorrent` appears in `swarm` only."""
     outside = [path for module, path in MODULES.items() if not within(module, ("swarm",))]
     assert not [path for path in outside for name in imports(path) if within(name, ("libtorrent",))]
+
+
+@pytest.mark.parametrize("library", ["selectolax", "pypdfium2", "charset_normalizer", "rensa"])
+def test_readers_of_documents_are_in_one_room(library: str) -> None:
+    """What the `learn` extra installs appears in `documents` only, and there inside of functions."""
+    for module, path in MODULES.items():
+        found = [name for name in imports(path) if within(name, (library,))]
+        assert not found or within(module, ("documents",))
+        at_start = ast.parse(path.read_text(encoding="utf-8")).body
+        names = [
+            alias.name for node in at_start if isinstance(node, ast.Import) for alias in node.names
+        ] + [node.module or "" for node in at_start if isinstance(node, ast.ImportFrom)]
+        assert not [name for name in names if within(name, (library,))]

@@ -22,6 +22,8 @@ _COMMANDS: Final = {
     "ls": "List the models that are here.",
     "rm": "Remove a model.",
     "gc": "Make room: evict what is used least.",
+    "learn": "Read documents and mail, to learn from them.",
+    "forget": "Delete what was learned from documents.",
     "show": "Describe a model: architecture, blocks, types.",
     "swarm": "Private swarms: create, invite, join, leave.",
     "peers": "List the peers of the private swarm.",

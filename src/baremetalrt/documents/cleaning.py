@@ -1,0 +1,55 @@
+"""Text as it should be learned: one kind of line end, no invisible characters, no encoded data."""
+
+import re
+import unicodedata
+from functools import cache
+from typing import Final
+
+# Controls but tab and line feed; zero-width and direction marks, soft hyphens, BOMs; halves of pairs.
+_INVISIBLE: Final = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x84\x86-\x9f\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\ufeff\ufffe\ufff9-\ufffb"
+    "\ud800-\udfff]"
+)
+_LINE_ENDS: Final = re.compile("\r\n?|[\x0b\x0c\x85\u2028]")
+_BLANK_LINES: Final = re.compile(r"\n{3,}")
+_SPACES: Final = str.maketrans(
+    dict.fromkeys("\u00a0\u2007\u202f\u2002\u2003\u2009", " ") | {"\u2029": "\n\n"}
+)
+# Base64, minified scripts, hashes: nobody wrote that, and nobody should learn it. CJK has no spaces.
+_ENCODED: Final = re.compile(r"[ \t]*[!-~]{200,}")
+_ENCODED_CHARS: Final = 200
+# What nobody writes: more marks on one letter. Source: UAX #15, Stream-Safe Text Format.
+_MAX_MARKS: Final = 30
+
+
+def clean(text: str, *, keeps_layout: bool = False) -> str:
+    """`text` without what cannot be seen; code keeps its blank lines. Cleaning twice changes nothing."""
+    text = _LINE_ENDS.sub("\n", text).translate(_SPACES)
+    text = _INVISIBLE.sub("", text)
+    if not text.isascii():
+        text = unicodedata.normalize("NFC", _mark_run().sub(r"\1", text))
+    lines = [line.rstrip(" \t") for line in text.split("\n")]
+    text = "\n".join(
+        [line for line in lines if len(line) < _ENCODED_CHARS or not _ENCODED.fullmatch(line)]
+    )
+    if not keeps_layout:
+        text = _BLANK_LINES.sub("\n\n", text)
+    return text.strip("\n")
+
+
+@cache
+def _mark_run() -> re.Pattern[str]:
+    """Marks on one letter beyond the first few: to order them takes the square of their number."""
+    marks = (chr(c) for c in range(0x300, 0x1F000) if unicodedata.combining(chr(c)))
+    some = f"[{''.join(marks)}]"
+    return re.compile(f"({some}{{{_MAX_MARKS}}}){some}+")
+
+
+def one_line_title(text: str, max_chars: int = 200) -> str:
+    """A title on one line, not too long."""
+    return " ".join(clean(text[: 4 * max_chars]).split())[:max_chars]
+
+
+def has_words(text: str) -> bool:
+    """Whether there is anything to learn: at least two letters in a row, or a character of CJK."""
+    return re.search(r"[^\W\d_]{2}|[\u3040-\u9fff\uac00-\ud7af]", text) is not None

@@ -1,0 +1,224 @@
+"""From paths to `train.jsonl`, `held_out.jsonl` and `unread.jsonl`.
+
+Three passes, so that memory holds a few hundred bytes for each document and never all texts: read into a
+spool; judge what repeats; write what stays.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO, Final
+
+import msgspec
+
+from baremetalrt.documents import wire
+from baremetalrt.documents.boilerplate import LineCounts
+from baremetalrt.documents.cleaning import has_words
+from baremetalrt.documents.document import Document, Reached, Unread
+from baremetalrt.documents.judging import GatherConfig, Judged, judge
+from baremetalrt.documents.reader_process import ReaderProcess
+from baremetalrt.documents.splitting import cut_tail
+from baremetalrt.documents.spool import Spool, open_private
+from baremetalrt.documents.walking import FoundFile, walk
+
+TRAIN: Final = "train.jsonl"
+HELD_OUT: Final = "held_out.jsonl"
+UNREAD: Final = "unread.jsonl"
+
+
+class Summary(msgspec.Struct, frozen=True, kw_only=True):
+    """What was gathered. `digest` names the examples: equal digests, equal `train` and `held_out`.
+
+    `documents` by kind and `unread` by code are numbers of each.
+    """
+
+    num_train: int
+    num_held_out: int
+    train_bytes: int
+    held_out_bytes: int
+    num_files: int
+    file_bytes: int
+    documents: dict[str, int]
+    unread: dict[str, int]
+    num_duplicates: int
+    num_near_duplicates: int
+    num_repeated_lines: int
+    digest: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """How far it is: in bytes of files while `phase` is `reading`, else in documents."""
+
+    phase: str
+    done: int
+    total: int
+    num_documents: int
+    path: str = ""
+
+
+OnProgress = Callable[[Progress], None]
+
+
+def gather(
+    paths: Sequence[Path],
+    folder: Path,
+    config: GatherConfig | None = None,
+    on_progress: OnProgress = lambda _: None,
+) -> Summary:
+    """Reads everything below `paths` and writes the three files into `folder`, which must exist.
+
+    Raises:
+        UsageError: a path does not exist.
+        CapacityError: the reading process does not start.
+        OSError: the disk is full, or `folder` cannot be written.
+    """
+    config = config or GatherConfig()
+    with Spool(folder / ".spool") as spool, open_private(folder / UNREAD, "wb") as unread_file:
+        reading = _Reading(config, spool, unread_file, on_progress)
+        reading.run(paths)
+        judged = judge(spool, reading.lines, config, reading.report_comparing)
+        with (
+            open_private(folder / TRAIN, "wb") as train,
+            open_private(folder / HELD_OUT, "wb") as held,
+        ):
+            written = _write(spool, reading.lines, judged, config, train, held)
+    return Summary(
+        num_train=written.num_train,
+        num_held_out=written.num_held_out,
+        train_bytes=written.train_bytes,
+        held_out_bytes=written.held_out_bytes,
+        num_files=reading.num_files,
+        file_bytes=reading.file_bytes,
+        documents=dict(sorted(reading.kinds.items())),
+        unread=dict(sorted(reading.unread.items())),
+        num_duplicates=int(judged.verdict.exact_N.sum()),
+        num_near_duplicates=int((~judged.verdict.kept_N & ~judged.verdict.exact_N).sum()),
+        num_repeated_lines=judged.num_repeated_lines,
+        digest=written.digest.hexdigest(),
+    )
+
+
+class _Reading:
+    """The first pass."""
+
+    def __init__(
+        self, config: GatherConfig, spool: Spool, unread_file: BinaryIO, on_progress: OnProgress
+    ) -> None:
+        self.lines = LineCounts(config.boilerplate)
+        self.kinds: Counter[str] = Counter()
+        self.unread: Counter[str] = Counter()
+        self.num_files = 0
+        self.file_bytes = 0
+        self._config = config
+        self._spool = spool
+        self._unread_file = unread_file
+        self._on_progress = on_progress
+
+    @property
+    def num_documents(self) -> int:
+        return self.lines.num_documents
+
+    def run(self, paths: Sequence[Path]) -> None:
+        self._report("looking", 0, 0)
+        found = []
+        for file in walk(paths):
+            if isinstance(file, Unread):
+                self._note_unread(file)
+            else:
+                found.append(file)
+        total, done = sum(file.num_bytes for file in found), 0
+        with ReaderProcess(self._config.limits) as reader:
+            for file in found:
+                self._report("reading", done, total, file.origin.path)
+                self._read(reader, file, done, total)
+                done += file.num_bytes
+                self.num_files += 1
+        self.file_bytes = done
+
+    def _read(self, reader: ReaderProcess, file: FoundFile, done: int, total: int) -> None:
+        request = wire.Request(path=file.path, origin=file.origin, kind=file.kind)
+        for item in reader.read(request):
+            if isinstance(item, Reached):
+                self._report("reading", done + item.offset, total, file.origin.path)
+            elif isinstance(item, Unread):
+                self._note_unread(item)
+            else:
+                self.kinds[item.kind] += 1
+                self.lines.add(item.text, item.kind)
+                self._spool.append(item)
+
+    def _note_unread(self, unread: Unread) -> None:
+        self.unread[unread.code] += 1
+        line = {"origin": str(unread.origin), "reason": unread.reason, "code": unread.code}
+        self._unread_file.write(msgspec.json.encode(line) + b"\n")
+
+    def report_comparing(self, number: int) -> None:
+        """The second pass is at this document."""
+        self._report("comparing", number, self.num_documents)
+
+    def _report(self, phase: str, done: int, total: int, path: str = "") -> None:
+        self._on_progress(
+            Progress(
+                phase=phase, done=done, total=total, num_documents=self.num_documents, path=path
+            )
+        )
+
+
+@dataclass
+class _Written:
+    num_train: int = 0
+    num_held_out: int = 0
+    train_bytes: int = 0
+    held_out_bytes: int = 0
+    digest: "hashlib._Hash" = field(default_factory=hashlib.sha256)
+
+
+def _write(
+    spool: Spool,
+    lines: LineCounts,
+    judged: Judged,
+    config: GatherConfig,
+    train: BinaryIO,
+    held_out: BinaryIO,
+) -> _Written:
+    """The third pass."""
+    written = _Written()
+    for number, document in enumerate(spool):
+        if number not in judged.is_held_out:
+            continue
+        text = document.text
+        if number in judged.trimmed:
+            text = lines.without_repeated(text, document.kind)[0]
+        for part, is_held_out in _parts(text, judged, number, config):
+            example = msgspec.structs.replace(document, text=part)
+            line = _example(example)
+            (held_out if is_held_out else train).write(line)
+            written.digest.update(b"h" if is_held_out else b"t")
+            written.digest.update(line)
+            if is_held_out:
+                written.num_held_out += 1
+                written.held_out_bytes += len(part.encode())
+            else:
+                written.num_train += 1
+                written.train_bytes += len(part.encode())
+    return written
+
+
+def _parts(
+    text: str, judged: Judged, number: int, config: GatherConfig
+) -> Iterator[tuple[str, bool]]:
+    if number != judged.lone:
+        yield text, judged.is_held_out[number]
+        return
+    head, tail = cut_tail(text, config.split)
+    yield head, False
+    if has_words(tail):
+        yield tail, True
+
+
+def _example(document: Document) -> bytes:
+    line = {"text": document.full_text, "origin": str(document.origin)}
+    return msgspec.json.encode(line) + b"\n"

@@ -1,0 +1,1 @@
+"""One reader per format: bytes in, documents out. They run in the reading process only."""

@@ -1,0 +1,111 @@
+"""From a file to the reader of its kind."""
+
+import io
+import os
+import re
+import stat
+from collections.abc import Iterator
+from typing import Final
+
+from baremetalrt.documents.document import Document, Origin, Reached, Refusal, Unread
+from baremetalrt.documents.kinds import HEAD_BYTES, FileKind, kind_of
+from baremetalrt.documents.limits import ReadingLimits
+from baremetalrt.documents.readers.source import Source
+
+Item = Document | Unread | Reached
+_PRIVATE_KEY: Final = re.compile(r"-----BEGIN (?:[A-Z0-9]+ ){0,4}PRIVATE KEY(?: BLOCK)?-----")
+
+
+def read_file(
+    path: bytes,
+    origin: Origin,
+    limits: ReadingLimits,
+    *,
+    kind: FileKind | None = None,
+    skip_to: int = 0,
+    number: int = 1,
+    is_fatal: bool = False,
+) -> Iterator[Item]:
+    """What is in a file. What cannot be read is an `Unread`, also where it is the whole file."""
+    try:
+        with _open(path) as file:
+            source = Source(
+                file=file,
+                name=os.fsdecode(os.path.basename(path)),
+                origin=origin,
+                limits=limits,
+                skip_to=skip_to,
+                number=number,
+                is_fatal=is_fatal,
+            )
+            yield from _without_secrets(read(source, kind))
+    except Refusal as refusal:
+        yield Unread(origin=origin, reason=refusal.reason, code=refusal.code)
+    except PermissionError:
+        yield Unread(origin=origin, reason="you may not read it", code="file.permission")
+    except OSError as error:
+        reason = error.strerror or str(error)
+        yield Unread(origin=origin, reason=f"it cannot be read: {reason}", code="file.unreadable")
+
+
+def read(source: Source, kind: FileKind | None = None) -> Iterator[Item]:
+    """The documents of an open file or attachment; raises `Refusal`."""
+    head = source.file.read(HEAD_BYTES)
+    source.file.seek(0)
+    if not head:
+        raise Refusal("file.empty", "it is empty")
+    kind = kind or kind_of(source.name, head)
+    # Imported when needed: PDFium and lexbor take memory and time.
+    match kind:
+        case "text" | "markdown" | "code":
+            from baremetalrt.documents.readers.text import read_text
+
+            yield from read_text(source, kind)
+        case "html":
+            from baremetalrt.documents.readers.html import read_html
+
+            yield from read_html(source)
+        case "pdf":
+            from baremetalrt.documents.readers.pdf import read_pdf
+
+            yield from read_pdf(source)
+        case "docx":
+            from baremetalrt.documents.readers.docx import read_docx
+
+            yield from read_docx(source)
+        case "mail":
+            from baremetalrt.documents.readers.mail import read_mail
+
+            yield from read_mail(source, _read_part)
+        case "mbox":
+            from baremetalrt.documents.readers.mailbox import read_mailbox
+
+            yield from read_mailbox(source, _read_part)
+
+
+def _read_part(source: Source) -> Iterator[Document | Unread]:
+    for item in read(source):
+        if not isinstance(item, Reached):
+            yield item
+
+
+def _without_secrets(items: Iterator[Item]) -> Iterator[Item]:
+    """A model repeats what it has learned: keys are none of that."""
+    for item in items:
+        if isinstance(item, Document) and _PRIVATE_KEY.search(item.text):
+            reason = "there is a private key in it"
+            yield Unread(origin=item.origin, reason=reason, code="document.secret")
+        else:
+            yield item
+
+
+def _open(path: bytes) -> io.BufferedReader:
+    """Opens what is a file, and waits for nothing else: a pipe has no end and maybe no beginning."""
+    flags = os.O_RDONLY
+    for name in ("O_NONBLOCK", "O_NOFOLLOW", "O_CLOEXEC", "O_NOCTTY", "O_BINARY"):
+        flags |= getattr(os, name, 0)
+    descriptor = os.open(path if os.name != "nt" else os.fsdecode(path), flags)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise Refusal("file.special", "it is no file, but a pipe, a socket or a device")
+    return os.fdopen(descriptor, "rb")

@@ -1,0 +1,263 @@
+"""Web pages and HTML mail: what was written, without what one clicks on.
+
+Considered: resiliparse and trafilatura, which find the main content by more rules, drop lists inside of
+it, and bring more with them. The parser is lexbor, by selectolax; it follows HTML5 and forgives.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from baremetalrt.documents.cleaning import clean, has_words, one_line_title
+from baremetalrt.documents.document import EMPTY, Document, Refusal
+from baremetalrt.documents.encoding import decode
+from baremetalrt.documents.limits import MAX_HTML_DEPTH
+from baremetalrt.documents.names import names_in
+from baremetalrt.documents.readers.source import Source
+
+if TYPE_CHECKING:
+    from selectolax.lexbor import LexborNode
+
+_SILENT: Final = frozenset(
+    names_in(
+        """
+        head script style noscript template svg math iframe object embed canvas audio video
+        select button textarea nav footer aside dialog menu -comment -doctype
+        """
+    )
+)
+_SILENT_ROLES: Final = frozenset(("navigation", "banner", "contentinfo", "search", "complementary"))
+# Whole class names and ids, not parts of them: the body of many pages is called `has-sidebar`.
+_SILENT_CLASSES: Final = frozenset(
+    names_in(
+        """
+        nav navbar navigation menu sidebar breadcrumb breadcrumbs footer site-footer site-header
+        topbar cookie-banner cookie-notice cookie-consent pagination pager share social skip-
+        link mw-jump-link advertisement ads noprint
+        """
+    )
+)
+_QUOTES: Final = frozenset(
+    names_in(
+        """
+        gmail_quote gmail_signature moz-cite-prefix moz-signature yahoo_quoted divRplyFwdMsg
+        protonmail_quote protonmail_signature_block
+        """
+    )
+)
+_BLOCKS: Final = frozenset(
+    names_in(
+        """
+        address article blockquote body caption center dd details div dl dt fieldset figcaption
+        figure form h1 h2 h3 h4 h5 h6 header hr li main ol p pre section summary table tbody
+        tfoot thead tr ul
+        """
+    )
+)
+_PARAGRAPHS: Final = frozenset(
+    names_in(
+        """
+        p pre h1 h2 h3 h4 h5 h6 table ul ol blockquote
+        """
+    )
+)
+_PREFIXES: Final = {f"h{n}": "#" * n + " " for n in range(1, 7)} | {"li": "- "}
+_SPACE: Final = re.compile(r"\s+")
+_CHARSET: Final = re.compile(rb"<meta[^>]{0,200}?charset\s*=\s*[\"']?\s*([\w.:-]{2,40})", re.I)
+_HIDDEN_STYLE: Final = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden", re.I)
+# So many lines of links in a row are a menu; one that stands alone may be part of a text.
+_MENU_LINES: Final = 3
+
+
+@dataclass
+class _Line:
+    """A line of the result. `in_links` counts characters that somebody could click on."""
+
+    text: str = ""
+    in_links: int = 0
+    num_links: int = 0
+    is_paragraph: bool = False
+    is_verbatim: bool = False
+
+    @property
+    def is_menu(self) -> bool:
+        return self.num_links > 0 and self.in_links >= 0.8 * len(self.text.lstrip("-# "))
+
+
+@dataclass
+class _Writer:
+    lines: list[_Line] = field(default_factory=lambda: [_Line()])
+    prefix: str = ""
+    link_depth: int = 0
+    pre_depth: int = 0
+
+    def break_line(self, *, is_paragraph: bool = False) -> None:
+        line = self.lines[-1]
+        if line.text.strip():
+            self.lines.append(_Line(is_paragraph=is_paragraph))
+        else:
+            line.text = ""
+            line.is_paragraph |= is_paragraph
+
+    def write(self, text: str) -> None:
+        if self.pre_depth:
+            self._put(text)
+            self.lines[-1].is_verbatim = True
+            return
+        text = _SPACE.sub(" ", text)
+        line = self.lines[-1]
+        if not line.text or line.text.endswith((" ", "\n", "\t")):
+            text = text.lstrip(" ")
+        if text:
+            self._put(text)
+
+    def _put(self, text: str) -> None:
+        line = self.lines[-1]
+        if self.prefix and text.strip():
+            line.text += self.prefix
+            self.prefix = ""
+        line.text += text
+        if self.link_depth:
+            line.in_links += len(text)
+
+
+def read_html(source: Source) -> Iterator[Document]:
+    """One document, with `#` before headings and `-` before items."""
+    data = source.read_all()
+    declared = _CHARSET.search(data, 0, 4096)
+    text = decode(data, source.charset or (declared[1].decode("ascii") if declared else None))
+    title, text = html_to_text(text)
+    if not has_words(text):
+        raise EMPTY
+    yield Document(text=text, origin=source.origin, kind="html", title=title)
+
+
+def html_to_text(html: str, *, is_mail: bool = False) -> tuple[str, str]:
+    """Title and text. Of a mail, quoted replies and signatures go as well; menus stay.
+
+    Raises:
+        Refusal: elements are nested beyond `MAX_HTML_DEPTH`.
+    """
+    from selectolax.lexbor import LexborHTMLParser
+
+    tree = LexborHTMLParser(html)
+    found = tree.css_first("title")
+    title = one_line_title(found.text()) if found is not None else ""
+    root = tree.body
+    if root is None:
+        return title, ""
+    if not is_mail:
+        main = tree.css_first("main, [role=main]")
+        if main is not None and has_words(main.text()):
+            root = main
+    writer = _Writer()
+    _walk(root, writer, is_mail=is_mail)
+    lines = writer.lines if is_mail else list(_without_menus(writer.lines))
+    return title, clean(_join(lines))
+
+
+def _walk(root: "LexborNode", writer: _Writer, *, is_mail: bool) -> None:
+    # By hand and not by recursion: the page says how deep it goes.
+    node, depth = root, 0
+    while True:
+        child = None
+        if node.is_text_node:
+            writer.write(node.text_content or "")
+        elif not _is_silent(node, is_mail=is_mail, in_article=depth > 0 and root.tag == "main"):
+            _open(node, writer)
+            child = node.child
+            if child is None:
+                _close(node, writer)
+        if child is not None:
+            depth += 1
+            if depth > MAX_HTML_DEPTH:
+                raise Refusal("document.nested", "its elements are nested too deeply")
+            node = child
+            continue
+        while node.next is None or not depth:
+            if not depth:
+                return
+            parent = node.parent
+            assert parent is not None
+            node = parent
+            depth -= 1
+            _close(node, writer)
+        node = node.next
+
+
+def _is_silent(node: "LexborNode", *, is_mail: bool, in_article: bool) -> bool:
+    tag = node.tag or ""
+    if tag in _SILENT or node.is_comment_node:
+        return True
+    if tag in ("html", "body", "b", "i", "em", "strong", "br", "td", "tr"):
+        return False
+    attributes = node.attributes
+    if not attributes:
+        return False
+    names = {attributes.get("id") or "", *(attributes.get("class") or "").split()}
+    if is_mail:
+        is_quote = tag == "blockquote" and attributes.get("type") == "cite"
+        return is_quote or not _QUOTES.isdisjoint(names) or _is_hidden(attributes)
+    if tag == "header" and not in_article and (attributes.get("role") == "banner"):
+        return True
+    role = attributes.get("role") or ""
+    return role in _SILENT_ROLES or not _SILENT_CLASSES.isdisjoint(names) or _is_hidden(attributes)
+
+
+def _is_hidden(attributes: dict[str, str | None]) -> bool:
+    return (
+        "hidden" in attributes
+        or attributes.get("aria-hidden") == "true"
+        or _HIDDEN_STYLE.search(attributes.get("style") or "") is not None
+    )
+
+
+def _open(node: "LexborNode", writer: _Writer) -> None:
+    tag = node.tag or ""
+    if tag in _BLOCKS:
+        writer.break_line(is_paragraph=tag in _PARAGRAPHS)
+        writer.prefix = _PREFIXES.get(tag, writer.prefix)
+        writer.pre_depth += tag == "pre"
+    elif tag == "br":
+        if writer.pre_depth:
+            writer.write("\n")
+        else:
+            writer.break_line()
+    elif tag == "a":
+        writer.link_depth += 1
+        writer.lines[-1].num_links += 1
+
+
+def _close(node: "LexborNode", writer: _Writer) -> None:
+    tag = node.tag or ""
+    if tag in _BLOCKS:
+        writer.break_line(is_paragraph=tag in _PARAGRAPHS)
+        writer.pre_depth -= tag == "pre"
+        writer.prefix = ""
+    elif tag in ("td", "th") and writer.lines[-1].text:
+        writer.lines[-1].text += "\t"
+    elif tag == "a":
+        writer.link_depth -= 1
+
+
+def _without_menus(lines: list[_Line]) -> Iterator[_Line]:
+    run: list[_Line] = []
+    for line in [*lines, _Line()]:
+        if line.is_menu and line.text:
+            run.append(line)
+            continue
+        if run and len(run) < _MENU_LINES and max(one.num_links for one in run) < _MENU_LINES:
+            yield from run
+        run = []
+        yield line
+
+
+def _join(lines: list[_Line]) -> str:
+    parts: list[str] = []
+    for line in lines:
+        text = line.text if line.is_verbatim else line.text.strip()
+        if text.strip():
+            parts.append(("\n\n" if line.is_paragraph else "\n") if parts else "")
+            parts.append(text.strip("\n"))
+    return "".join(parts)

@@ -1,0 +1,136 @@
+"""PDF, by PDFium: lines back to paragraphs, without what stands on every page."""
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from baremetalrt.documents.cleaning import clean, has_words, one_line_title
+from baremetalrt.documents.document import Document, Refusal
+from baremetalrt.documents.readers.source import Source, too_large
+
+_NUMBER: Final = re.compile(r"\d+|\b[ivxlc]+\b", re.IGNORECASE)
+# What PDFium puts where a word is hyphenated at the end of a line.
+_HYPHENATED: Final = re.compile("[\ufffe\x02]\r?\n?")
+_ENDS_SENTENCE: Final = (".", "!", "?", ":", ";", "…", "。", "！", "？", '."', ".”", "”")
+_STARTS_ITEM: Final = re.compile(r"(?:[-•–*▪◦·]|\(?\w{1,3}[.)])\s")
+_TRAILER_BYTES: Final = 1 << 20
+_MARGIN_LINES: Final = 3
+_MIN_PAGES: Final = 3
+# A line that reaches this far goes on in the next one.
+_FULL: Final = 0.75
+
+
+def read_pdf(source: Source) -> Iterator[Document]:
+    """One document."""
+    from pypdfium2 import PdfDocument, PdfiumError
+
+    if source.num_bytes() > source.limits.container_bytes:
+        raise too_large("it is", source.limits.container_bytes)
+    try:
+        pdf = PdfDocument(source.file)
+    except PdfiumError as error:
+        if _may_be_encrypted(source):
+            raise Refusal("document.encrypted", "it is encrypted") from error
+        raise Refusal("document.damaged", "it is no PDF, or a damaged one") from error
+    if len(pdf) > source.limits.pages:
+        raise Refusal("document.too-large", f"it has more than {source.limits.pages} pages")
+    pages, num_chars, num_bad = [], 0, 0
+    for i in range(len(pdf)):
+        try:
+            page = pdf[i]
+            words = page.get_textpage()
+            text = words.get_text_range()
+            words.close()
+            page.close()
+        except PdfiumError:
+            num_bad += 1
+            continue
+        num_chars += len(text)
+        if num_chars > source.limits.text_chars:
+            raise too_large("its text is", source.limits.text_chars)
+        pages.append(_lines(text))
+    text = clean(pages_to_text(pages))
+    if not has_words(text):
+        if num_bad:
+            raise Refusal("document.damaged", f"none of its {len(pdf)} pages can be read")
+        raise Refusal("document.no-text", "its pages are pictures, or empty")
+    title = one_line_title(pdf.get_metadata_dict().get("Title", ""))
+    yield Document(text=text, origin=source.origin, kind="pdf", title=title)
+
+
+def _may_be_encrypted(source: Source) -> bool:
+    """Whether a trailer says so; PDFium says it of damaged files, too."""
+    size = source.num_bytes()
+    for start in (0, max(0, size - _TRAILER_BYTES)):
+        source.file.seek(start)
+        if b"/Encrypt" in source.file.read(_TRAILER_BYTES):
+            return True
+    return False
+
+
+def _lines(text: str) -> list[str]:
+    return [line.strip() for line in _HYPHENATED.sub("", text).splitlines() if line.strip()]
+
+
+def pages_to_text(pages: Sequence[Sequence[str]]) -> str:
+    """Lines of pages to paragraphs; headers, footers and page numbers go."""
+    repeated = _repeated(pages)
+    paragraphs: list[list[str]] = []
+    is_open = False
+    for page in pages:
+        body = _without_margins(page, repeated)
+        # The width of the type area: what most long lines reach.
+        widths = sorted(len(line) for line in body)
+        full_chars = _FULL * widths[(len(widths) * 9) // 10] if widths else 0
+        for line in body:
+            if is_open and not _STARTS_ITEM.match(line):
+                paragraphs[-1] += (_glue(paragraphs[-1][-1], line), line)
+            else:
+                paragraphs.append([line])
+            # A paragraph ends in a line that is not full and ends a sentence, or is very short.
+            has_ended = line.endswith(_ENDS_SENTENCE) or len(line) < full_chars / 2
+            is_open = len(line) >= full_chars or not has_ended
+    return "\n\n".join("".join(pieces) for pieces in paragraphs)
+
+
+def _repeated(pages: Sequence[Sequence[str]]) -> set[str]:
+    """What stands at the top or the bottom of most pages, or of every other one, but for numbers."""
+    if len(pages) < _MIN_PAGES:
+        return set()
+    counts = Counter(
+        shape
+        for page in pages
+        for shape in {_shape(line) for at, line in enumerate(page) if _in_margin(at, page)}
+    )
+    least = max(_MIN_PAGES, round(0.4 * len(pages)))
+    return {shape for shape, count in counts.items() if count >= least}
+
+
+def _without_margins(page: Sequence[str], repeated: set[str]) -> Sequence[str]:
+    """The lines between what is repeated at the top and at the bottom."""
+    start, end = 0, len(page)
+    while start < end and _in_margin(start, page) and _shape(page[start]) in repeated:
+        start += 1
+    while end > start and _in_margin(end - 1, page) and _shape(page[end - 1]) in repeated:
+        end -= 1
+    return page[start:end]
+
+
+def _in_margin(at: int, page: Sequence[str]) -> bool:
+    return at < _MARGIN_LINES or at >= len(page) - _MARGIN_LINES
+
+
+def _shape(line: str) -> str:
+    return _NUMBER.sub("#", line.casefold())
+
+
+def _glue(before: str, line: str) -> str:
+    """What stands between two lines of a paragraph."""
+    if before.endswith("-") and line[:1].islower() and before[-2:-1].isalpha():
+        return ""  # a compound keeps its hyphen: PDFium has told the others apart
+    return "" if _is_cjk(before[-1:]) and _is_cjk(line[:1]) else " "
+
+
+def _is_cjk(char: str) -> bool:
+    return "\u3000" <= char <= "\u9fff"
