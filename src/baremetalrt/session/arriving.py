@@ -8,9 +8,11 @@ from typing import Final, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from baremetalrt.blocks.adapters import AdapterSet
 from baremetalrt.blocks.extents import CachedSequence
 from baremetalrt.blocks.inventory import Unit
 from baremetalrt.blocks.span import Reads, Slice, Span
+from baremetalrt.core.errors import CapacityError
 from baremetalrt.core.spans import BlockSpan, ByteRange
 from baremetalrt.session.stage import CHUNK_TOKENS, LocalStage, Place
 
@@ -56,6 +58,17 @@ class ArrivingStage:
     async def open(self, tokens: Sequence[int], capacity: int) -> CachedSequence:
         self._load_in_background()
         return await self._inner.open(tokens, capacity)
+
+    async def open_adapted(
+        self, tokens: Sequence[int], capacity: int, adapters: AdapterSet
+    ) -> CachedSequence:
+        if not self._is_complete:
+            raise CapacityError(
+                "the model is still arriving; adapters are added once it is here",
+                code="adapter.arriving",
+                hint="wait for it, or ask without an adapter",
+            )
+        return await self._inner.open_adapted(tokens, capacity, adapters)
 
     async def grow(self, place: Place, capacity: int) -> None:
         await self._inner.grow(place, capacity)

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from baremetalrt.blocks.adapters import AdapterSet
 from baremetalrt.blocks.span import Reads
-from baremetalrt.session.stage import Place, Stage
+from baremetalrt.core.errors import UsageError
+from baremetalrt.session.stage import AdaptedStage, Place, Stage
 
 
 @dataclass(frozen=True)
@@ -37,12 +39,23 @@ class Route:
         """How many tokens of a prompt go through the route at once."""
         return min(stage.chunk_tokens for stage in self.stages)
 
-    async def open(self, tokens: Sequence[int], capacity: int) -> RoutePlace:
-        """Begins a text in every stage; they agree on how much of its beginning is stored."""
+    async def open(
+        self, tokens: Sequence[int], capacity: int, adapters: AdapterSet | None = None
+    ) -> RoutePlace:
+        """Begins a text in every stage; they agree on how much of its beginning is stored.
+
+        Raises:
+            UsageError: a stage does not compute with adapters.
+        """
         places: list[Place] = []
         try:
             for stage in self.stages:
-                places.append(await stage.open(tokens, capacity))
+                if adapters is None:
+                    places.append(await stage.open(tokens, capacity))
+                elif isinstance(stage, AdaptedStage):
+                    places.append(await stage.open_adapted(tokens, capacity, adapters))
+                else:
+                    raise not_adapted()
             length = min(place.length for place in places)
             for stage, place in zip(self.stages, places, strict=True):
                 if place.length > length:
@@ -70,3 +83,13 @@ class Route:
     def release(self, place: RoutePlace, *, keep: bool) -> None:
         for stage, stage_place in zip(self.stages, place.places, strict=True):
             stage.release(stage_place, keep=keep)
+
+
+def not_adapted() -> UsageError:
+    """Why a model that runs on other machines takes no adapter."""
+    return UsageError(
+        "adapters are computed on this machine alone, not on peers",
+        code="adapter.route",
+        parameter="adapter",
+        hint="use --route local, or a model that fits here",
+    )

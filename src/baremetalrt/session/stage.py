@@ -6,12 +6,13 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Final, Protocol, TypeVar
+from typing import Final, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from baremetalrt.blocks.extents import CachedSequence
+from baremetalrt.blocks.adapters import AdapterSet
+from baremetalrt.blocks.extents import AdapterKey, CachedSequence
 from baremetalrt.blocks.span import Reads, Slice, Span
 from baremetalrt.core.spans import BlockSpan
 
@@ -62,6 +63,16 @@ class Stage(Protocol):
         """How many tokens of a prompt the stage wants at once, as things are now."""
 
 
+@runtime_checkable
+class AdaptedStage(Protocol):
+    """A stage that computes with adapters, too."""
+
+    async def open_adapted(
+        self, tokens: Sequence[int], capacity: int, adapters: AdapterSet
+    ) -> Place:
+        """`Stage.open`, for a text that is computed with adapters."""
+
+
 @dataclass(slots=True)
 class _Request:
     slice: Slice
@@ -73,9 +84,10 @@ class _Request:
         return len(self.slice.tokens)
 
     @property
-    def kind(self) -> tuple[Reads, BlockSpan | None]:
+    def kind(self) -> tuple[Reads, BlockSpan | None, AdapterKey]:
         """Steps of one kind are computed together."""
-        return self.reads, self.slice.sequence.part
+        sequence = self.slice.sequence
+        return self.reads, sequence.part, sequence.adapters
 
 
 class SoloStage:
@@ -93,6 +105,11 @@ class SoloStage:
 
     async def open(self, tokens: Sequence[int], capacity: int) -> CachedSequence:
         return self._span.open(tokens, capacity)
+
+    async def open_adapted(
+        self, tokens: Sequence[int], capacity: int, adapters: AdapterSet
+    ) -> CachedSequence:
+        return self._span.open(tokens, capacity, adapters=adapters)
 
     async def grow(self, place: Place, capacity: int) -> None:
         self._span.grow(_sequence(place), capacity)
@@ -147,7 +164,21 @@ class LocalStage:
         self, tokens: Sequence[int], capacity: int, part: BlockSpan | None = None
     ) -> CachedSequence:
         """See `Stage`; with `part`, the text goes through these blocks of the span alone."""
-        opening = self._worker.submit(self._span.open, tokens, capacity, part)
+        return await self._open(tokens, capacity, part, None)
+
+    async def open_adapted(
+        self, tokens: Sequence[int], capacity: int, adapters: AdapterSet
+    ) -> CachedSequence:
+        return await self._open(tokens, capacity, None, adapters)
+
+    async def _open(
+        self,
+        tokens: Sequence[int],
+        capacity: int,
+        part: BlockSpan | None,
+        adapters: AdapterSet | None,
+    ) -> CachedSequence:
+        opening = self._worker.submit(self._span.open, tokens, capacity, part, adapters)
         try:
             return await asyncio.wrap_future(opening)
         except asyncio.CancelledError:
