@@ -5,7 +5,6 @@ there, and the factors of several adapters are summed in one product: that is ro
 precision, which attention then stores in half precision (steps of 5e-4).
 """
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,7 @@ from baremetalrt.blocks.span import Reads, Slice, Span
 from baremetalrt.weights.adapters.adapter import check_fits
 from baremetalrt.weights.adapters.gguf_lora import read_gguf_lora
 from baremetalrt.weights.gguf import GGUFFile
-from golden.test_architectures import CASES, CONTEXT, OTHER_ORDER, tokens_of
+from golden.test_architectures import CASES, CONTEXT, tokens_of
 from oracle import LlamaCpp
 from tiny_adapters import random_adapter, write_adapter
 from tiny_models import write

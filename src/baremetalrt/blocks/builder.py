@@ -257,4 +257,6 @@ def adapted(
     low = lowered.get((delta.a, x))
     if low is None:
         low = lowered[delta.a, x] = g.mul_mat(delta.a, x)
-    return g.out_prod(delta.b, g.transpose(g.part_of_rows(low, delta.first, delta.rank, delta.total)))
+    return g.out_prod(
+        delta.b, g.transpose(g.part_of_rows(low, delta.first, delta.rank, delta.total))
+    )

@@ -39,6 +39,11 @@ class Route:
         """How many tokens of a prompt go through the route at once."""
         return min(stage.chunk_tokens for stage in self.stages)
 
+    @property
+    def takes_adapters(self) -> bool:
+        """Whether every stage computes with adapters."""
+        return all(isinstance(stage, AdaptedStage) for stage in self.stages)
+
     async def open(
         self, tokens: Sequence[int], capacity: int, adapters: AdapterSet | None = None
     ) -> RoutePlace:

@@ -78,8 +78,8 @@ class Adapter:
         for name in sorted(self.matrices):
             m = self.matrices[name]
             digest.update(f"{name} {m.a_RD.shape} {m.b_FR.shape}".encode())
-            digest.update(np.ascontiguousarray(m.a_RD))
-            digest.update(np.ascontiguousarray(m.b_FR))
+            digest.update(np.ascontiguousarray(m.a_RD).data)
+            digest.update(np.ascontiguousarray(m.b_FR).data)
         return digest.hexdigest()
 
 
@@ -96,7 +96,9 @@ def checked(adapter: Adapter, *, source: str) -> Adapter:
         raise bad(source, f"has an alpha of {adapter.alpha}, expected 0 to {_MAX_ALPHA:.0f}")
     for name, m in adapter.matrices.items():
         if m.a_RD.ndim not in (2, 3) or m.a_RD.ndim != m.b_FR.ndim:
-            raise bad(source, f"{name}: its factors have {m.a_RD.ndim} and {m.b_FR.ndim} dimensions")
+            raise bad(
+                source, f"{name}: its factors have {m.a_RD.ndim} and {m.b_FR.ndim} dimensions"
+            )
         if m.b_FR.shape[-1] != m.rank or m.a_RD.shape[:-2] != m.b_FR.shape[:-2]:
             shapes = f"{m.a_RD.shape} and {m.b_FR.shape}"
             raise bad(source, f"{name}: factors of shapes {shapes} cannot be multiplied")
