@@ -23,6 +23,7 @@ _COMMANDS: Final = {
     "rm": "Remove a model.",
     "gc": "Make room: evict what is used least.",
     "show": "Describe a model: architecture, blocks, types.",
+    "adapters": "LoRA adapters: list, import, export, merge, share.",
     "swarm": "Private swarms: create, invite, join, leave.",
     "peers": "List the peers of the private swarm.",
     "ps": "List what peers host, and how busy they are.",

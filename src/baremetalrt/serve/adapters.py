@@ -128,7 +128,7 @@ class AdapterShelf:
         file = self._header(model)
         members = []
         for choice in choices:
-            adapter = self._find(choice.reference, file, allow_paths=allow_paths)
+            adapter = self.find(choice.reference, file, allow_paths=allow_paths)
             check_base(adapter, file)
             members.append(WeightedAdapter(adapter, choice.scale))
         return model.with_adapters(AdapterSet(tuple(members)), label(choices))
@@ -157,7 +157,8 @@ class AdapterShelf:
                 file = self._headers[model.path] = GGUFFile.open(model.path)
         return file
 
-    def _find(self, reference: str, base: GGUFFile, *, allow_paths: bool) -> Adapter:
+    def find(self, reference: str, base: GGUFFile, *, allow_paths: bool) -> Adapter:
+        """The adapter of that name, not checked against the base yet; raises like `adapt`."""
         path = Path(reference).expanduser()
         if allow_paths and path.exists():
             return read_adapter(path, base)

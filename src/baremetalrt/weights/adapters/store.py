@@ -17,6 +17,7 @@ from baremetalrt.core.errors import CapacityError, UsageError
 from baremetalrt.weights.adapters.adapter import Adapter, bad
 from baremetalrt.weights.adapters.card import (
     CARD_NAME,
+    NOT_PRIVATE,
     UNKNOWN_PRIVACY,
     Card,
     DifferentialPrivacy,
@@ -25,6 +26,8 @@ from baremetalrt.weights.adapters.card import (
     read_card,
 )
 from baremetalrt.weights.adapters.gguf_lora import read_gguf_lora, write_gguf_lora
+from baremetalrt.weights.content import content_id
+from baremetalrt.weights.gguf import GGUFFile
 from baremetalrt.weights.store import home
 
 GGUF_NAME: Final = "adapter.gguf"
@@ -116,12 +119,7 @@ def add(
     check_name(adapter.name)
     target = StoredAdapter(adapters_folder() / adapter.name)
     if target.folder.exists():
-        raise UsageError(
-            f"there is an adapter {adapter.name} already",
-            code="adapter.exists",
-            parameter="name",
-            hint=f"give it another name, or `bmrt adapters rm {adapter.name}` first",
-        )
+        raise exists(adapter.name)
     with _disk_errors():
         adapters_folder().mkdir(parents=True, exist_ok=True, mode=0o700)
         scratch = adapters_folder() / f".new-{secrets.token_hex(6)}"
@@ -135,6 +133,16 @@ def add(
             shutil.rmtree(scratch, ignore_errors=True)
             raise
     return target
+
+
+def exists(name: str) -> UsageError:
+    """Why a second adapter of that name is not taken."""
+    return UsageError(
+        f"there is an adapter {name} already",
+        code="adapter.exists",
+        parameter="name",
+        hint=f"give it another name, or `bmrt adapters rm {name}` first",
+    )
 
 
 def complete(
@@ -156,6 +164,25 @@ def complete(
                 temporary.replace(folder / name)
             finally:
                 temporary.unlink(missing_ok=True)
+
+
+def complete_trained(
+    folder: Path,
+    base: GGUFFile,
+    *,
+    base_name: str,
+    privacy: DifferentialPrivacy | str = NOT_PRIVATE,
+) -> Adapter:
+    """Adds GGUF and card to a PEFT folder that was trained on this base; raises like `read_peft`."""
+    # Here and not above: only this reads safetensors.
+    from baremetalrt.weights.adapters.peft import read_peft
+
+    read = read_peft(folder, base, base_content_id=content_id(base))
+    adapter = replace(read, base_name=base_name)
+    complete(folder, adapter, privacy=privacy)
+    _make_private(folder)
+    folder.chmod(0o700)
+    return adapter
 
 
 def remove(adapter: StoredAdapter) -> int:
