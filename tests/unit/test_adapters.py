@@ -313,7 +313,7 @@ def test_a_merged_file_holds_the_sum(name: str, tmp_path: Path) -> None:
 
 
 def test_merging_keeps_the_type_of_each_tensor(tmp_path: Path) -> None:
-    """Q4_0 stays Q4_0, in the same order and of the same size; the line of metadata moves them all alike."""
+    """Q4_0 stays Q4_0, in the same order and size; the line of metadata moves all tensors alike."""
     tiny = TinyModel("llama", weights="Q4_0", width=256, head_size=64, feed_forward_width=512)
     file = model(tmp_path, tiny)
     nothing = random_adapter(file.path, strength=0.0)

@@ -121,7 +121,7 @@ def merge_command(names: tuple[str, ...], base: str | None, target: Path) -> Non
     from baremetalrt.weights.adapters.merge import merge
     from baremetalrt.weights.gguf import GGUFFile
 
-    choices = [parse_choice(name) for name in names]
+    choices = [parse_choice(name, allow_paths=True) for name in names]
     file = GGUFFile.open(base_model(base).path)
     shelf = AdapterShelf()
     parts = []

@@ -143,7 +143,7 @@ def adapted(model: "Model", arguments: dict[str, Any]) -> "Model":
         return model
     from baremetalrt.serve.adapters import AdapterShelf, parse_choice
 
-    choices = [parse_choice(text) for text in arguments["adapters"]]
+    choices = [parse_choice(text, allow_paths=True) for text in arguments["adapters"]]
     return AdapterShelf().adapt(model, choices, allow_paths=True)
 
 

@@ -1,5 +1,6 @@
 """Which adapters a user means, read once and checked against the model that they are to run with."""
 
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
@@ -32,9 +33,9 @@ class AdapterChoice:
     scale: float = 1.0
 
 
-def parse_choice(text: str) -> AdapterChoice:
+def parse_choice(text: str, *, allow_paths: bool = False) -> AdapterChoice:
     """`NAME` or `NAME=0.7`; raises `UsageError` if the weight is none."""
-    if "=" not in text or Path(text).expanduser().exists():
+    if "=" not in text or (allow_paths and os.path.exists(Path(text).expanduser())):
         return AdapterChoice(text)
     name, _, weight = text.rpartition("=")
     try:
@@ -160,7 +161,7 @@ class AdapterShelf:
     def find(self, reference: str, base: GGUFFile, *, allow_paths: bool) -> Adapter:
         """The adapter of that name, not checked against the base yet; raises like `adapt`."""
         path = Path(reference).expanduser()
-        if allow_paths and path.exists():
+        if allow_paths and os.path.exists(path):  # which, unlike `path.exists`, never raises
             return read_adapter(path, base)
         try:
             stored = store.find_adapter(reference)
