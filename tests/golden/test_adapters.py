@@ -17,6 +17,7 @@ from baremetalrt.blocks.span import Reads, Slice, Span
 from baremetalrt.core.spans import BlockSpan
 from baremetalrt.weights.adapters.adapter import check_fits
 from baremetalrt.weights.adapters.gguf_lora import read_gguf_lora
+from baremetalrt.weights.adapters.merge import merge
 from baremetalrt.weights.gguf import GGUFFile
 from baremetalrt.weights.store import find_model
 from golden.test_architectures import _WIDE, CASES, CONTEXT, OTHER_ORDER, tokens_of
@@ -203,3 +204,27 @@ def test_smollm2_with_adapters_equals_llama_cpp(tmp_path: Path) -> None:
             assert rms(np.stack(steps[0]), np.stack(steps[1])) <= tolerance
         span.release(sequence, keep=False)
     span.close()
+
+
+# As a share of all logits: what writing the sum in so many bits does to a random model.
+MERGE_TOLERANCE = {"F32": 1e-3, "F16": 1e-2, "Q8_0": 0.1}
+
+
+@pytest.mark.parametrize("weights", MERGE_TOLERANCE)
+def test_llama_cpp_computes_a_merged_file_like_base_and_adapter(
+    weights: str, tmp_path: Path
+) -> None:
+    """The sum of one product and of two; what is between them is the quantization."""
+    model = replace(CASES["llama"], weights=weights, **_WIDE)
+    path = write(model, tmp_path / "model.gguf")
+    file = write_adapter(random_adapter(path, strength=1.0), tmp_path / "a.gguf")
+    merge(GGUFFile.open(path), [(read_gguf_lora(file), 0.8)], tmp_path / "merged.gguf")
+    tokens = tokens_of(model, 60).tolist()
+    with LlamaCpp(path, n_ctx=CONTEXT) as oracle:
+        plain = oracle.prefill(tokens)
+        oracle.use_adapters((file, 0.8))
+        theirs = oracle.prefill(tokens)
+    with LlamaCpp(tmp_path / "merged.gguf", n_ctx=CONTEXT) as oracle:
+        merged = oracle.prefill(tokens)
+    assert rms(merged, theirs) <= MERGE_TOLERANCE[weights]
+    assert rms(plain, theirs) > 0.5
