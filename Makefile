@@ -44,6 +44,7 @@ bench: $(VENV)/test-ready
 	$(BIN)/python bench/swarm.py
 	$(BIN)/python bench/peers.py
 	$(BIN)/python bench/placement.py
+	$(BIN)/python bench/adapters.py $(if $(QWEN),--qwen)
 
 # After a change to the protocol of the compute plane.
 protocol: $(VENV)/test-ready

@@ -1,7 +1,9 @@
 """Adapters on disk: PEFT and GGUF, cards, the store, the name of a base, merging."""
 
+import asyncio
 import json
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,15 @@ from safetensors.numpy import save_file
 from baremetalrt.blocks.architectures import ARCHITECTURES
 from baremetalrt.core.errors import UsageError
 from baremetalrt.native.graph import ROPE_INTERLEAVED
-from baremetalrt.serve.adapters import check_base, parse_choice, parse_names
+from baremetalrt.serve.adapters import (
+    AdapterChoice,
+    AdapterShelf,
+    check_base,
+    parse_choice,
+    parse_names,
+)
+from baremetalrt.serve.node import Node, NodeConfig
+from baremetalrt.serve.opening import Opening
 from baremetalrt.swarm.publishing import PublishOptions, publish
 from baremetalrt.weights.adapters import names, store
 from baremetalrt.weights.adapters.adapter import Adapter, LowRank
@@ -20,8 +30,10 @@ from baremetalrt.weights.adapters.card import DifferentialPrivacy
 from baremetalrt.weights.adapters.gguf_lora import read_gguf_lora, write_gguf_lora
 from baremetalrt.weights.adapters.merge import MERGED_KEY, merge
 from baremetalrt.weights.adapters.peft import read_peft, write_peft
+from baremetalrt.weights.adapters.store import StoredAdapter
 from baremetalrt.weights.content import content_id, known_content_id
 from baremetalrt.weights.gguf import GGUFFile
+from baremetalrt.weights.store import find_model
 from golden.test_architectures import CASES
 from tiny_adapters import random_adapter, write_adapter
 from tiny_models import TinyModel, write
@@ -332,3 +344,36 @@ def test_rank_one_is_a_matrix(tmp_path: Path) -> None:
     adapter = random_adapter(file.path, rank=1)
     back = read_gguf_lora(write_adapter(adapter, tmp_path / "a.gguf"), name=adapter.name)
     assert isinstance(back, Adapter) and back.digest == adapter.digest and back.rank == 1
+
+
+def test_what_left_the_store_leaves_memory(home: Path) -> None:
+    """An adapter that is replaced or removed is unloaded once nobody uses it, without a restart."""
+    node = Node(NodeConfig(context=256, num_threads=1))
+    loaded = node.load(Opening(find_model(None)))
+    stage = loaded.route.stages[0]
+    span = loaded._spans[0]
+    shelf = AdapterShelf()
+
+    def add(name: str, seed: int) -> StoredAdapter:
+        made = random_adapter(loaded.path, seed=seed, targets=lambda n: "blk.0.attn_q" in n)
+        return store.add(replace(made, name=name))
+
+    def use(name: str) -> None:
+        adapters = shelf.adapt(loaded, [AdapterChoice(name)]).adapters
+        place = asyncio.run(stage.open_adapted([1, 2, 3], 16, adapters))
+        stage.release(place, keep=True)
+
+    first = add("one", 1)
+    add("two", 2)
+    use("one")
+    use("two")
+    use("one")
+    assert len(span.adapters.keys) == 2
+    store.remove(first)
+    with pytest.raises(UsageError):
+        use("one")
+    assert len(span.adapters.keys) == 1
+    add("one", 3)
+    use("one")
+    assert len(span.adapters.keys) == 2
+    node.close()

@@ -17,14 +17,15 @@ from numpy.typing import NDArray
 
 from baremetalrt.blocks.extents import AdapterKey
 from baremetalrt.blocks.inventory import EMBEDDING, HEAD, Inventory, Weight
-from baremetalrt.core.units import round_up
+from baremetalrt.core.units import GIB, round_up
 from baremetalrt.native import backend
 from baremetalrt.native.backend import BackendDevice, Buffer
 from baremetalrt.native.graph import F32, Tensor, TensorContext
 from baremetalrt.weights.adapters.adapter import Adapter, LowRank, shape_of
 
-# Sets of adapters that nobody uses now, kept for the next who does.
+# Sets of adapters that nobody uses now, kept for the next who does: in numbers and in memory.
 _MAX_IDLE: Final = 8
+_MAX_IDLE_BYTES: Final = GIB
 _SAME_INPUT: Final = (("attn_q", "attn_k", "attn_v"), ("ffn_gate", "ffn_up"))
 _EXPERTS: Final = ("ffn_gate_exps", "ffn_up_exps", "ffn_down_exps")
 _SUFFIX: Final = ".weight"
@@ -125,7 +126,10 @@ class AdapterRack:
         if loaded.unwanted and not loaded.num_users:
             self._free(key)
         idle = [k for k, one in self._sets.items() if not one.num_users]
-        for oldest in idle[: max(0, len(idle) - _MAX_IDLE)]:
+        num_bytes = sum(self._sets[k].num_bytes for k in idle)
+        while idle and (len(idle) > _MAX_IDLE or num_bytes > _MAX_IDLE_BYTES):
+            oldest = idle.pop(0)
+            num_bytes -= self._sets[oldest].num_bytes
             self._free(oldest)
 
     def unload(self, digest: str) -> None:

@@ -55,7 +55,8 @@ def import_command(path: Path, name: str | None, base: str | None, as_json: bool
         raise UsageError(f"no adapter at {path}", code="adapter.not-found", parameter="path")
     model = base_model(base)
     file = GGUFFile.open(model.path)
-    called = store.check_name(name or path.stem.replace(" ", "-"))
+    title = path.name if path.is_dir() else path.stem
+    called = store.check_name(name or title.replace(" ", "-"))
     with output.progress(f"reading {path.name}"):
         adapter = read_adapter(path, file)
         check_base(adapter, file)

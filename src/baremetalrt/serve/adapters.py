@@ -10,18 +10,22 @@ from typing import Final
 
 from baremetalrt.blocks.adapters import AdapterSet, WeightedAdapter
 from baremetalrt.core.errors import BareMetalError, UsageError
+from baremetalrt.core.units import GIB
 from baremetalrt.serve.node import Model
+from baremetalrt.session.route import Route
 from baremetalrt.weights.adapters import store
 from baremetalrt.weights.adapters.adapter import Adapter, check_fits, check_scale
 from baremetalrt.weights.adapters.card import CARD_NAME
 from baremetalrt.weights.adapters.gguf_lora import read_gguf_lora
 from baremetalrt.weights.adapters.peft import PICKLED, read_peft, refuse_pickled
 from baremetalrt.weights.adapters.peft_config import CONFIG_NAME
+from baremetalrt.weights.adapters.store import StoredAdapter
 from baremetalrt.weights.content import content_id, known_content_id
 from baremetalrt.weights.gguf import GGUFFile
 
-# Adapters that were read and may be asked for again.
+# Adapters that were read and may be asked for again, in numbers and in memory.
 _MAX_KEPT: Final = 16
+_MAX_KEPT_BYTES: Final = GIB
 _MAX_MEMBERS: Final = 8
 
 
@@ -106,7 +110,8 @@ class AdapterShelf:
     """Reads adapters, and remembers those that were read. Safe to use from several threads."""
 
     def __init__(self) -> None:
-        self._read: OrderedDict[tuple[object, ...], Adapter] = OrderedDict()
+        self._read: OrderedDict[StoredAdapter, _Kept] = OrderedDict()
+        self._routes: set[Route] = set()
         self._headers: dict[Path, GGUFFile] = {}
         self._lock = threading.Lock()
 
@@ -125,8 +130,9 @@ class AdapterShelf:
                 code="adapter.count",
                 parameter="adapter",
             )
-        model.require_adapters()
+        model.route.require_adapters()
         file = self._header(model)
+        self._drop_changed(model.route)
         members = []
         for choice in choices:
             adapter = self.find(choice.reference, file, allow_paths=allow_paths)
@@ -136,7 +142,7 @@ class AdapterShelf:
 
     def names_for(self, model: Model) -> list[str]:
         """The adapters of the store that belong to a model, as far as known without hashing it."""
-        if not model.takes_adapters:
+        if not model.route.takes_adapters:
             return []
         file = self._header(model)
         known = known_content_id(file)
@@ -169,17 +175,45 @@ class AdapterShelf:
             if allow_paths and path.suffix.lower() in PICKLED:
                 refuse_pickled(path)
             raise
-        key = (stored.folder, *_signature(stored.gguf_path), *_signature(stored.folder / CARD_NAME))
+        return self._load(stored)
+
+    def _load(self, stored: StoredAdapter) -> Adapter:
+        signature = _signature(stored)
         with self._lock:
-            found = self._read.get(key)
-            if found is None:
-                found = self._read[key] = store.load(stored)
-            self._read.move_to_end(key)
-            while len(self._read) > _MAX_KEPT:
+            kept = self._read.get(stored)
+            if kept is None or kept.signature != signature:
+                kept = self._read[stored] = _Kept(signature, store.load(stored))
+            self._read.move_to_end(stored)
+            while len(self._read) > 1 and (
+                len(self._read) > _MAX_KEPT
+                or sum(k.adapter.num_bytes for k in self._read.values()) > _MAX_KEPT_BYTES
+            ):
                 self._read.popitem(last=False)
-        return found
+        return kept.adapter
+
+    def _drop_changed(self, route: Route) -> None:
+        """Gives back what was loaded of adapters that are no longer in the store as they were."""
+        with self._lock:
+            self._routes.add(route)
+            for stored, kept in list(self._read.items()):
+                if _signature(stored) != kept.signature:
+                    del self._read[stored]
+                    for route in self._routes:
+                        route.unload_adapter(kept.adapter.digest)
 
 
-def _signature(path: Path) -> tuple[int, ...]:
-    status = path.stat()
-    return status.st_size, status.st_mtime_ns, status.st_ino
+@dataclass(frozen=True)
+class _Kept:
+    """An adapter, and what the system said of its files when it was read."""
+
+    signature: tuple[int, ...]
+    adapter: Adapter
+
+
+def _signature(stored: StoredAdapter) -> tuple[int, ...]:
+    """Changes with the files; empty when they are gone."""
+    try:
+        found = [path.stat() for path in (stored.gguf_path, stored.folder / CARD_NAME)]
+    except OSError:
+        return ()
+    return tuple(n for s in found for n in (s.st_size, s.st_mtime_ns, s.st_ino))

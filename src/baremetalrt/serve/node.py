@@ -31,7 +31,7 @@ from baremetalrt.session.chat_template import (
     TemplateProcess,
 )
 from baremetalrt.session.grammar import GrammarCompiler
-from baremetalrt.session.route import Route, not_adapted
+from baremetalrt.session.route import Route
 from baremetalrt.session.session import GenerationOptions, Session
 from baremetalrt.session.stage import CHUNK_TOKENS, LocalStage, SoloStage, Stage
 from baremetalrt.session.tokenizer import Tokenizer
@@ -105,16 +105,6 @@ class Model:
     def without_adapters(self) -> "Model":
         """The model itself."""
         return self.base or self
-
-    @property
-    def takes_adapters(self) -> bool:
-        """Whether it runs on this machine."""
-        return self.route.takes_adapters
-
-    def require_adapters(self) -> None:
-        """Raises `UsageError` unless it runs on this machine."""
-        if not self.takes_adapters:
-            raise not_adapted()
 
     async def tokenize_chat(
         self,

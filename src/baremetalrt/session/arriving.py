@@ -12,9 +12,8 @@ from baremetalrt.blocks.adapters import AdapterSet
 from baremetalrt.blocks.extents import CachedSequence
 from baremetalrt.blocks.inventory import Unit
 from baremetalrt.blocks.span import Reads, Slice, Span
-from baremetalrt.core.errors import CapacityError
 from baremetalrt.core.spans import BlockSpan, ByteRange
-from baremetalrt.session.stage import CHUNK_TOKENS, LocalStage, Place
+from baremetalrt.session.stage import CHUNK_TOKENS, LocalStage, Place, not_ready
 
 T = TypeVar("T")
 
@@ -63,12 +62,16 @@ class ArrivingStage:
         self, tokens: Sequence[int], capacity: int, adapters: AdapterSet
     ) -> CachedSequence:
         if not self._is_complete:
-            raise CapacityError(
-                "the model is still arriving; adapters are added once it is here",
-                code="adapter.arriving",
-                hint="wait for it, or ask without an adapter",
-            )
+            raise not_ready()
         return await self._inner.open_adapted(tokens, capacity, adapters)
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether all of the model is here: adapters wait for that."""
+        return self._is_complete
+
+    def unload_adapter(self, digest: str) -> None:
+        self._inner.unload_adapter(digest)
 
     async def grow(self, place: Place, capacity: int) -> None:
         await self._inner.grow(place, capacity)

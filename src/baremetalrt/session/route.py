@@ -8,8 +8,7 @@ from numpy.typing import NDArray
 
 from baremetalrt.blocks.adapters import AdapterSet
 from baremetalrt.blocks.span import Reads
-from baremetalrt.core.errors import UsageError
-from baremetalrt.session.stage import AdaptedStage, Place, Stage
+from baremetalrt.session.stage import AdaptedStage, Place, Stage, not_adapted, not_ready
 
 
 @dataclass(frozen=True)
@@ -41,8 +40,27 @@ class Route:
 
     @property
     def takes_adapters(self) -> bool:
-        """Whether every stage computes with adapters."""
+        """Whether every stage computes with adapters, now or once it is ready."""
         return all(isinstance(stage, AdaptedStage) for stage in self.stages)
+
+    def require_adapters(self) -> None:
+        """Whether every stage computes with adapters now.
+
+        Raises:
+            UsageError: one never does.
+            CapacityError: one is not ready yet.
+        """
+        for stage in self.stages:
+            if not isinstance(stage, AdaptedStage):
+                raise not_adapted()
+            if not stage.is_ready:
+                raise not_ready()
+
+    def unload_adapter(self, digest: str) -> None:
+        """Gives back the memory of an adapter, once nobody uses it any more."""
+        for stage in self.stages:
+            if isinstance(stage, AdaptedStage):
+                stage.unload_adapter(digest)
 
     async def open(
         self, tokens: Sequence[int], capacity: int, adapters: AdapterSet | None = None
@@ -88,13 +106,3 @@ class Route:
     def release(self, place: RoutePlace, *, keep: bool) -> None:
         for stage, stage_place in zip(self.stages, place.places, strict=True):
             stage.release(stage_place, keep=keep)
-
-
-def not_adapted() -> UsageError:
-    """Why a model that runs on other machines takes no adapter."""
-    return UsageError(
-        "adapters are computed on this machine alone, not on peers",
-        code="adapter.route",
-        parameter="adapter",
-        hint="use --route local, or a model that fits here",
-    )
