@@ -98,7 +98,7 @@ def speeds(stored: StoredModel, pairs: int, num_threads: int) -> None:
     node.close()
 
 
-def attaching(stored: StoredModel, rounds: int) -> None:
+def attaching(stored: StoredModel, rounds: int, num_threads: int) -> None:
     """First request with an adapter that has just come, less the next one with the same."""
     file = GGUFFile.open(stored.path)
     with tempfile.TemporaryDirectory(prefix="bmrt-bench-") as folder:
@@ -106,7 +106,9 @@ def attaching(stored: StoredModel, rounds: int) -> None:
         base = content_id(file)
         seconds, adapter = [], make(stored.path, 0)
         with ServerProcess(
-            *(str(stored.path), "--context", "512", "--no-torrents"), home=Path(folder)
+            *(str(stored.path), "--context", "512", "--threads", str(num_threads)),
+            "--no-torrents",
+            home=Path(folder),
         ) as server:
 
             def ask(model: str, text: str) -> float:
@@ -146,11 +148,11 @@ def main() -> None:
     paths = [find_model(None).path] + ([fetch_qwen()] if arguments.qwen else [])
     for path in paths:
         print(
-            f"{path.name}, {default_threads()} threads, an adapter of rank 8 on all linear layers"
+            f"{path.name}, {arguments.threads} threads, an adapter of rank 8 on all linear layers"
         )
         stored = StoredModel(path.stem, path, is_default=False)
         speeds(stored, arguments.pairs, arguments.threads)
-        attaching(stored, arguments.pairs)
+        attaching(stored, arguments.pairs, arguments.threads)
 
 
 if __name__ == "__main__":

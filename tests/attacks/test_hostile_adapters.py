@@ -398,7 +398,18 @@ def test_clients_of_a_server_name_no_paths(base: GGUFFile, tmp_path: Path) -> No
     path = tmp_path / "a.gguf"
     write_gguf_lora(random_adapter(base.path), path)
     shelf = AdapterShelf()
-    for text in (str(path), "../adapters/x", "/etc/passwd", "..", ".", "", "a\0b", "x" * 5000):
+    for text in (
+        str(path),
+        "../adapters/x",
+        "/etc/passwd",
+        "..",
+        ".",
+        "",
+        "a\0b",
+        "~",
+        "~x",
+        "x" * 5000,
+    ):
         for choice in parse_names(text):
             found = refused(
                 lambda c=choice: shelf.find(c.reference, base, allow_paths=False),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from test_arriving import Trickle
 
 from baremetalrt.blocks.adapters import AdapterSet, WeightedAdapter
 from baremetalrt.blocks.span import Slice, Span
@@ -20,7 +21,6 @@ from baremetalrt.weights.store import default_model
 from session_kit import Kit, answer, assert_same_or_tie, ids, prompt, run_async
 from tiny_adapters import random_adapter
 from tiny_spans import open_span
-from unit.test_arriving import Trickle
 
 OPTIONS = {"max_tokens": 8, "ignore_end": True, "top_logprobs": 2}
 

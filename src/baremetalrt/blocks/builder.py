@@ -249,14 +249,11 @@ class BlockBuilder:
 def adapted(
     g: GraphBuilder, delta: Delta, x: Tensor, lowered: dict[tuple[Tensor, Tensor], Tensor]
 ) -> Tensor:
-    """What adapters add to a product with the rows `x (D, T)`: `(F, T)`.
-
-    An outer product rather than a multiplication for the second factor: the sums are so short that a
-    dot product per element would spend its time on beginning and ending.
-    """
+    """What adapters add to a product with the rows `x (D, T)`: `(F, T)`."""
     low = lowered.get((delta.a, x))
     if low is None:
         low = lowered[delta.a, x] = g.mul_mat(delta.a, x)
-    return g.out_prod(
-        delta.b, g.transpose(g.part_of_rows(low, delta.first, delta.rank, delta.total))
-    )
+    part = g.part_of_rows(low, delta.first, delta.rank, delta.total)
+    if delta.by_rows:
+        return g.mul_mat(delta.b, part if delta.rank == delta.total else g.contiguous(part))
+    return g.out_prod(delta.b, g.transpose(part))

@@ -65,11 +65,15 @@ def import_command(path: Path, name: str | None, base: str | None, as_json: bool
         )
 
     def beside(folder: Path) -> None:
-        if (path / WEIGHTS_NAME).is_file():
-            # Written anew: what others put into their files does not come along.
+        if not (path / WEIGHTS_NAME).is_file():
+            return
+        # Written anew: what others put into their files does not come along.
+        try:
             write_peft(adapter, folder, file)
+        except UsageError as error:
+            output.note(f"kept as GGUF alone: {error.message}")
 
-    stored = store.add(adapter, beside=beside if path.is_dir() else lambda folder: None)
+    stored = store.add(adapter, beside=beside)
     if as_json:
         output.print_json({"name": stored.name, "folder": str(stored.folder), "base": model.name})
         return

@@ -86,10 +86,13 @@ def show(name: str, as_json: bool) -> None:
 @click.argument("names", nargs=-1, required=True, metavar="NAME…")
 @_json
 def remove(names: tuple[str, ...], as_json: bool) -> None:
-    """Remove adapters. A torrent of one that was seeded stays in `bmrt ls` and has nothing to seed."""
+    """Remove adapters, and stop sharing them. What others have fetched is theirs."""
+    from baremetalrt.serve.adapter_fetching import forget_torrents
     from baremetalrt.weights.adapters import store
 
     found = [store.find_adapter(name) for name in names]
+    for one in found:
+        forget_torrents(one)
     removed = [(one.name, store.remove(one)) for one in found]
     if as_json:
         output.print_json([{"name": name, "freed_bytes": freed} for name, freed in removed])

@@ -1,12 +1,13 @@
-"""Adapters that come from a swarm: nothing is kept of what is no adapter, or names no base."""
+"""Adapters and swarms: nothing is kept of what is no adapter, or names no base."""
 
 import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 
-from baremetalrt.core.errors import UsageError
+from baremetalrt.core.errors import IntegrityError, UsageError
 from baremetalrt.core.units import format_bytes
 from baremetalrt.serve.torrents import obtain, whole_model
+from baremetalrt.swarm import catalog
 from baremetalrt.swarm.arrival import wait_for_header
 from baremetalrt.swarm.client import SwarmClient
 from baremetalrt.weights.adapters import store
@@ -38,7 +39,7 @@ async def fetch_adapter(
     torrent = await client.add(entry, peers=asked)
     metainfo = torrent.metainfo
     called = store.check_name(name or metainfo.name[:64])
-    if (store.adapters_folder() / called).exists():
+    if store.is_taken(called):
         raise store.exists(called)
     if metainfo.num_bytes > MAX_ADAPTER_BYTES:
         size = format_bytes(metainfo.num_bytes)
@@ -57,3 +58,22 @@ async def fetch_adapter(
     await client.save(torrent)
     adapter = await asyncio.to_thread(read_gguf_lora, file.path)
     return await asyncio.to_thread(store.add, replace(adapter, name=called))
+
+
+def forget_torrents(adapter: StoredAdapter) -> int:
+    """Ends the torrents that seed an adapter where it lies; returns how many there were.
+
+    Raises:
+        UsageError: a process is seeding it now.
+    """
+    ended = 0
+    for entry in catalog.entries():
+        try:
+            paths = entry.model_paths(entry.record())
+        except IntegrityError:
+            continue
+        if adapter.gguf_path.absolute() in paths:
+            with entry.locked():
+                entry.remove()
+            ended += 1
+    return ended

@@ -39,7 +39,7 @@ class AdapterChoice:
 
 def parse_choice(text: str, *, allow_paths: bool = False) -> AdapterChoice:
     """`NAME` or `NAME=0.7`; raises `UsageError` if the weight is none."""
-    if "=" not in text or (allow_paths and os.path.exists(Path(text).expanduser())):
+    if "=" not in text or (allow_paths and os.path.exists(os.path.expanduser(text))):
         return AdapterChoice(text)
     name, _, weight = text.rpartition("=")
     try:
@@ -68,9 +68,8 @@ def read_adapter(path: Path, base: GGUFFile) -> Adapter:
     if path.suffix.lower() in PICKLED:
         refuse_pickled(path)
     if path.is_dir():
-        gguf = path / store.GGUF_NAME
-        if not (path / CONFIG_NAME).is_file() and gguf.is_file():
-            return read_gguf_lora(gguf, name=path.name)
+        if StoredAdapter(path).is_complete:
+            return store.load(StoredAdapter(path))
         refuse_pickled(path)
         return read_peft(path, base)
     if path.suffix.lower() == ".safetensors":
@@ -166,16 +165,11 @@ class AdapterShelf:
 
     def find(self, reference: str, base: GGUFFile, *, allow_paths: bool) -> Adapter:
         """The adapter of that name, not checked against the base yet; raises like `adapt`."""
-        path = Path(reference).expanduser()
-        if allow_paths and os.path.exists(path):  # which, unlike `path.exists`, never raises
-            return read_adapter(path, base)
-        try:
-            stored = store.find_adapter(reference)
-        except UsageError:
-            if allow_paths and path.suffix.lower() in PICKLED:
-                refuse_pickled(path)
-            raise
-        return self._load(stored)
+        if allow_paths:
+            path = Path(os.path.expanduser(reference))
+            if os.path.exists(path):  # which, unlike `path.exists`, never raises
+                return read_adapter(path, base)
+        return self._load(store.find_adapter(reference))
 
     def _load(self, stored: StoredAdapter) -> Adapter:
         signature = _signature(stored)

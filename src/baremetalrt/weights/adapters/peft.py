@@ -18,7 +18,7 @@ from baremetalrt.core.errors import UsageError
 from baremetalrt.core.units import format_bytes
 from baremetalrt.weights.adapters import names
 from baremetalrt.weights.adapters.adapter import EMBEDDING, Adapter, LowRank, bad, checked, shape_of
-from baremetalrt.weights.adapters.gguf_lora import MAX_ADAPTER_BYTES
+from baremetalrt.weights.adapters.gguf_lora import BASE_CONTENT_ID, MAX_ADAPTER_BYTES
 from baremetalrt.weights.adapters.peft_config import CONFIG_NAME, PeftConfig, read_peft_config
 from baremetalrt.weights.gguf import GGUFFile
 
@@ -57,7 +57,7 @@ def read_peft(
             parameter="adapter",
             hint="known: " + ", ".join(sorted(names.known_architectures())),
         )
-    tensors = _load(folder / WEIGHTS_NAME)
+    tensors, named_base = _load(folder / WEIGHTS_NAME)
     modules = _modules(tensors, source)
     matrices, scales = _matrices(modules, config, base, source)
     # One alpha serves all where scales and ranks allow; the rest goes into the second factor.
@@ -73,7 +73,7 @@ def read_peft(
             architecture=base.architecture,
             alpha=float(alpha),
             matrices=matrices,
-            base_content_id=base_content_id,
+            base_content_id=base_content_id or named_base,
             base_name=config.base_name,
         ),
         source=source,
@@ -94,15 +94,16 @@ def refuse_pickled(path: Path) -> None:
         )
 
 
-def _load(path: Path) -> dict[str, NDArray[np.float32]]:
-    """Every tensor of a safetensors file, in single precision."""
+def _load(path: Path) -> tuple[dict[str, NDArray[np.float32]], str | None]:
+    """Every tensor of a safetensors file, in single precision; and the base, where we wrote it."""
     source = str(path)
     try:
         size = path.stat().st_size
         if size > MAX_ADAPTER_BYTES:
             raise bad(source, f"is larger than {format_bytes(MAX_ADAPTER_BYTES)}")
         read: Any = deserialize  # which says nothing of its types
-        found: list[tuple[str, dict[str, Any]]] = read(path.read_bytes())
+        raw = path.read_bytes()
+        found: list[tuple[str, dict[str, Any]]] = read(raw)
     except OSError as error:
         raise UsageError(
             f"{path} cannot be read: {error.strerror}", code="adapter.unreadable"
@@ -111,7 +112,10 @@ def _load(path: Path) -> dict[str, NDArray[np.float32]]:
         raise bad(
             source, f"cannot be read: {error}", hint="the file is damaged or incomplete"
         ) from error
-    return {name: _values(name, t, source) for name, t in found}
+    # The package checked the header and does not hand it out.
+    header = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])
+    base = (header.get("__metadata__") or {}).get(BASE_CONTENT_ID)
+    return {name: _values(name, t, source) for name, t in found}, base
 
 
 def _values(name: str, tensor: dict[str, Any], source: str) -> NDArray[np.float32]:
@@ -252,5 +256,8 @@ def write_peft(adapter: Adapter, folder: Path, base: GGUFFile) -> None:
         "use_rslora": False,
     }
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / WEIGHTS_NAME).write_bytes(save(tensors, metadata={"format": "pt"}))
+    about = {"format": "pt"}
+    if adapter.base_content_id:
+        about[BASE_CONTENT_ID] = adapter.base_content_id
+    (folder / WEIGHTS_NAME).write_bytes(save(tensors, metadata=about))
     (folder / CONFIG_NAME).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n")

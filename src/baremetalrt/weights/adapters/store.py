@@ -118,7 +118,7 @@ def add(
     """
     check_name(adapter.name)
     target = StoredAdapter(adapters_folder() / adapter.name)
-    if target.folder.exists():
+    if is_taken(adapter.name):
         raise exists(adapter.name)
     with _disk_errors():
         adapters_folder().mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -133,6 +133,12 @@ def add(
             shutil.rmtree(scratch, ignore_errors=True)
             raise
     return target
+
+
+def is_taken(name: str) -> bool:
+    """Whether an adapter is called so, complete or not, whatever its case."""
+    folder = adapters_folder()
+    return folder.is_dir() and any(p.name.lower() == name.lower() for p in folder.iterdir())
 
 
 def exists(name: str) -> UsageError:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from test_architectures import _WIDE, CASES, CONTEXT, OTHER_ORDER, tokens_of
 
 from baremetalrt.blocks.adapters import AdapterSet, WeightedAdapter
 from baremetalrt.blocks.span import Reads, Slice, Span
@@ -20,7 +21,6 @@ from baremetalrt.weights.adapters.gguf_lora import read_gguf_lora
 from baremetalrt.weights.adapters.merge import merge
 from baremetalrt.weights.gguf import GGUFFile
 from baremetalrt.weights.store import find_model
-from golden.test_architectures import _WIDE, CASES, CONTEXT, OTHER_ORDER, tokens_of
 from oracle import LlamaCpp
 from tiny_adapters import random_adapter, write_adapter
 from tiny_models import write
@@ -94,6 +94,24 @@ def test_one_and_two_adapters_equal_llama_cpp(name: str, tmp_path: Path) -> None
         assert_close(run(span, tokens, CHUNKS, adapters), chunked, TOLERANCE)
         assert_close(run(span, tokens, (len(ids),), None), plain, TOLERANCE)
     span.close()
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma2", "phi3", "qwen3moe"])
+def test_factors_by_rows_equal_factors_by_columns(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As other devices have them; they are computed here on the CPU."""
+    model = CASES[name]
+    path = write(model, tmp_path / "model.gguf")
+    adapters = adapter_set((write_adapter(random_adapter(path), tmp_path / "a.gguf"), 1.0))
+    tokens = tokens_of(model, 60)
+    found = []
+    for by_rows in (False, True):
+        monkeypatch.setattr("baremetalrt.blocks.adapters.lies_by_rows", lambda _, r=by_rows: r)
+        span = open_span(path, num_cells=8192)
+        found.append(run(span, tokens, (40, 1, 19), adapters))
+        span.close()
+    assert_close(found[1], found[0], TOLERANCE)
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma2", "phi3", "qwen3moe"])

@@ -113,11 +113,16 @@ def test_every_matrix_goes_to_peft_and_back(architecture: str, tmp_path: Path) -
     """For every architecture; experts have no place there, and are left out here."""
     file = model(tmp_path, CASES[architecture])
     adapter = random_adapter(
-        file.path, targets=lambda name: not name.endswith("_exps.weight"), rank=3, alpha=5.0
+        file.path,
+        targets=lambda name: not name.endswith("_exps.weight"),
+        rank=3,
+        alpha=5.0,
+        base_content_id="ab" * 32,
     )
     write_peft(adapter, tmp_path / "peft", file)
     back = read_peft(tmp_path / "peft", file)
     assert back.matrices.keys() == adapter.matrices.keys() and len(back.matrices) >= 8
+    assert back.base_content_id == "ab" * 32
     for name, m in adapter.matrices.items():
         assert back.scale_of(name) == pytest.approx(adapter.scale_of(name))
         np.testing.assert_array_equal(back.matrices[name].a_RD, m.a_RD)
