@@ -44,11 +44,4 @@ bench: $(VENV)/test-ready
 	$(BIN)/python bench/swarm.py
 	$(BIN)/python bench/peers.py
 	$(BIN)/python bench/placement.py
-	$(BIN)/python bench/documents.py $(if $(MAILBOX),--mailbox $(MAILBOX))
-
-# After a change to the protocol of the compute plane.
-protocol: $(VENV)/test-ready
-	$(BIN)/python -m grpc_tools.protoc -Isrc --python_out=src --pyi_out=src src/baremetalrt/peers/compute.proto
-
-clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	$(BIN)/python bench/adapters.py $(if $(QWEN),--qwen)

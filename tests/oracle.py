@@ -45,6 +45,7 @@ class LlamaCpp:
         self.vocabulary_size = int(self._c.llama_vocab_n_tokens(self._vocab))
         self._memory = self._c.llama_get_memory(self._context)
         self._batch = self._c.llama_batch_init(p.n_batch, 0, 1)
+        self._adapters: list[int] = []
 
     def decode(
         self,
@@ -88,6 +89,26 @@ class LlamaCpp:
         self.decode([token], [position])
         return self.logits(0)
 
+    def use_adapters(self, *adapters: tuple[Path, float]) -> None:
+        """Loads these GGUF LoRAs, each with its weight, in place of those of before."""
+        self._c.llama_set_adapters_lora(self._context, None, 0, None)
+        for pointer in self._adapters:
+            self._c.llama_adapter_lora_free(pointer)
+        self._adapters = []
+        for path, _ in adapters:
+            with logs.captured_errors() as lines:
+                pointer = self._c.llama_adapter_lora_init(self._model, bytes(path))
+            if not pointer:
+                raise ValueError("llama.cpp refuses the adapter: " + "; ".join(lines))
+            self._adapters.append(pointer)
+        n = len(adapters)
+        scales = (c.c_float * n)(*(scale for _, scale in adapters))
+        status = self._c.llama_set_adapters_lora(
+            self._context, (c.c_void_p * n)(*self._adapters), n, scales
+        )
+        if status != 0:
+            raise ValueError(f"llama_set_adapters_lora returned {status}")
+
     def clear(self) -> None:
         """Forgets every sequence."""
         self._c.llama_memory_clear(self._memory, False)
@@ -99,6 +120,7 @@ class LlamaCpp:
         return tokens[:n]
 
     def close(self) -> None:
+        self.use_adapters()
         self._c.llama_batch_free(self._batch)
         self._c.llama_free(self._context)
         self._c.llama_model_free(self._model)

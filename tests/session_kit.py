@@ -8,6 +8,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
+from baremetalrt.blocks.adapters import AdapterSet
 from baremetalrt.blocks.span import Span
 from baremetalrt.core.spans import BlockSpan
 from baremetalrt.session.grammar import GrammarCompiler
@@ -48,7 +49,13 @@ class Kit:
         return Route([LocalStage(span, self._worker) for span in spans or (self.span(),)])
 
     def session(
-        self, route: Route, prompt: list[int], *, context: int = 4096, **options: Any
+        self,
+        route: Route,
+        prompt: list[int],
+        *,
+        context: int = 4096,
+        adapters: AdapterSet | None = None,
+        **options: Any,
     ) -> Session:
         return Session(
             route,
@@ -57,6 +64,7 @@ class Kit:
             context_limit=context,
             prompt=prompt,
             options=GenerationOptions(**{"sampling": SamplingOptions(temperature=0.0), **options}),
+            adapters=adapters,
         )
 
     def close(self) -> None:

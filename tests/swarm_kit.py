@@ -93,9 +93,11 @@ def free_ports(count: int) -> list[int]:
 class SeedProcess:
     """`bmrt seed`, from when it listens until it is stopped or killed."""
 
-    def __init__(self, model: str | Path, *arguments: str, home: Path) -> None:
+    def __init__(
+        self, model: str | Path, *arguments: str, home: Path, command: Sequence[str] = ("seed",)
+    ) -> None:
         self.process = subprocess.Popen(
-            [*BMRT, "seed", str(model), "--json", *arguments],
+            [*BMRT, *command, str(model), "--json", *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -230,6 +230,8 @@ def test_a_chat_on_a_terminal(terminal: Terminal, tmp_path: Path) -> None:
         ("/nonsense", "no command /nonsense"),
         ("/set temperature 900", "temperature is 900"),
         ("/set top_k 20", ""),
+        ("/adapter nobody", "no adapter 'nobody'"),
+        ("/adapter", "answers from now on"),
         ("/retry", ""),
         (f"/save {saved}", ""),
         ("/help", "/clear"),

@@ -40,6 +40,9 @@ EXCEPTIONS: dict[str, tuple[str, ...]] = {
     "cli.learn": ("documents.gathering", "documents.judging", "documents.splitting"),
     "cli.reading": ("documents.gathering",),
     # turn arguments into options of a generation
+    "cli.adapters": ("weights.adapters",),
+    "cli.adapter_files": ("weights.adapters", "weights.content", "weights.gguf"),
+    "cli.adapter_torrents": ("weights.adapters", "swarm.client"),
     "cli.bench": ("session.sampling", "session.session"),
     "cli.chat": ("session.session",),
     "cli.options": ("session.sampling", "session.grammar", "swarm.config"),

@@ -6,8 +6,10 @@ Shapes, fastest dimension first, in this file and in `architectures/`:
     k, v  (S, G, T)  G key/value heads
 """
 
+from collections.abc import Mapping
 from typing import Final
 
+from baremetalrt.blocks.adapters import Delta
 from baremetalrt.blocks.hyperparameters import Hyperparameters
 from baremetalrt.blocks.inputs import StepInputs
 from baremetalrt.blocks.kv_cache import KVCache
@@ -40,6 +42,7 @@ class BlockBuilder:
         rope_factors: Tensor | None,
         rope_mode: int,
         selects: bool,
+        deltas: Mapping[str, Delta],
     ) -> None:
         self.g = g
         self.h = h
@@ -53,6 +56,9 @@ class BlockBuilder:
         self.cache_views: list[Tensor] = []
         self._rope_factors = rope_factors
         self._rope_mode = rope_mode
+        self._deltas = deltas
+        # first factors of adapters times rows, by both: several matrices use the same
+        self._lowered: dict[tuple[Tensor, Tensor], Tensor] = {}
         self._selects = selects and 0 < shape.outputs_each < shape.tokens_each
 
     @property
@@ -75,6 +81,8 @@ class BlockBuilder:
     def linear(self, x: Tensor, name: str) -> Tensor:
         """A matrix, and a bias where the model has one."""
         y = self.g.mul_mat(self.weights[f"{name}.weight"], x)
+        if self._deltas and name in self._deltas:
+            y = self.g.add(y, adapted(self.g, self._deltas[name], x, self._lowered))
         bias = self.weights.get(f"{name}.bias")
         return self.g.add(y, bias) if bias else y
 
@@ -207,9 +215,9 @@ class BlockBuilder:
 
         Source: Mixtral, arXiv 2401.04088; weights of the chosen are normalized to sum to one.
         """
-        g, h, w, rows = self.g, self.h, self.weights, self.num_rows
+        g, h, rows = self.g, self.h, self.num_rows
         used = h.num_experts_used
-        probabilities = g.soft_max(g.mul_mat(w["ffn_gate_inp.weight"], x))
+        probabilities = g.soft_max(self.linear(x, "ffn_gate_inp"))
         chosen = g.top_k(probabilities, used)
         mix = g.get_rows(g.reshape(probabilities, 1, h.num_experts, rows), chosen)
         mix = g.reshape(mix, used, rows)
@@ -218,9 +226,9 @@ class BlockBuilder:
         if h.expert_weights_scale not in (0.0, 1.0):
             mix = g.scale(mix, h.expert_weights_scale)
         x = g.reshape(x, h.width, 1, rows)
-        up = g.mul_mat_id(w["ffn_up_exps.weight"], x, chosen)
-        gate = g.mul_mat_id(w["ffn_gate_exps.weight"], x, chosen)
-        y = g.mul_mat_id(w["ffn_down_exps.weight"], g.swiglu_split(gate, up), chosen)
+        up = self._experts_linear(x, "ffn_up_exps", chosen)
+        gate = self._experts_linear(x, "ffn_gate_exps", chosen)
+        y = self._experts_linear(g.swiglu_split(gate, up), "ffn_down_exps", chosen)
         y = g.mul(y, mix)
         row = h.width * _F32_BYTES
         parts = [g.view_2d(y, (h.width, rows), row * used, row * i) for i in range(used)]
@@ -228,3 +236,24 @@ class BlockBuilder:
         for part in parts[1:]:
             out = g.add(out, part)
         return out
+
+    def _experts_linear(self, x: Tensor, name: str, chosen: Tensor) -> Tensor:
+        """One matrix per row and slot, as `chosen` says."""
+        g, delta = self.g, self._deltas.get(name)
+        y = g.mul_mat_id(self.weights[f"{name}.weight"], x, chosen)
+        if delta is None:
+            return y
+        return g.add(y, g.mul_mat_id(delta.b, g.mul_mat_id(delta.a, x, chosen), chosen))
+
+
+def adapted(
+    g: GraphBuilder, delta: Delta, x: Tensor, lowered: dict[tuple[Tensor, Tensor], Tensor]
+) -> Tensor:
+    """What adapters add to a product with the rows `x (D, T)`: `(F, T)`."""
+    low = lowered.get((delta.a, x))
+    if low is None:
+        low = lowered[delta.a, x] = g.mul_mat(delta.a, x)
+    part = g.part_of_rows(low, delta.first, delta.rank, delta.total)
+    if delta.by_rows:
+        return g.mul_mat(delta.b, part if delta.rank == delta.total else g.contiguous(part))
+    return g.out_prod(delta.b, g.transpose(part))

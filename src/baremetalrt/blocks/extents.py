@@ -18,6 +18,8 @@ from baremetalrt.core.units import round_up
 # Extents and what attention reads are multiples of this: a graph serves 256 tokens before it is rebuilt,
 # and attention splits its sums where llama.cpp does, so that a single session gives its exact logits.
 CELL_QUANTUM: Final = 256
+# Adapters that a text is computed with: digest and weight of each, in order.
+AdapterKey = tuple[tuple[str, float], ...]
 # A shorter common beginning is cheaper to compute again than to look after.
 _MIN_SHARED: Final = 16
 
@@ -74,12 +76,14 @@ class ExtentAllocator:
 class CachedSequence:
     """One text in the cache, token by token. `tokens` are those whose keys and values are stored.
 
-    `part` says for which of the blocks; None for all. Others have nothing of it.
+    `part` says for which of the blocks; None for all. Others have nothing of it. `adapters` made these
+    keys and values what they are: texts with others share nothing with it.
     """
 
     first_cell: int
     capacity: int
     part: BlockSpan | None = None
+    adapters: AdapterKey = ()
     tokens: "array[int]" = field(default_factory=lambda: array("i"))
     active: bool = True
     last_used: int = 0
@@ -118,7 +122,13 @@ class SequenceTable:
         self.sequences: list[CachedSequence] = []
         self._clock = 0
 
-    def open(self, tokens: Sequence[int], capacity: int, part: BlockSpan | None = None) -> Opened:
+    def open(
+        self,
+        tokens: Sequence[int],
+        capacity: int,
+        part: BlockSpan | None = None,
+        adapters: AdapterKey = (),
+    ) -> Opened:
         """A sequence with room for `capacity` tokens that shares what it can of `tokens`.
 
         The last token is never taken from the cache: its logits are wanted.
@@ -128,7 +138,7 @@ class SequenceTable:
         """
         capacity = round_up(max(capacity, len(tokens)), CELL_QUANTUM)
         wanted = np.asarray(tokens[:-1], dtype=np.int32)
-        alike = [s for s in self.sequences if s.part == part]
+        alike = [s for s in self.sequences if s.part == part and s.adapters == adapters]
         shared = [(common_prefix(s.tokens, wanted), s) for s in alike]
         donors = [(n, s) for n, s in shared if n >= _MIN_SHARED]
         length, donor = max(donors, key=lambda d: (d[0], not d[1].active), default=(0, None))
@@ -143,7 +153,7 @@ class SequenceTable:
             first_cell = self.allocator.allocate(capacity)
         if first_cell is None:
             raise NoRoomError
-        sequence = CachedSequence(first_cell, capacity, part)
+        sequence = CachedSequence(first_cell, capacity, part, adapters)
         self.sequences.append(sequence)
         self._touch(sequence)
         if donor is not None:

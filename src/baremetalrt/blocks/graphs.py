@@ -7,8 +7,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from baremetalrt.blocks.adapters import Delta, LoadedAdapters
 from baremetalrt.blocks.architecture import Architecture
-from baremetalrt.blocks.builder import BlockBuilder
+from baremetalrt.blocks.builder import BlockBuilder, adapted
+from baremetalrt.blocks.extents import AdapterKey
 from baremetalrt.blocks.hyperparameters import Hyperparameters
 from baremetalrt.blocks.inputs import Input, StepInputs
 from baremetalrt.blocks.kv_cache import KVCache
@@ -33,9 +35,12 @@ _NODES_PER_BLOCK: Final = 48
 _NODES_PER_GROUP: Final = 10
 _NODES_PER_EXPERT: Final = 4
 _OUTER_NODES: Final = 32
+# Per matrix that is adapted: two products, two views, a sum.
+_NODES_PER_DELTA: Final = 5
 # Prefill of a full and of a last odd chunk, decode before and after the next quantum of cells, for
-# some numbers of sessions.
+# some numbers of sessions. As many again for each set of adapters.
 _MAX_GRAPHS: Final = 12
+_GraphKey = tuple[StepShape, int, BlockSpan, AdapterKey]
 
 
 @dataclass
@@ -91,13 +96,19 @@ class GraphCache:
         self._cache = cache
         self._context_limit = context_limit
         self._allocator = GraphAllocator(device.buffer_type())
-        self._graphs: OrderedDict[tuple[StepShape, int, BlockSpan], SpanGraph] = OrderedDict()
+        self._graphs: OrderedDict[_GraphKey, SpanGraph] = OrderedDict()
         self.generation = 0
 
-    def get(self, shape: StepShape, base_cell: int, part: BlockSpan) -> SpanGraph:
+    def get(
+        self,
+        shape: StepShape,
+        base_cell: int,
+        part: BlockSpan,
+        adapters: LoadedAdapters | None = None,
+    ) -> SpanGraph:
         """The graph for a step of this shape through the blocks `part`, all of them or some.
 
-        The cells of its first session begin at `base_cell`.
+        The cells of its first session begin at `base_cell`. All its sessions use `adapters`.
 
         A graph stays usable until `generation` changes.
 
@@ -106,18 +117,27 @@ class GraphCache:
         """
         # Views are moved by changing addresses, which is for the host alone.
         movable = self._device.kind == "cpu"
-        key = shape, 0 if movable else base_cell, part
+        key = shape, 0 if movable else base_cell, part, adapters.key if adapters else ()
         graph = self._graphs.get(key)
         if graph is None:
-            graph = self._graphs[key] = self._place(self._build(shape, base_cell, part), shape)
+            built = self._build(shape, base_cell, part, adapters)
+            graph = self._graphs[key] = self._place(built, shape)
         self._graphs.move_to_end(key)
-        if len(self._graphs) > _MAX_GRAPHS:
-            _, oldest = self._graphs.popitem(last=False)
-            oldest.close()
+        alike = [other for other in self._graphs if other[-1] == key[-1]]
+        if len(alike) > _MAX_GRAPHS:
+            self._graphs.pop(alike[0]).close()
             self.generation += 1
         return graph
 
-    def reserve(self, num_tokens: int, num_cells: int) -> None:
+    def forget(self, adapters: AdapterKey) -> None:
+        """Drops the graphs that read these adapters, whose memory goes."""
+        for key in [key for key in self._graphs if key[-1] == adapters]:
+            self._graphs.pop(key).close()
+        self.generation += 1
+
+    def reserve(
+        self, num_tokens: int, num_cells: int, adapters: LoadedAdapters | None = None
+    ) -> None:
         """Takes the memory for the largest step that is expected, so that the buffer never moves.
 
         A buffer that grows step by step leaves holes behind, and costs the graphs placed in it.
@@ -127,7 +147,7 @@ class GraphCache:
             first_cell=0, stride=0, num_streams=1, num_cells=num_cells, window_start=0
         )
         outputs = 1 if is_last else num_tokens
-        self.get(StepShape(num_tokens, outputs, (group,)), 0, self._span)
+        self.get(StepShape(num_tokens, outputs, (group,)), 0, self._span, adapters)
 
     def close(self) -> None:
         self._drop()
@@ -168,16 +188,28 @@ class GraphCache:
                 hint="run it on the CPU, or use another quantization",
             )
 
-    def _build(self, shape: StepShape, base_cell: int, part: BlockSpan) -> SpanGraph:
+    def _build(
+        self,
+        shape: StepShape,
+        base_cell: int,
+        part: BlockSpan,
+        adapters: LoadedAdapters | None,
+    ) -> SpanGraph:
         h, weights, device = self._h, self._weights, self._device
         per_block = _NODES_PER_BLOCK + _NODES_PER_GROUP * len(shape.groups)
         per_block += _NODES_PER_EXPERT * h.num_experts_used
-        g = GraphBuilder(len(part) * per_block + _OUTER_NODES)
+        num_deltas = adapters.num_deltas if adapters else 0
+        num_nodes = len(part) * per_block + _OUTER_NODES + _NODES_PER_DELTA * num_deltas
+        g = GraphBuilder(num_nodes)
+        outer_deltas = adapters.outer if adapters else {}
         inputs = StepInputs(g, shape, h)
         tokens = shape.num_tokens
         if part.start == 0:
             x = Input(g, I32, np.int32, tensor_shape=(tokens,), array_shape=(tokens,))
             y = g.get_rows(weights.outer["token_embd.weight"], x.tensor)
+            if "token_embd" in outer_deltas:
+                delta = outer_deltas["token_embd"]
+                y = g.add(y, g.mul_mat(delta.a, g.get_rows(delta.b, x.tensor)))
             if h.embedding_scale != 1.0:
                 y = g.scale(y, h.embedding_scale)
         else:
@@ -198,6 +230,7 @@ class GraphCache:
                 rope_factors=self._rope_factors(),
                 rope_mode=self._architecture.rope_mode,
                 selects=i == h.num_blocks - 1,
+                deltas=adapters.blocks.get(i, {}) if adapters else {},
             )
             y = self._architecture.block(block, y)
             views += block.cache_views
@@ -206,7 +239,7 @@ class GraphCache:
         if shape.num_outputs:
             # Without a reader nothing asks for `y`: the last block only stores keys and values.
             if part.end == h.num_blocks:
-                y = self._head(g, y)
+                y = self._head(g, y, outer_deltas.get("output"))
                 output_shape = (shape.num_outputs, h.vocabulary_size)
                 if device.kind == "cpu":
                     # Results are written where they will be read: nothing is copied out.
@@ -215,10 +248,12 @@ class GraphCache:
             g.output(y)
         return SpanGraph(g, x, inputs, y, output_shape, rows, rows_buffer, views, None, base_cell)
 
-    def _head(self, g: GraphBuilder, x: Tensor) -> Tensor:
+    def _head(self, g: GraphBuilder, x: Tensor, delta: Delta | None) -> Tensor:
         h, outer = self._h, self._weights.outer
-        y = g.mul(g.rms_norm(x, h.norm_epsilon), outer["output_norm.weight"])
-        y = g.mul_mat(outer["output.weight"], y)
+        normed = g.mul(g.rms_norm(x, h.norm_epsilon), outer["output_norm.weight"])
+        y = g.mul_mat(outer["output.weight"], normed)
+        if delta is not None:
+            y = g.add(y, adapted(g, delta, normed, {}))
         if "output.bias" in outer:
             y = g.add(y, outer["output.bias"])
         if h.logit_scale != 1.0:

@@ -11,8 +11,9 @@ from typing import Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from baremetalrt.blocks.adapters import AdapterRack, AdapterSet, LoadedAdapters
 from baremetalrt.blocks.architecture import Architecture
-from baremetalrt.blocks.extents import CELL_QUANTUM, CachedSequence, NoRoomError
+from baremetalrt.blocks.extents import CELL_QUANTUM, AdapterKey, CachedSequence, NoRoomError
 from baremetalrt.blocks.graphs import GraphCache, SpanGraph
 from baremetalrt.blocks.hyperparameters import Hyperparameters
 from baremetalrt.blocks.inventory import Unit, take_inventory
@@ -102,6 +103,7 @@ class Span:
             self.cache,
             context_limit=config.context_limit,
         )
+        self.adapters = AdapterRack(self._inventory, device, self._graphs.forget)
         self._config = config
         if not arrives:
             self.finish_loading()
@@ -126,26 +128,57 @@ class Span:
 
     def finish_loading(self) -> None:
         """Takes the memory for the longest step, now that the whole span can be computed."""
+        self._reserve(None)
+
+    def _reserve(self, adapters: LoadedAdapters | None) -> None:
         config, cache = self._config, self.cache
         longest = min(round_up(config.context_limit, CELL_QUANTUM), cache.num_cells)
-        self._graphs.reserve(min(config.step_tokens, longest), longest)
+        self._graphs.reserve(min(config.step_tokens, longest), longest, adapters)
 
     # sequences
 
     def open(
-        self, tokens: Sequence[int], capacity: int, part: BlockSpan | None = None
+        self,
+        tokens: Sequence[int],
+        capacity: int,
+        part: BlockSpan | None = None,
+        adapters: AdapterSet | None = None,
     ) -> CachedSequence:
         """A sequence with room for `capacity` tokens, standing after what the cache has of `tokens`.
 
-        With `part`, it is to be stepped through these blocks of the span alone.
+        With `part`, it is to be stepped through these blocks of the span alone. With `adapters`, which
+        are loaded if they are not, they are added to every step; their text is shared with nobody
+        who uses others.
 
         Raises:
-            CapacityError: other sequences hold too much of the cache.
+            CapacityError: other sequences hold too much of the cache, or adapters do not fit.
         """
-        with self._room_for(capacity):
-            opened = self.cache.sequences.open(tokens, capacity, part)
+        if adapters is not None:
+            self._hold(adapters)
+        key = adapters.key if adapters else ()
+        try:
+            with self._room_for(capacity):
+                opened = self.cache.sequences.open(tokens, capacity, part, key)
+        except BaseException:
+            self._let_go(key)
+            raise
         self.cache.copy(opened.copies)
         return opened.sequence
+
+    def _hold(self, adapters: AdapterSet) -> None:
+        is_new = adapters.key not in self.adapters.keys
+        loaded = self.adapters.hold(adapters)
+        if is_new:
+            try:
+                # At once, so that the buffer of the steps does not grow, and move, one by one later.
+                self._reserve(loaded)
+            except BaseException:
+                self._let_go(adapters.key)
+                raise
+
+    def _let_go(self, key: AdapterKey) -> None:
+        if key:
+            self.adapters.let_go(key)
 
     def grow(self, sequence: CachedSequence, capacity: int) -> None:
         """Makes room for `capacity` tokens; raises like `open`."""
@@ -158,6 +191,7 @@ class Span:
         if not keep:
             self.cache.scrub(sequence)
         self.cache.sequences.close(sequence, keep=keep)
+        self._let_go(sequence.adapters)
 
     @contextmanager
     def _room_for(self, capacity: int) -> Iterator[None]:
@@ -227,6 +261,8 @@ class Span:
     def _check(self, slices: Sequence[Slice], *, is_first: bool) -> None:
         h, tokens_each = self.hyperparameters, len(slices[0].tokens)
         for s in slices:
+            if s.sequence.adapters != slices[0].sequence.adapters:
+                raise ValueError("the sessions of a step use the same adapters")
             if len(s.tokens) != tokens_each or tokens_each == 0:
                 raise ValueError("every session contributes the same number of tokens to a step")
             if s.sequence.length + tokens_each > s.sequence.capacity:
@@ -240,7 +276,8 @@ class Span:
         """The graph that computes these slices. Nearly always the one of the step before."""
         tokens_each, window = len(slices[0].tokens), self.hyperparameters.window
         base_cell = slices[0].sequence.first_cell
-        features: list[object] = [tokens_each, reads, part.start, part.end]
+        adapters = slices[0].sequence.adapters
+        features: list[object] = [tokens_each, reads, part.start, part.end, adapters]
         for s in slices:
             features += (s.sequence.first_cell, last_quantum(s.sequence, tokens_each))
             if window:
@@ -257,7 +294,8 @@ class Span:
                 else tokens_each,
                 groups=group_streams(sequences, tokens_each, window, self.cache.num_cells),
             )
-            graph = self._graphs.get(shape, base_cell, part)
+            loaded = self.adapters.get(adapters) if adapters else None
+            graph = self._graphs.get(shape, base_cell, part, loaded)
             if self._generation != self._graphs.generation or len(self._recent) >= _MAX_RECENT:
                 self._recent.clear()
                 self._generation = self._graphs.generation
@@ -273,6 +311,7 @@ class Span:
         """Frees weights, cache and graphs. The span cannot be used afterwards."""
         self._graphs.close()
         self._recent.clear()
+        self.adapters.close()
         self.cache.close()
         self._weights.close()
         self._backend.close()

@@ -15,7 +15,7 @@ from prompt_toolkit.history import FileHistory
 
 from baremetalrt.cli import options, output
 from baremetalrt.cli.opened import arriving_model
-from baremetalrt.cli.run import describe_speed, generation_options, over_peers
+from baremetalrt.cli.run import adapted, describe_speed, generation_options, over_peers
 from baremetalrt.cli.transfer import Display
 from baremetalrt.core.errors import BareMetalError, UsageError
 from baremetalrt.serve.library import TorrentReference
@@ -30,6 +30,7 @@ _COMMANDS: Final = {
     "/system TEXT": "set the instructions, and begin a new conversation",
     "/set NAME VALUE": "change temperature, top_k, top_p, min_p, repetition_penalty, seed, …",
     "/retry": "answer the last message again",
+    "/adapter NAME…": "answer with these adapters, as NAME or NAME=0.7; without a name, with none",
     "/save FILE": "write the conversation as JSON",
     "/stats": "how fast the last answer was",
     "/exit": "leave (or Ctrl-D)",
@@ -39,6 +40,7 @@ _COMMANDS: Final = {
 @dataclass
 class _Chat:
     model: Model
+    base: Model
     options: GenerationOptions
     system: str | None
     messages: list[dict[str, str]] = field(default_factory=list)
@@ -57,7 +59,9 @@ def chat(model: StoredModel | TorrentReference, arguments: dict[str, Any]) -> No
 
 async def _chat(model: StoredModel | TorrentReference, arguments: dict[str, Any]) -> None:
     async with _opened(model, arguments) as (loaded, display):
-        state = _Chat(loaded, generation_options(arguments), arguments["system"], display=display)
+        base = loaded.without_adapters()
+        made = generation_options(arguments)
+        state = _Chat(loaded, base, made, arguments["system"], display=display)
         state.begin()
         output.note(
             f"{loaded.name} · {loaded.context_limit} tokens of context · /help for commands"
@@ -83,7 +87,7 @@ async def _opened(
     node = Node(options.node_config(arguments, max_sessions=1))
     try:
         with output.progress(f"loading {model.name}"):
-            loaded = node.load(Opening(model))
+            loaded = adapted(node.load(Opening(model)), arguments)
         yield loaded, None
     finally:
         node.close()
@@ -187,6 +191,9 @@ async def _command(state: _Chat, line: str) -> bool:
         if not state.messages or state.messages[-1]["role"] != "user":
             raise UsageError("there is nothing to answer yet")
         await _answer(state)
+    elif name == "/adapter":
+        state.model = adapted(state.base, {"adapters": tuple(rest.split())})
+        output.note(f"{state.model.name} answers from now on")
     elif name == "/save":
         if not rest:
             raise UsageError("/save needs a file name")

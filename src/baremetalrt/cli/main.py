@@ -25,6 +25,7 @@ _COMMANDS: Final = {
     "learn": "Read documents and mail, to learn from them.",
     "forget": "Delete what was learned from documents.",
     "show": "Describe a model: architecture, blocks, types.",
+    "adapters": "LoRA adapters: list, import, export, merge, share.",
     "swarm": "Private swarms: create, invite, join, leave.",
     "peers": "List the peers of the private swarm.",
     "ps": "List what peers host, and how busy they are.",

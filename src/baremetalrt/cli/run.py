@@ -33,6 +33,13 @@ _STARTED = time.perf_counter()
 @click.option("-n", "--max-tokens", type=click.IntRange(min=1), metavar="N", help="Longest answer.")
 @click.option("--stop", multiple=True, metavar="TEXT", help="End the answer here. Repeatable.")
 @click.option("--raw", is_flag=True, help="Continue the prompt as it is, without chat template.")
+@click.option(
+    "--adapter",
+    "adapters",
+    multiple=True,
+    metavar="NAME[=SCALE]",
+    help="Add a LoRA: one of `bmrt adapters ls`, a GGUF file or a PEFT folder. Repeatable.",
+)
 @click.option("--json-schema", metavar="FILE|JSON", help="Answer with JSON that matches.")
 @click.option(
     "--grammar",
@@ -54,6 +61,8 @@ def command(words: tuple[str, ...], **arguments: Any) -> None:
     PROMPT of `-` stands for standard input too: `cat notes.txt | bmrt run "Summarize:" -`.
     """
     model, prompt = _split(words, arguments)
+    if arguments["adapters"]:
+        _refuse_adapters_elsewhere(model, arguments)
     if prompt is None and sys.stdin.isatty():
         if arguments["as_json"]:
             raise UsageError("--json needs a prompt", hint='bmrt run --json "…"')
@@ -133,7 +142,7 @@ def _answer(stored: StoredModel, prompt: str, arguments: dict[str, Any]) -> None
     node = Node(options.node_config(arguments, max_sessions=1))
     try:
         with output.progress(f"loading {stored.name}"):
-            model = node.load(opening)
+            model = adapted(node.load(opening), arguments)
         loaded_s = time.perf_counter() - _STARTED
         import asyncio
 
@@ -141,6 +150,35 @@ def _answer(stored: StoredModel, prompt: str, arguments: dict[str, Any]) -> None
     finally:
         node.close()
     _look_after(stored)
+
+
+def adapted(model: "Model", arguments: dict[str, Any]) -> "Model":
+    """The model with the adapters that the options name."""
+    if not arguments["adapters"]:
+        return model
+    from baremetalrt.serve.adapters import AdapterShelf, parse_choice
+
+    choices = [parse_choice(text, allow_paths=True) for text in arguments["adapters"]]
+    return AdapterShelf().adapt(model, choices, allow_paths=True)
+
+
+def _refuse_adapters_elsewhere(
+    model: StoredModel | TorrentReference, arguments: dict[str, Any]
+) -> None:
+    if over_peers(model, arguments):
+        raise UsageError(
+            "adapters are computed on this machine alone, not on peers",
+            code="adapter.route",
+            parameter="adapter",
+            hint="use --route local, or a model that fits here",
+        )
+    if isinstance(model, TorrentReference):
+        raise UsageError(
+            "adapters need a model that is here",
+            code="adapter.arriving",
+            parameter="adapter",
+            hint=f"`bmrt pull {model.reference[:60]}` first",
+        )
 
 
 def _look_after(stored: StoredModel) -> None:

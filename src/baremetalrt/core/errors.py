@@ -94,6 +94,7 @@ _BY_CLASS: dict[type[BareMetalError], Outcome] = {
 }
 _BY_CODE: dict[str, Outcome] = {
     "model.not-found": Outcome(exit_status=2, http_status=404),
+    "adapter.not-found": Outcome(exit_status=2, http_status=404),
     "queue.full": Outcome(exit_status=4, http_status=429),
 }
 

@@ -79,6 +79,21 @@ class Feature(c.Structure):
     _fields_ = (("name", STR), ("value", STR))
 
 
+class TypeTraits(c.Structure):
+    """`struct ggml_type_traits`."""
+
+    _fields_ = (
+        ("type_name", STR),
+        ("blck_size", I64),
+        ("blck_size_interleave", I64),
+        ("type_size", SIZE),
+        ("is_quantized", BOOL),
+        ("to_float", P),
+        ("from_float_ref", P),
+    )
+
+
+TO_FLOAT: Final = c.CFUNCTYPE(None, P, P, I64)
 LOG_CALLBACK: Final = c.CFUNCTYPE(None, I32, STR, P)
 EXTRA_BUFFER_TYPES: Final = c.CFUNCTYPE(c.POINTER(P), P)
 GET_FEATURES: Final = c.CFUNCTYPE(c.POINTER(Feature), P)
@@ -102,9 +117,13 @@ FUNCTIONS: Final[dict[str, tuple[Any, ...]]] = {
     "ggml_graph_overhead_custom": (SIZE, SIZE, BOOL),
     "ggml_new_tensor": (P, P, I32, I32, c.POINTER(I64)),
     "ggml_nbytes": (SIZE, P),
+    "ggml_nrows": (I64, P),
     "ggml_row_size": (SIZE, I32, I64),
     "ggml_type_name": (STR, I32),
     "ggml_is_quantized": (BOOL, I32),
+    "ggml_get_type_traits": (c.POINTER(TypeTraits), I32),
+    "ggml_quantize_chunk": (SIZE, I32, P, P, I64, I64, I64, P),
+    "ggml_quantize_requires_imatrix": (BOOL, I32),
     "ggml_set_input": (None, P),
     "ggml_set_output": (None, P),
     # graphs
@@ -123,6 +142,8 @@ FUNCTIONS: Final[dict[str, tuple[Any, ...]]] = {
     "ggml_rms_norm": (*_OP1, F32),
     "ggml_mul_mat": _OP2,
     "ggml_mul_mat_id": (*_OP2, P),
+    "ggml_out_prod": _OP2,
+    "ggml_transpose": _OP1,
     "ggml_get_rows": _OP2,
     "ggml_set_rows": (*_OP2, P),
     "ggml_swiglu": _OP1,

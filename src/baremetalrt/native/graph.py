@@ -187,6 +187,13 @@ class GraphBuilder:
         """One matrix of `experts` per token and slot, as `chosen` says."""
         return Tensor(self._c.ggml_mul_mat_id(self._p, experts, x, chosen))
 
+    def out_prod(self, columns: Tensor, x: Tensor) -> Tensor:
+        """`x.T @ columns`, with sums over rows: `(F, R)` and `(T, R)` give `(F, T)`."""
+        return Tensor(self._c.ggml_out_prod(self._p, columns, x))
+
+    def transpose(self, a: Tensor) -> Tensor:
+        return Tensor(self._c.ggml_transpose(self._p, a))
+
     def swiglu(self, halves: Tensor) -> Tensor:
         """`silu(first half) * second half` of every row."""
         return Tensor(self._c.ggml_swiglu(self._p, halves))
@@ -278,6 +285,12 @@ class GraphBuilder:
 
     def view_2d(self, a: Tensor, ne: tuple[int, int], stride: int, offset: int) -> Tensor:
         return Tensor(self._c.ggml_view_2d(self._p, a, *ne, stride, offset))
+
+    def part_of_rows(self, a: Tensor, first: int, count: int, width: int) -> Tensor:
+        """`count` elements of every row of a contiguous F32 matrix of rows of `width`."""
+        if count == width:
+            return a
+        return self.view_2d(a, (count, int(self._c.ggml_nrows(a))), 4 * width, 4 * first)
 
     def view_3d(
         self, a: Tensor, ne: tuple[int, int, int], strides: tuple[int, int], offset: int

@@ -18,6 +18,7 @@ from starlette.routing import Route
 from baremetalrt import __version__
 from baremetalrt.core.errors import BareMetalError, UsageError
 from baremetalrt.serve import metrics as prometheus
+from baremetalrt.serve.adapters import AdapterShelf, parse_names
 from baremetalrt.serve.admission import Admission
 from baremetalrt.serve.background import Background, arriving_error
 from baremetalrt.serve.node import Model, Node
@@ -72,6 +73,7 @@ class Server:
         self._config = config
         self._admission = Admission(max_active=config.max_active, max_waiting=config.max_waiting)
         self._metrics = prometheus.Metrics(self._admission)
+        self._shelf = AdapterShelf()
 
     def application(self) -> Starlette:
         """The ASGI application."""
@@ -181,23 +183,39 @@ class Server:
         )
 
     async def _list_models(self, _request: Request) -> Response:
-        models = [_model_card(model) for model in self._node.models.values()]
+        models = []
+        for model in list(self._node.models.values()):
+            models.append(_model_card(model))
+            for name in await asyncio.to_thread(self._shelf.names_for, model):
+                card = {"id": f"{model.name}:{name}", "parent": model.name}
+                models.append(_model_card(model) | card)
         return JSONResponse({"object": "list", "data": models})
 
     async def _get_model(self, request: Request) -> Response:
-        return JSONResponse(_model_card(self._find(request.path_params["name"])))
+        model = await self._find_adapted(request.path_params["name"])
+        parent = {"parent": model.base.name} if model.base else {}
+        return JSONResponse(_model_card(model) | parent)
 
     async def _chat(self, http: Request) -> Response:
         request = decode(await _body(http), ChatRequest)
-        model = self._find(request.model)
+        model = await self._find_adapted(request.model)
         response = await chat.complete(http, request, model, self._admission, self._metrics)
         return response or Response(status_code=_CLIENT_GONE)
 
     async def _complete(self, http: Request) -> Response:
         request = decode(await _body(http), CompletionRequest)
-        model = self._find(request.model)
+        model = await self._find_adapted(request.model)
         response = await completions.complete(http, request, model, self._admission, self._metrics)
         return response or Response(status_code=_CLIENT_GONE)
+
+    async def _find_adapted(self, name: str) -> Model:
+        """The model of that name, or, behind a colon, with adapters of the store: `base:a+b=0.5`."""
+        if not any(name.lower() == known.lower() for known in self._node.models):
+            for base in self._node.models.values():
+                prefix, rest = name[: len(base.name) + 1], name[len(base.name) + 1 :]
+                if rest and prefix.lower() == f"{base.name.lower()}:":
+                    return await asyncio.to_thread(self._shelf.adapt, base, parse_names(rest))
+        return self._find(name)
 
     def _find(self, name: str) -> Model:
         """The model of that name; the first one when the request names none."""

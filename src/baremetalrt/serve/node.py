@@ -1,6 +1,7 @@
 """Puts a model together: file, tokenizer, template, spans on devices, route. The only place that does."""
 
 import asyncio
+import copy
 import gc
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -8,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
+from baremetalrt.blocks.adapters import AdapterSet
 from baremetalrt.blocks.architectures import read_model
 from baremetalrt.blocks.extents import CELL_QUANTUM
 from baremetalrt.blocks.hyperparameters import Hyperparameters
@@ -67,6 +69,8 @@ class Model:
     route: Route
     context_limit: int
     created: int
+    adapters: AdapterSet | None = None
+    base: "Model | None" = None
     _spans: list[Span] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -88,7 +92,19 @@ class Model:
             context_limit=self.context_limit,
             prompt=prompt,
             options=options,
+            adapters=self.adapters,
         )
+
+    def with_adapters(self, adapters: AdapterSet, label: str) -> "Model":
+        """This model as it answers with adapters; it is the same one in memory."""
+        adapted = copy.copy(self)
+        adapted.base = self.without_adapters()
+        adapted.name, adapted.adapters = f"{adapted.base.name}:{label}", adapters
+        return adapted
+
+    def without_adapters(self) -> "Model":
+        """The model itself."""
+        return self.base or self
 
     async def tokenize_chat(
         self,

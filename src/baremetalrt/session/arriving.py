@@ -8,11 +8,12 @@ from typing import Final, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from baremetalrt.blocks.adapters import AdapterSet
 from baremetalrt.blocks.extents import CachedSequence
 from baremetalrt.blocks.inventory import Unit
 from baremetalrt.blocks.span import Reads, Slice, Span
 from baremetalrt.core.spans import BlockSpan, ByteRange
-from baremetalrt.session.stage import CHUNK_TOKENS, LocalStage, Place
+from baremetalrt.session.stage import CHUNK_TOKENS, LocalStage, Place, not_ready
 
 T = TypeVar("T")
 
@@ -56,6 +57,21 @@ class ArrivingStage:
     async def open(self, tokens: Sequence[int], capacity: int) -> CachedSequence:
         self._load_in_background()
         return await self._inner.open(tokens, capacity)
+
+    async def open_adapted(
+        self, tokens: Sequence[int], capacity: int, adapters: AdapterSet
+    ) -> CachedSequence:
+        if not self._is_complete:
+            raise not_ready()
+        return await self._inner.open_adapted(tokens, capacity, adapters)
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether all of the model is here: adapters wait for that."""
+        return self._is_complete
+
+    def unload_adapter(self, digest: str) -> None:
+        self._inner.unload_adapter(digest)
 
     async def grow(self, place: Place, capacity: int) -> None:
         await self._inner.grow(place, capacity)

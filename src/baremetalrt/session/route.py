@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from baremetalrt.blocks.adapters import AdapterSet
 from baremetalrt.blocks.span import Reads
-from baremetalrt.session.stage import Place, Stage
+from baremetalrt.session.stage import AdaptedStage, Place, Stage, not_adapted, not_ready
 
 
 @dataclass(frozen=True)
@@ -37,12 +38,47 @@ class Route:
         """How many tokens of a prompt go through the route at once."""
         return min(stage.chunk_tokens for stage in self.stages)
 
-    async def open(self, tokens: Sequence[int], capacity: int) -> RoutePlace:
-        """Begins a text in every stage; they agree on how much of its beginning is stored."""
+    @property
+    def takes_adapters(self) -> bool:
+        """Whether every stage computes with adapters, now or once it is ready."""
+        return all(isinstance(stage, AdaptedStage) for stage in self.stages)
+
+    def require_adapters(self) -> None:
+        """Whether every stage computes with adapters now.
+
+        Raises:
+            UsageError: one never does.
+            CapacityError: one is not ready yet.
+        """
+        for stage in self.stages:
+            if not isinstance(stage, AdaptedStage):
+                raise not_adapted()
+            if not stage.is_ready:
+                raise not_ready()
+
+    def unload_adapter(self, digest: str) -> None:
+        """Gives back the memory of an adapter, once nobody uses it any more."""
+        for stage in self.stages:
+            if isinstance(stage, AdaptedStage):
+                stage.unload_adapter(digest)
+
+    async def open(
+        self, tokens: Sequence[int], capacity: int, adapters: AdapterSet | None = None
+    ) -> RoutePlace:
+        """Begins a text in every stage; they agree on how much of its beginning is stored.
+
+        Raises:
+            UsageError: a stage does not compute with adapters.
+        """
         places: list[Place] = []
         try:
             for stage in self.stages:
-                places.append(await stage.open(tokens, capacity))
+                if adapters is None:
+                    places.append(await stage.open(tokens, capacity))
+                elif isinstance(stage, AdaptedStage):
+                    places.append(await stage.open_adapted(tokens, capacity, adapters))
+                else:
+                    raise not_adapted()
             length = min(place.length for place in places)
             for stage, place in zip(self.stages, places, strict=True):
                 if place.length > length:

@@ -12,6 +12,7 @@ from typing import Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from baremetalrt.blocks.adapters import AdapterSet
 from baremetalrt.core.errors import IntegrityError, UsageError
 from baremetalrt.session.grammar import Grammar, GrammarCompiler, GrammarMatcher
 from baremetalrt.session.route import Route, RoutePlace
@@ -93,6 +94,7 @@ class Session:
         context_limit: int,
         prompt: list[int],
         options: GenerationOptions,
+        adapters: AdapterSet | None = None,
     ) -> None:
         """Checks the request; nothing is computed yet.
 
@@ -102,6 +104,7 @@ class Session:
         self._route = route
         self._tokenizer = tokenizer
         self._options = options
+        self._adapters = adapters
         self._prompt = prompt
         self._limit = _token_limit(len(prompt), options.max_tokens, context_limit)
         self._matcher: GrammarMatcher | None = None
@@ -122,7 +125,7 @@ class Session:
             IntegrityError: the model computes what is not a number.
         """
         self._capacity = len(self._prompt) + min(self._limit, _RESERVE_TOKENS)
-        place = await self._route.open(self._prompt, self._capacity)
+        place = await self._route.open(self._prompt, self._capacity, self._adapters)
         sound = True
         try:
             started = time.perf_counter()

@@ -6,13 +6,15 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Final, Protocol, TypeVar
+from typing import Final, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from baremetalrt.blocks.extents import CachedSequence
+from baremetalrt.blocks.adapters import AdapterSet
+from baremetalrt.blocks.extents import AdapterKey, CachedSequence
 from baremetalrt.blocks.span import Reads, Slice, Span
+from baremetalrt.core.errors import CapacityError, UsageError
 from baremetalrt.core.spans import BlockSpan
 
 T = TypeVar("T")
@@ -62,6 +64,22 @@ class Stage(Protocol):
         """How many tokens of a prompt the stage wants at once, as things are now."""
 
 
+@runtime_checkable
+class AdaptedStage(Protocol):
+    """A stage that computes with adapters, too: `is_ready` says whether it does now."""
+
+    @property
+    def is_ready(self) -> bool: ...
+
+    async def open_adapted(
+        self, tokens: Sequence[int], capacity: int, adapters: AdapterSet
+    ) -> Place:
+        """`Stage.open`, for a text that is computed with adapters."""
+
+    def unload_adapter(self, digest: str) -> None:
+        """Gives back the memory of an adapter, once nobody uses it any more."""
+
+
 @dataclass(slots=True)
 class _Request:
     slice: Slice
@@ -73,9 +91,10 @@ class _Request:
         return len(self.slice.tokens)
 
     @property
-    def kind(self) -> tuple[Reads, BlockSpan | None]:
+    def kind(self) -> tuple[Reads, BlockSpan | None, AdapterKey]:
         """Steps of one kind are computed together."""
-        return self.reads, self.slice.sequence.part
+        sequence = self.slice.sequence
+        return self.reads, sequence.part, sequence.adapters
 
 
 class SoloStage:
@@ -86,6 +105,7 @@ class SoloStage:
     """
 
     chunk_tokens = CHUNK_TOKENS
+    is_ready = True
 
     def __init__(self, span: Span) -> None:
         self._span = span
@@ -93,6 +113,14 @@ class SoloStage:
 
     async def open(self, tokens: Sequence[int], capacity: int) -> CachedSequence:
         return self._span.open(tokens, capacity)
+
+    async def open_adapted(
+        self, tokens: Sequence[int], capacity: int, adapters: AdapterSet
+    ) -> CachedSequence:
+        return self._span.open(tokens, capacity, adapters=adapters)
+
+    def unload_adapter(self, digest: str) -> None:
+        self._span.adapters.unload(digest)
 
     async def grow(self, place: Place, capacity: int) -> None:
         self._span.grow(_sequence(place), capacity)
@@ -127,6 +155,8 @@ class LocalStage:
     others wait to decode.
     """
 
+    is_ready = True
+
     def __init__(self, span: Span, worker: ThreadPoolExecutor) -> None:
         self._span = span
         self._worker = worker
@@ -147,7 +177,24 @@ class LocalStage:
         self, tokens: Sequence[int], capacity: int, part: BlockSpan | None = None
     ) -> CachedSequence:
         """See `Stage`; with `part`, the text goes through these blocks of the span alone."""
-        opening = self._worker.submit(self._span.open, tokens, capacity, part)
+        return await self._open(tokens, capacity, part, None)
+
+    async def open_adapted(
+        self, tokens: Sequence[int], capacity: int, adapters: AdapterSet
+    ) -> CachedSequence:
+        return await self._open(tokens, capacity, None, adapters)
+
+    def unload_adapter(self, digest: str) -> None:
+        self._worker.submit(self._span.adapters.unload, digest)
+
+    async def _open(
+        self,
+        tokens: Sequence[int],
+        capacity: int,
+        part: BlockSpan | None,
+        adapters: AdapterSet | None,
+    ) -> CachedSequence:
+        opening = self._worker.submit(self._span.open, tokens, capacity, part, adapters)
         try:
             return await asyncio.wrap_future(opening)
         except asyncio.CancelledError:
@@ -259,3 +306,22 @@ def _call_threadsafe(
         # The loop closed while the step ran: nobody is left to tell.
         if not loop.is_closed():
             raise
+
+
+def not_ready() -> CapacityError:
+    """Why a model that is not all here takes no adapter yet."""
+    return CapacityError(
+        "the model is still arriving; adapters are added once it is here",
+        code="adapter.arriving",
+        hint="wait for it, or ask without an adapter",
+    )
+
+
+def not_adapted() -> UsageError:
+    """Why a model that runs on other machines takes no adapter."""
+    return UsageError(
+        "adapters are computed on this machine alone, not on peers",
+        code="adapter.route",
+        parameter="adapter",
+        hint="use --route local, or a model that fits here",
+    )

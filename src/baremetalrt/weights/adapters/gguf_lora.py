@@ -1,0 +1,201 @@
+"""Adapters as llama.cpp has them: a GGUF file with `<tensor>.lora_a` and `<tensor>.lora_b`.
+
+Source: `llama-adapter.cpp` and `convert_lora_to_gguf.py` for keys, names and shapes. In the file,
+`lora_a` is (D, R) and `lora_b` (R, F), fastest dimension first; of the embedding they are exchanged and
+transposed, because rows of it are looked up.
+"""
+
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from baremetalrt.core.errors import UsageError
+from baremetalrt.core.units import MIB, format_bytes, round_up
+from baremetalrt.native.graph import F32
+from baremetalrt.native.tensor_types import can_dequantize, dequantize
+from baremetalrt.weights.adapters.adapter import (
+    EMBEDDING,
+    MAX_RANK,
+    Adapter,
+    LowRank,
+    bad,
+    checked,
+)
+from baremetalrt.weights.gguf import GGUFFile, TensorInfo
+
+# Ours: the v2 root of the base file, by which torrents and peers name a model, too.
+BASE_CONTENT_ID: Final = "baremetalrt.base.content_id"
+BASE_NAME: Final = "general.base_model.0.name"
+MAX_ADAPTER_BYTES: Final = 2048 * MIB
+_ALPHA: Final = "adapter.lora.alpha"
+_ALIGNMENT: Final = 32
+_UINT32, _FLOAT32, _STRING = 4, 6, 8
+
+
+def is_adapter(file: GGUFFile) -> bool:
+    """Whether a GGUF file says that it holds an adapter."""
+    return file.text("general.type") == "adapter"
+
+
+def read_gguf_lora(path: Path, *, name: str | None = None) -> Adapter:
+    """Reads a GGUF LoRA, every number of it.
+
+    Raises:
+        UsageError: there is no such file, or it holds something else.
+        IntegrityError: it is damaged, incomplete, or nothing that can be computed with.
+    """
+    return from_gguf(GGUFFile.open(path), name=name or path.stem)
+
+
+def from_gguf(file: GGUFFile, *, name: str) -> Adapter:
+    """The adapter in a file whose header is read; raises like `read_gguf_lora`."""
+    source = str(file.path)
+    if not is_adapter(file):
+        raise UsageError(
+            f"{file.path.name} is not an adapter",
+            code="adapter.type",
+            parameter="adapter",
+            hint="models are named in the place of the model, adapters after --adapter",
+        )
+    kind = file.text("adapter.type")
+    if kind != "lora":
+        raise UsageError(
+            f"{file.path.name} is an adapter of type {kind!r}, only 'lora' is supported",
+            code="adapter.type",
+            parameter="adapter",
+        )
+    if file.get("adapter.alora.invocation_tokens") is not None:
+        raise UsageError(
+            f"{file.path.name} is an activated LoRA, which waits for a phrase: not supported",
+            code="adapter.type",
+            parameter="adapter",
+        )
+    alpha = file.get(_ALPHA)
+    if isinstance(alpha, bool) or not isinstance(alpha, (int, float)):
+        raise bad(source, f"has no {_ALPHA}")
+    num_bytes = sum(t.num_bytes for t in file.tensors.values())
+    if num_bytes > MAX_ADAPTER_BYTES:
+        raise bad(source, f"is larger than {format_bytes(MAX_ADAPTER_BYTES)}")
+    missing = file.missing(t.byte_range for t in file.tensors.values())
+    if missing:
+        raise bad(
+            source,
+            f"lacks {format_bytes(sum(len(r) for r in missing))} at its end",
+            hint="the download is incomplete; fetch it again",
+        )
+    pairs = _pairs(file, source)
+    return checked(
+        Adapter(
+            name=name,
+            architecture=file.architecture,
+            alpha=float(alpha),
+            matrices={target: _load(file, target, a, b) for target, (a, b) in pairs.items()},
+            base_content_id=file.text(BASE_CONTENT_ID),
+            base_name=file.text(BASE_NAME),
+        ),
+        source=source,
+    )
+
+
+def _pairs(file: GGUFFile, source: str) -> dict[str, tuple[TensorInfo, TensorInfo]]:
+    """Both factors by target, with shapes and types compared before anything is read."""
+    factors: dict[str, dict[str, TensorInfo]] = {}
+    for name, info in file.tensors.items():
+        target, _, which = name.rpartition(".")
+        if which not in ("lora_a", "lora_b"):
+            raise bad(source, f"has a tensor {name}, which is no factor of a LoRA")
+        if not can_dequantize(info.type):
+            raise bad(source, f"has {name} in the type {info.type_name}")
+        factors.setdefault(target, {})[which] = info
+    pairs = {}
+    for target, both in factors.items():
+        if len(both) != 2:
+            raise bad(source, f"has only one factor for {target}")
+        a, b = both["lora_a"], both["lora_b"]
+        rank = a.shape[0] if target == EMBEDDING else a.shape[1]
+        if not 1 <= rank <= MAX_RANK:
+            raise bad(source, f"has rank {rank} for {target}, expected 1 to {MAX_RANK}")
+        if b.shape[0] != rank or a.shape[3] != 1 or a.shape[2:] != b.shape[2:]:
+            shapes = f"{a.describe_shape()} and {b.describe_shape()}"
+            raise bad(source, f"has factors of {shapes} for {target}, which cannot be multiplied")
+        pairs[target] = a, b
+    return pairs
+
+
+def _load(file: GGUFFile, target: str, a: TensorInfo, b: TensorInfo) -> LowRank:
+    if target == EMBEDDING:
+        return LowRank(np.ascontiguousarray(_values(file, b).T), _values(file, a))
+    return LowRank(_values(file, a), _values(file, b))
+
+
+def _values(file: GGUFFile, info: TensorInfo) -> NDArray[np.float32]:
+    with file.paths[info.file].open("rb") as f:
+        f.seek(info.start)
+        raw = np.frombuffer(f.read(info.num_bytes), np.uint8)
+    if raw.nbytes != info.num_bytes:
+        raise bad(str(file.path), f"ends within {info.name}")
+    # A factor of rank 1 is a vector for ggml: dimensions are kept, not trimmed.
+    shape = info.shape[:3] if info.shape[2] > 1 else info.shape[:2]
+    return dequantize(raw, info.type, info.shape[0]).reshape(shape[::-1])
+
+
+def write_gguf_lora(adapter: Adapter, path: Path, *, title: str | None = None) -> None:
+    """Writes an adapter in single precision, as a file that llama.cpp loads.
+
+    The same adapter gives the same bytes. `title` is what people are shown.
+    """
+    values: dict[str, str | float | int] = {
+        "general.type": "adapter",
+        "general.architecture": adapter.architecture,
+        "general.name": title or adapter.name,
+        "general.file_type": 0,
+        "adapter.type": "lora",
+        _ALPHA: adapter.alpha,
+    }
+    if adapter.base_name:
+        values["general.base_model.count"] = 1
+        values[BASE_NAME] = adapter.base_name
+    if adapter.base_content_id:
+        values[BASE_CONTENT_ID] = adapter.base_content_id
+    tensors: dict[str, NDArray[np.float32]] = {}
+    for target in sorted(adapter.matrices):
+        m = adapter.matrices[target]
+        a, b = (m.b_FR, m.a_RD.T) if target == EMBEDDING else (m.a_RD, m.b_FR)
+        tensors[f"{target}.lora_a"], tensors[f"{target}.lora_b"] = a, b
+    with path.open("wb") as f:
+        f.write(_header(values, tensors))
+        for array in tensors.values():
+            raw = np.ascontiguousarray(array, np.float32).tobytes()
+            f.write(raw.ljust(round_up(len(raw), _ALIGNMENT), b"\0"))
+
+
+def _header(
+    values: Mapping[str, str | float | int], tensors: Mapping[str, NDArray[np.float32]]
+) -> bytes:
+    """Magic, version, counts, values and tensor records, padded. Source: the GGUF specification."""
+    out = bytearray(b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(values)))
+    for key, value in values.items():
+        out += string(key)
+        if isinstance(value, str):
+            out += struct.pack("<I", _STRING) + string(value)
+        elif isinstance(value, float):
+            out += struct.pack("<If", _FLOAT32, value)
+        else:
+            out += struct.pack("<II", _UINT32, value)
+    offset = 0
+    for name, array in tensors.items():
+        out += string(name) + struct.pack("<I", array.ndim)
+        out += struct.pack(f"<{array.ndim}Q", *array.shape[::-1])
+        out += struct.pack("<IQ", F32, offset)
+        offset += round_up(4 * array.size, _ALIGNMENT)
+    return bytes(out.ljust(round_up(len(out), _ALIGNMENT), b"\0"))
+
+
+def string(text: str) -> bytes:
+    """A string as GGUF has it: its length in bytes, then the bytes."""
+    raw = text.encode()
+    return struct.pack("<Q", len(raw)) + raw

@@ -1,0 +1,188 @@
+"""A new model file with adapters added to its weights.
+
+Every tensor keeps its type, its size and its place, so the header is copied as it is, with a line more
+that says what was merged. Adapted matrices are dequantized, added to and quantized again some rows at a
+time; all else is copied byte for byte. Memory is bounded by a few such pieces.
+"""
+
+import os
+import secrets
+import shutil
+import struct
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import IO, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from baremetalrt.core.errors import CapacityError, IntegrityError, UsageError
+from baremetalrt.core.units import MIB, format_bytes, round_up
+from baremetalrt.native.graph import row_bytes
+from baremetalrt.native.tensor_types import can_dequantize, can_quantize, dequantize, quantize
+from baremetalrt.weights.adapters.adapter import Adapter, check_fits
+from baremetalrt.weights.adapters.gguf_lora import string
+from baremetalrt.weights.gguf import GGUFFile, TensorInfo
+
+MERGED_KEY: Final = "baremetalrt.merged"
+_PIECE_BYTES: Final = 8 * MIB
+_START: Final = struct.Struct("<4sIQQ")
+_STRING: Final = 8
+_DEFAULT_ALIGNMENT: Final = 32
+
+
+def merge(
+    file: GGUFFile,
+    adapters: Sequence[tuple[Adapter, float]],
+    target: Path,
+    *,
+    on_progress: Callable[[float], None] = lambda fraction: None,
+) -> None:
+    """Writes `file` with these adapters, each times its weight, to `target`.
+
+    Raises:
+        UsageError: an adapter does not fit, the file is split or merged before, or one of its types
+            cannot be made from numbers alone; or `target` exists.
+        CapacityError: the disk is full.
+        IntegrityError: the file ends before its tensors do.
+    """
+    for adapter, _ in adapters:
+        check_fits(adapter, file)
+    _check_mergeable(file, adapters, target)
+    source = file.path
+    size = source.stat().st_size
+    free = shutil.disk_usage(target.absolute().parent).free
+    if free < size + MIB:
+        raise CapacityError(
+            f"{target.absolute().parent} has {format_bytes(free)} left, the merged model needs "
+            f"{format_bytes(size)}",
+            code="disk.full",
+            needed=size,
+            available=free,
+            hint="write it to another disk with --output",
+        )
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+    try:
+        with source.open("rb") as old, temporary.open("xb") as new:
+            _write(file, adapters, old, new, on_progress)
+            new.flush()
+            os.fsync(new.fileno())
+        temporary.replace(target)
+    except OSError as error:
+        raise CapacityError(
+            f"cannot write {target}: {error.strerror or error}", code="disk.write"
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _check_mergeable(
+    file: GGUFFile, adapters: Sequence[tuple[Adapter, float]], target: Path
+) -> None:
+    if target.exists():
+        raise UsageError(f"{target} exists already", code="file.exists", parameter="output")
+    if len(file.paths) > 1:
+        raise UsageError(
+            f"{file.path.name} is split into {len(file.paths)} parts: only whole files are merged",
+            code="merge.split",
+            hint="join the parts first, with llama-gguf-split --merge",
+        )
+    if file.get(MERGED_KEY) is not None:
+        raise UsageError(
+            f"{file.path.name} holds a merged adapter already",
+            code="merge.twice",
+            hint="merge both adapters at once into the base",
+        )
+    for name in {name for adapter, _ in adapters for name in adapter.matrices}:
+        info = file.tensors[name]
+        if not (can_dequantize(info.type) and can_quantize(info.type)):
+            raise UsageError(
+                f"{name} is of the type {info.type_name}, which needs statistics to be made again",
+                code="merge.type",
+                parameter="model",
+                hint="merge into another quantization of the model",
+            )
+    missing = file.missing(t.byte_range for t in file.tensors.values())
+    if missing:
+        raise IntegrityError(
+            f"{file.path.name} is incomplete", code="gguf.truncated", source=str(file.path)
+        )
+
+
+def _write(
+    file: GGUFFile,
+    adapters: Sequence[tuple[Adapter, float]],
+    old: IO[bytes],
+    new: IO[bytes],
+    on_progress: Callable[[float], None],
+) -> None:
+    total = os.fstat(old.fileno()).st_size
+    magic, version, num_tensors, num_values = _START.unpack(old.read(_START.size))
+    new.write(_START.pack(magic, version, num_tensors, num_values + 1))
+    new.write(_note(file, adapters))
+    for info in sorted(file.tensors.values(), key=lambda t: t.start):
+        parts = [
+            (adapter.matrices[info.name], scale * adapter.scale_of(info.name))
+            for adapter, scale in adapters
+            if info.name in adapter.matrices
+        ]
+        if not parts:
+            continue
+        _copy(old, new, info.start - old.tell(), on_progress, total)
+        # Of experts, one matrix after the other: each factor has one more dimension in front.
+        factors = [
+            (b * np.float32(factor), a) for m, factor in parts for a, b in ((m.a_RD, m.b_FR),)
+        ]
+        rows = info.num_elements // info.shape[0]
+        for expert in range(info.shape[2]):
+            pairs = [(b[expert], a[expert]) if a.ndim == 3 else (b, a) for b, a in factors]
+            _merge_matrix(info, rows // info.shape[2], pairs, old, new)
+            on_progress(old.tell() / total)
+    _copy(old, new, total - old.tell(), on_progress, total)
+
+
+def _merge_matrix(
+    info: TensorInfo,
+    rows: int,
+    pairs: list[tuple[NDArray[np.float32], NDArray[np.float32]]],
+    old: IO[bytes],
+    new: IO[bytes],
+) -> None:
+    width = info.shape[0]
+    row = row_bytes(info.type, width)
+    step = max(1, _PIECE_BYTES // (4 * width))
+    for first in range(0, rows, step):
+        count = min(step, rows - first)
+        raw = np.frombuffer(old.read(count * row), np.uint8)
+        values = dequantize(raw, info.type, width).copy()
+        for b_FR, a_RD in pairs:
+            values += b_FR[first : first + count] @ a_RD
+        if not np.isfinite(values).all():
+            raise UsageError(
+                f"{info.name} would hold numbers that are not finite",
+                code="merge.overflow",
+                hint="merge with a smaller weight",
+            )
+        new.write(quantize(values, info.type).data)
+
+
+def _copy(
+    old: IO[bytes], new: IO[bytes], count: int, on_progress: Callable[[float], None], total: int
+) -> None:
+    while count:
+        data = old.read(min(count, _PIECE_BYTES))
+        if not data:
+            raise OSError("the base ends early")
+        new.write(data)
+        count -= len(data)
+        on_progress(old.tell() / total)
+
+
+def _note(file: GGUFFile, adapters: Sequence[tuple[Adapter, float]]) -> bytes:
+    """One more value of metadata, as long as tensors are aligned: nothing behind it moves out of line."""
+    found = file.get("general.alignment")
+    alignment = found if isinstance(found, int) and found > 0 else _DEFAULT_ALIGNMENT
+    text = " + ".join(f"{adapter.name} * {scale:g}" for adapter, scale in adapters)[:1000]
+    bare = len(string(MERGED_KEY)) + 4 + len(string(text))
+    text += " " * (round_up(bare, alignment) - bare)
+    return string(MERGED_KEY) + struct.pack("<I", _STRING) + string(text)

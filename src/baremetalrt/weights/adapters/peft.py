@@ -1,0 +1,263 @@
+"""Adapters as the `peft` library saves them: a folder with safetensors and a configuration.
+
+Nothing here needs torch: the numbers come through the `safetensors` package, and pickled weights are
+refused, because reading them runs whatever program is in them.
+"""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, deserialize
+from safetensors.numpy import save
+
+from baremetalrt.core.errors import UsageError
+from baremetalrt.core.units import format_bytes
+from baremetalrt.weights.adapters import names
+from baremetalrt.weights.adapters.adapter import EMBEDDING, Adapter, LowRank, bad, checked, shape_of
+from baremetalrt.weights.adapters.gguf_lora import BASE_CONTENT_ID, MAX_ADAPTER_BYTES
+from baremetalrt.weights.adapters.peft_config import CONFIG_NAME, PeftConfig, read_peft_config
+from baremetalrt.weights.gguf import GGUFFile
+
+WEIGHTS_NAME: Final = "adapter_model.safetensors"
+PICKLED: Final = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+# `lora_A.weight` of matrices, `lora_embedding_A` of the embedding; some files keep the adapter's name.
+_FACTORS: Final = {
+    "lora_A.weight": 0,
+    "lora_A.default.weight": 0,
+    "lora_embedding_A": 0,
+    "lora_embedding_A.default": 0,
+    "lora_B.weight": 1,
+    "lora_B.default.weight": 1,
+    "lora_embedding_B": 1,
+    "lora_embedding_B.default": 1,
+}
+_Pair = tuple[NDArray[np.float32], NDArray[np.float32]]
+
+
+def read_peft(
+    folder: Path, base: GGUFFile, *, name: str | None = None, base_content_id: str | None = None
+) -> Adapter:
+    """Reads a PEFT folder as an adapter for this model, with rows in the order of GGUF.
+
+    Raises:
+        UsageError: it is no plain LoRA, or for modules that the model does not have.
+        IntegrityError: it is damaged, absurd, or holds pickled weights.
+    """
+    source = str(folder)
+    refuse_pickled(folder)
+    config = read_peft_config(folder / CONFIG_NAME)
+    if base.architecture not in names.known_architectures():
+        raise UsageError(
+            f"adapters of transformers are not known for the architecture {base.architecture!r}",
+            code="adapter.architecture",
+            parameter="adapter",
+            hint="known: " + ", ".join(sorted(names.known_architectures())),
+        )
+    tensors, named_base = _load(folder / WEIGHTS_NAME)
+    modules = _modules(tensors, source)
+    matrices, scales = _matrices(modules, config, base, source)
+    # One alpha serves all where scales and ranks allow; the rest goes into the second factor.
+    alphas = Counter(scales[n] * m.rank for n, m in matrices.items())
+    alpha = alphas.most_common(1)[0][0]
+    for target, m in matrices.items():
+        factor = scales[target] / (alpha / m.rank)
+        if abs(factor - 1.0) > 1e-9:
+            matrices[target] = LowRank(m.a_RD, m.b_FR * np.float32(factor))
+    return checked(
+        Adapter(
+            name=name or folder.name,
+            architecture=base.architecture,
+            alpha=float(alpha),
+            matrices=matrices,
+            base_content_id=base_content_id or named_base,
+            base_name=config.base_name,
+        ),
+        source=source,
+    )
+
+
+def refuse_pickled(path: Path) -> None:
+    """Raises `IntegrityError` for weights that only unpickling could read."""
+    pickled = path if path.suffix.lower() in PICKLED else None
+    if path.is_dir() and not (path / WEIGHTS_NAME).is_file():
+        found = (p for p in sorted(path.glob("adapter_model*")) if p.suffix.lower() in PICKLED)
+        pickled = next(found, None)
+    if pickled is not None:
+        raise bad(
+            str(path),
+            f"is pickled ({pickled.name}): reading it would run a program of a stranger",
+            hint="save it again as safetensors: save_pretrained(…, safe_serialization=True)",
+        )
+
+
+def _load(path: Path) -> tuple[dict[str, NDArray[np.float32]], str | None]:
+    """Every tensor of a safetensors file, in single precision; and the base, where we wrote it."""
+    source = str(path)
+    try:
+        size = path.stat().st_size
+        if size > MAX_ADAPTER_BYTES:
+            raise bad(source, f"is larger than {format_bytes(MAX_ADAPTER_BYTES)}")
+        read: Any = deserialize  # which says nothing of its types
+        raw = path.read_bytes()
+        found: list[tuple[str, dict[str, Any]]] = read(raw)
+    except OSError as error:
+        raise UsageError(
+            f"{path} cannot be read: {error.strerror}", code="adapter.unreadable"
+        ) from error
+    except SafetensorError as error:
+        raise bad(
+            source, f"cannot be read: {error}", hint="the file is damaged or incomplete"
+        ) from error
+    # The package checked the header and does not hand it out.
+    header = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])
+    base = (header.get("__metadata__") or {}).get(BASE_CONTENT_ID)
+    return {name: _values(name, t, source) for name, t in found}, base
+
+
+def _values(name: str, tensor: dict[str, Any], source: str) -> NDArray[np.float32]:
+    raw, kind = tensor["data"], tensor["dtype"]
+    if kind == "F32":
+        array = np.frombuffer(raw, "<f4")
+    elif kind == "F16":
+        array = np.frombuffer(raw, "<f2").astype(np.float32)
+    elif kind == "BF16":
+        array = (np.frombuffer(raw, "<u2").astype(np.uint32) << 16).view(np.float32)
+    else:
+        raise bad(source, f"has {name} in the type {kind}, expected F32, F16 or BF16")
+    return array.astype(np.float32, copy=False).reshape(tensor["shape"])
+
+
+def _modules(tensors: dict[str, NDArray[np.float32]], source: str) -> dict[str, _Pair]:
+    """Both factors by module."""
+    halves: dict[str, dict[int, NDArray[np.float32]]] = {}
+    for name, array in tensors.items():
+        found = next((f for f in _FACTORS if name.endswith(f".{f}")), None)
+        if found is None:
+            magnitude = "lora_magnitude" in name
+            what = "a magnitude of DoRA" if magnitude else "no factor of a LoRA"
+            raise bad(source, f"has a tensor {name[:200]}, which is {what}")
+        if array.ndim != 2:
+            raise bad(source, f"has {name[:200]} with {array.ndim} dimensions, expected 2")
+        halves.setdefault(name[: -len(found) - 1], {})[_FACTORS[found]] = array
+    for module, both in halves.items():
+        if len(both) != 2:
+            raise bad(source, f"has only one factor for {module[:200]}")
+    return {module: (both[0], both[1]) for module, both in halves.items()}
+
+
+def _matrices(
+    modules: dict[str, _Pair], config: PeftConfig, base: GGUFFile, source: str
+) -> tuple[dict[str, LowRank], dict[str, float]]:
+    """Factors and scales by tensor of GGUF."""
+    whole: dict[str, LowRank] = {}
+    experts: dict[str, dict[int, LowRank]] = {}
+    scales: dict[str, float] = {}
+    for module, (a, b) in modules.items():
+        target = names.target_of(module, base.architecture)
+        if target is None or target.tensor not in base.tensors:
+            raise UsageError(
+                f"the adapter is for a module {module[:200]}, which {base.path.name} does not have",
+                code="adapter.misfit",
+                parameter="adapter",
+                hint="use it with the model that it was made for",
+            )
+        plain = module.removeprefix("base_model.model.")
+        if target.tensor == EMBEDDING:
+            # `transformers` looks rows of the embedding up: A is (R, V) and B is (D, R).
+            a, b = b.T, a.T
+        if a.shape[0] != config.rank_of(plain):
+            raise bad(
+                source,
+                f"has rank {a.shape[0]} for {plain[:200]}, its {CONFIG_NAME} says "
+                f"{config.rank_of(plain)}",
+            )
+        scale = config.scale_of(plain)
+        if names.is_permuted(target.tensor, base.architecture):
+            size = names.head_size(base)
+            if size < 2 or size % 2 or len(b) % size:
+                raise bad(source, f"has {len(b)} rows for {plain[:200]}, not whole heads of {size}")
+            b = names.permute(b, size)
+        found = LowRank(np.ascontiguousarray(a), np.ascontiguousarray(b))
+        if scales.setdefault(target.tensor, scale) != scale:
+            raise bad(source, f"scales the experts of {target.tensor} differently")
+        if target.expert is None:
+            whole[target.tensor] = found
+        else:
+            experts.setdefault(target.tensor, {})[target.expert] = found
+    for tensor, parts in experts.items():
+        whole[tensor] = _stacked(parts, shape_of(base.tensors[tensor])[-1], tensor, source)
+    return whole, scales
+
+
+def _stacked(parts: dict[int, LowRank], count: int, tensor: str, source: str) -> LowRank:
+    """One tensor for all experts; those that are not adapted get zeros."""
+    if max(parts) >= count:
+        raise bad(source, f"adapts expert {max(parts)} of {count} in {tensor}")
+    first = next(iter(parts.values()))
+    a = np.zeros((count, *first.a_RD.shape), np.float32)
+    b = np.zeros((count, *first.b_FR.shape), np.float32)
+    for i, m in parts.items():
+        if m.a_RD.shape != first.a_RD.shape or m.b_FR.shape != first.b_FR.shape:
+            raise bad(source, f"adapts the experts of {tensor} with different shapes")
+        a[i], b[i] = m.a_RD, m.b_FR
+    return LowRank(a, b)
+
+
+def write_peft(adapter: Adapter, folder: Path, base: GGUFFile) -> None:
+    """Writes an adapter as `peft` loads it, with rows in the order of `transformers`.
+
+    Raises:
+        UsageError: it adapts experts, or something that `transformers` has no module for.
+    """
+    tensors: dict[str, NDArray[np.float32]] = {}
+    ranks: dict[str, int] = {}
+    alphas: dict[str, float] = {}
+    for tensor, m in adapter.matrices.items():
+        module = names.module_of(tensor, adapter.architecture)
+        if module is None:
+            raise UsageError(
+                f"{adapter.name} adapts {tensor}, which peft has no name for",
+                code="adapter.unsupported",
+                hint="export it as GGUF",
+            )
+        b = m.b_FR
+        if names.is_permuted(tensor, adapter.architecture):
+            b = names.unpermute(b, names.head_size(base))
+        prefix = f"base_model.model.{module}"
+        if tensor == EMBEDDING:
+            tensors[f"{prefix}.lora_embedding_A"] = np.ascontiguousarray(b.T)
+            tensors[f"{prefix}.lora_embedding_B"] = np.ascontiguousarray(m.a_RD.T)
+        else:
+            tensors[f"{prefix}.lora_A.weight"] = np.ascontiguousarray(m.a_RD)
+            tensors[f"{prefix}.lora_B.weight"] = np.ascontiguousarray(b)
+        ranks[module] = m.rank
+        alphas[module] = adapter.scale_of(tensor) * m.rank
+    rank = Counter(ranks.values()).most_common(1)[0][0]
+    alpha = Counter(alphas.values()).most_common(1)[0][0]
+    config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": adapter.base_name,
+        "r": rank,
+        "lora_alpha": int(alpha) if alpha == int(alpha) else alpha,
+        "rank_pattern": {k: r for k, r in ranks.items() if r != rank},
+        "alpha_pattern": {k: a for k, a in alphas.items() if a != alpha},
+        "target_modules": sorted({module.rpartition(".")[2] for module in ranks}),
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+        "init_lora_weights": True,
+        "lora_dropout": 0.0,
+        "use_dora": False,
+        "use_rslora": False,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    about = {"format": "pt"}
+    if adapter.base_content_id:
+        about[BASE_CONTENT_ID] = adapter.base_content_id
+    (folder / WEIGHTS_NAME).write_bytes(save(tensors, metadata=about))
+    (folder / CONFIG_NAME).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n")
