@@ -44,4 +44,5 @@ bench: $(VENV)/test-ready
 	$(BIN)/python bench/swarm.py
 	$(BIN)/python bench/peers.py
 	$(BIN)/python bench/placement.py
+	$(BIN)/python bench/documents.py $(if $(MAILBOX),--mailbox $(MAILBOX))
 	$(BIN)/python bench/adapters.py $(if $(QWEN),--qwen)
