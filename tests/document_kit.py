@@ -1,6 +1,8 @@
 """Documents of every kind, written by the libraries people's programs use, for tests and benchmarks."""
 
+import html
 import io
+import textwrap
 import zipfile
 from collections.abc import Sequence
 from email.message import EmailMessage
@@ -129,3 +131,30 @@ def write(folder: Path, name: str, data: bytes | str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data.encode() if isinstance(data, str) else data)
     return path
+
+
+FORMATS = ("txt", "md", "html", "pdf", "docx", "eml", "mbox")
+
+
+def write_as(folder: Path, name: str, paragraphs: Sequence[str], form: str) -> Path:
+    """The same text in one of `FORMATS`, with what people's programs put around it."""
+    text = "\n\n".join(paragraphs)
+    match form:
+        case "html":
+            body = "".join(f"<p>{html.escape(one)}</p>" for one in paragraphs)
+            menu = "<nav><a href='/'>Start</a></nav>"
+            data = f"<html><body>{menu}<main>{body}</main><footer>Imprint</footer></body></html>".encode()
+        case "pdf":
+            lines = [line for one in paragraphs for line in textwrap.wrap(one, 90)]
+            pages = [lines[at : at + 50] for at in range(0, len(lines), 50)]
+            data = pdf(pages, title=name, header=f"{name} in print", footer="page {page}")
+        case "docx":
+            data = docx(*paragraphs)
+        case "eml":
+            data = bytes(mail(f"{text}\n\n-- \nAnn\n", subject=name))
+        case "mbox":
+            one = bytes(mail(f"{text}\n\nOn 1 May 2026, Bob wrote:\n> Send it.\n", subject=name))
+            data = b"From a@b Tue Nov 24 10:00:00 2026\n" + one + b"\n"
+        case _:
+            data = text.encode()
+    return write(folder, f"{name}.{form}", data)

@@ -2,6 +2,8 @@
 
 import json
 import os
+import pty
+import re
 import signal
 import subprocess
 import time
@@ -157,13 +159,41 @@ def test_a_full_disk_is_said_and_leaves_nothing(tmp_path: Path) -> None:
     assert list((home / "learned").iterdir()) == []
 
 
-def test_an_interrupted_reading_leaves_nothing(tmp_path: Path) -> None:
-    """Control-C in the middle of a mailbox: no corpus, no spool, no process."""
-    home, box = tmp_path / "home", tmp_path / "box.mbox"
+def large_mailbox(path: Path) -> Path:
+    """Some seconds of reading."""
     message = bytes(kit.mail("Some words, again and again. " * 40))
-    with box.open("wb") as file:
+    with path.open("wb") as file:
         for _ in range(20_000):
             file.write(b"From a@b Tue Nov 24 10:00:00 2026\n" + message + b"\n\n")
+    return path
+
+
+def test_a_terminal_shows_how_far_it_is(tmp_path: Path) -> None:
+    """Share, size, documents and file, on one line that is taken away at the end."""
+    box = large_mailbox(tmp_path / "box.mbox")
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [*BMRT, "learn", str(box), "--dry-run"],
+        env=environment(tmp_path / "home"),
+        stdout=subprocess.DEVNULL,
+        stderr=theirs,
+    )
+    os.close(theirs)
+    shown = b""
+    try:
+        while chunk := os.read(ours, 4096):
+            shown += chunk
+    except OSError:  # what Linux says when the other side is closed
+        pass
+    os.close(ours)
+    assert process.wait(20) == 0
+    pattern = rb"\rreading +\d+ %  .* of .* MiB  \d+ documents  box.mbox"
+    assert re.search(pattern, shown) and b"\rcomparing" in shown
+
+
+def test_an_interrupted_reading_leaves_nothing(tmp_path: Path) -> None:
+    """Control-C in the middle of a mailbox: no corpus, no spool, no process."""
+    home, box = tmp_path / "home", large_mailbox(tmp_path / "box.mbox")
     process = subprocess.Popen(
         [*BMRT, "learn", str(box), "--into", "box"], env=environment(home), stderr=subprocess.PIPE
     )

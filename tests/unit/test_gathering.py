@@ -203,6 +203,14 @@ def test_maildirs_are_read(tmp_path: Path) -> None:
     assert {e.partition("\n\n")[2] for e in texts(corpus)} == set(SHIPS[:2])
 
 
+def test_what_was_learned_is_not_read_again(folder: Path) -> None:
+    """A home folder may be inside of what is read."""
+    gather_corpus([folder], "ships")
+    corpus = gather_corpus([folder.parent], "everything")
+    assert corpus.summary.num_files == len(SHIPS)
+    assert corpus.summary.unread == {"file.own": 1}
+
+
 def test_a_file_that_is_named_twice_is_read_once(folder: Path) -> None:
     """By itself, by its folder, by a link that was named."""
     (folder.parent / "link").symlink_to(folder)

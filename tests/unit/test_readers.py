@@ -310,6 +310,18 @@ def test_flowed_lines_are_joined(reader: ReaderProcess, tmp_path: Path) -> None:
     assert one(reader, kit.write(tmp_path, "a.eml", data)).text == "one two\nthree"
 
 
+@pytest.mark.parametrize("form", kit.FORMATS)
+def test_the_same_words_come_out_of_every_format(
+    form: str, reader: ReaderProcess, tmp_path: Path
+) -> None:
+    """Ten pages, word for word, and nothing of what stood around them."""
+    paragraphs = [
+        " ".join(f"Paragraph {n} says {word} & more." for word in LONG.split()) for n in range(40)
+    ]
+    document = one(reader, kit.write_as(tmp_path, "words", paragraphs, form))
+    assert document.text.split() == " ".join(paragraphs).split()
+
+
 @pytest.mark.parametrize(
     ("name", "data", "code"),
     [

@@ -67,8 +67,12 @@ def gather(
     folder: Path,
     config: GatherConfig | None = None,
     on_progress: OnProgress = lambda _: None,
+    *,
+    without: Path | None = None,
 ) -> Summary:
     """Reads everything below `paths` and writes the three files into `folder`, which must exist.
+
+    What is below `without` is not read.
 
     Raises:
         UsageError: a path does not exist.
@@ -78,7 +82,7 @@ def gather(
     config = config or GatherConfig()
     with Spool(folder / ".spool") as spool, open_private(folder / UNREAD, "wb") as unread_file:
         reading = _Reading(config, spool, unread_file, on_progress)
-        reading.run(paths)
+        reading.run(paths, without)
         judged = judge(spool, reading.lines, config, reading.report_comparing)
         with (
             open_private(folder / TRAIN, "wb") as train,
@@ -121,10 +125,10 @@ class _Reading:
     def num_documents(self) -> int:
         return self.lines.num_documents
 
-    def run(self, paths: Sequence[Path]) -> None:
+    def run(self, paths: Sequence[Path], without: Path | None) -> None:
         self._report("looking", 0, 0)
         found = []
-        for file in walk(paths):
+        for file in walk(paths, without=without):
             if isinstance(file, Unread):
                 self._note_unread(file)
             else:

@@ -12,7 +12,10 @@ from baremetalrt.documents.document import Origin, Unread
 
 # Folders that programs fill.
 _MACHINERY: Final = frozenset(("node_modules", "__pycache__", "site-packages", "venv"))
-_MAILDIR: Final = frozenset(("cur", "new", "tmp"))
+_MEANINGLESS: Final = frozenset(
+    (".DS_Store", ".gitignore", ".gitattributes", "Thumbs.db", "desktop.ini")
+)
+_SEPARATOR: Final = os.fsencode(os.sep)
 _MAX_DEPTH: Final = 64
 
 
@@ -26,15 +29,15 @@ class FoundFile:
     kind: Literal["mail"] | None = None
 
 
-def walk(paths: Sequence[Path]) -> Iterator[FoundFile | Unread]:
-    """The files below `paths`, in order of their names, each once.
+def walk(paths: Sequence[Path], *, without: Path | None = None) -> Iterator[FoundFile | Unread]:
+    """The files below `paths`, in order of their names, each once; none below `without`.
 
     Links are not followed, except where they are among `paths`.
 
     Raises:
         UsageError: one of `paths` does not exist.
     """
-    seen: set[tuple[int, int]] = set()
+    walker = _Walker(without)
     for path in paths:
         try:
             resolved = path.expanduser().resolve(strict=True)
@@ -42,79 +45,91 @@ def walk(paths: Sequence[Path]) -> Iterator[FoundFile | Unread]:
             raise UsageError(
                 f"there is no {path}", code="documents.not-found", parameter="paths"
             ) from error
-        yield from _visit(os.fsencode(resolved), None, 0, seen)
+        yield from walker.visit(os.fsencode(resolved))
 
 
-def _visit(
-    path: bytes, kind: Literal["mail"] | None, depth: int, seen: set[tuple[int, int]]
-) -> Iterator[FoundFile | Unread]:
-    origin = Origin(path.decode("utf-8", "replace"))
-    try:
-        status = os.lstat(path)
-    except OSError as error:
-        yield _unreadable(origin, error)
-        return
-    mode = status.st_mode
-    identity = (status.st_dev, status.st_ino)
-    if identity in seen:
-        return
-    # Windows gives no inodes here; then nothing is the same.
-    if status.st_ino:
-        seen.add(identity)
-    if stat.S_ISLNK(mode):
-        yield _skipped(origin, "file.link", "it is a link: name what it points to")
-    elif stat.S_ISDIR(mode):
-        yield from _visit_folder(path, origin, depth, seen)
-    elif not stat.S_ISREG(mode):
-        yield _skipped(origin, "file.special", "it is no file, but a pipe, a socket or a device")
-    else:
-        yield FoundFile(path=path, origin=origin, num_bytes=status.st_size, kind=kind)
+class _Walker:
+    """Goes through folders, and remembers what it has seen."""
 
+    def __init__(self, without: Path | None) -> None:
+        self._seen: set[tuple[int, int]] = set()
+        self._without = None if without is None else os.fsencode(without.expanduser().resolve())
 
-def _visit_folder(
-    path: bytes, origin: Origin, depth: int, seen: set[tuple[int, int]]
-) -> Iterator[FoundFile | Unread]:
-    if depth > _MAX_DEPTH:
-        yield _skipped(origin, "file.nested", f"it is more than {_MAX_DEPTH} folders deep")
-        return
-    try:
-        names = sorted(os.listdir(path))
-    except OSError as error:
-        yield _unreadable(origin, error)
-        return
-    is_maildir = _is_maildir(path, names)
-    for name in names:
-        inner = os.path.join(path, name)
-        text = os.fsdecode(name)
-        inner_origin = Origin(inner.decode("utf-8", "replace"))
-        if is_maildir and text in _MAILDIR:
-            # What is in `tmp` is still being delivered.
-            if text != "tmp":
-                yield from _visit_messages(inner, depth + 1, seen)
-        elif text.startswith(".") and not (is_maildir and _is_folder(inner)):
-            if text not in (".DS_Store", ".gitignore", ".gitattributes"):
-                yield _skipped(inner_origin, "file.hidden", "it is hidden: name it to have it read")
-        elif is_maildir and not _is_folder(inner):
-            continue  # indexes of the mail server
-        elif text in _MACHINERY and _is_folder(inner):
+    def visit(
+        self, path: bytes, depth: int = 0, kind: Literal["mail"] | None = None
+    ) -> Iterator[FoundFile | Unread]:
+        """The file at `path`, or what is below it."""
+        origin = _origin(path)
+        if self._without and (path + _SEPARATOR).startswith(self._without + _SEPARATOR):
+            yield _skipped(origin, "file.own", "this program keeps its own files there")
+            return
+        try:
+            status = os.lstat(path)
+        except OSError as error:
+            yield _unreadable(origin, error)
+            return
+        identity = (status.st_dev, status.st_ino)
+        if identity in self._seen:
+            return
+        # Windows gives no inodes here; then nothing is the same.
+        if status.st_ino:
+            self._seen.add(identity)
+        if stat.S_ISLNK(status.st_mode):
+            yield _skipped(origin, "file.link", "it is a link: name what it points to")
+        elif stat.S_ISDIR(status.st_mode):
+            yield from self._visit_folder(path, depth)
+        elif not stat.S_ISREG(status.st_mode):
             yield _skipped(
-                inner_origin, "file.machinery", "programs fill it: name it to have it read"
+                origin, "file.special", "it is no file, but a pipe, a socket or a device"
             )
         else:
-            yield from _visit(inner, None, depth + 1, seen)
+            yield FoundFile(path=path, origin=origin, num_bytes=status.st_size, kind=kind)
+
+    def _visit_folder(self, path: bytes, depth: int) -> Iterator[FoundFile | Unread]:
+        if depth > _MAX_DEPTH:
+            reason = f"it is more than {_MAX_DEPTH} folders deep"
+            yield _skipped(_origin(path), "file.nested", reason)
+            return
+        try:
+            names = sorted(os.listdir(path))
+        except OSError as error:
+            yield _unreadable(_origin(path), error)
+            return
+        visit = self._visit_in_maildir if _is_maildir(path, names) else self._visit_named
+        for name in names:
+            yield from visit(os.path.join(path, name), os.fsdecode(name), depth + 1)
+
+    def _visit_named(self, path: bytes, name: str, depth: int) -> Iterator[FoundFile | Unread]:
+        if name in _MEANINGLESS:
+            return
+        if name.startswith("."):
+            yield _skipped(_origin(path), "file.hidden", "it is hidden: name it to have it read")
+        elif name in _MACHINERY and _is_folder(path):
+            reason = "programs fill it: name it to have it read"
+            yield _skipped(_origin(path), "file.machinery", reason)
+        else:
+            yield from self.visit(path, depth)
+
+    def _visit_in_maildir(self, path: bytes, name: str, depth: int) -> Iterator[FoundFile | Unread]:
+        # What is in `tmp` is still being delivered; files beside the folders are the server's.
+        if not _is_folder(path) or name == "tmp":
+            return
+        if name not in ("cur", "new"):
+            yield from self.visit(path, depth)
+            return
+        try:
+            names = sorted(os.listdir(path))
+        except OSError as error:
+            yield _unreadable(_origin(path), error)
+            return
+        for one in names:
+            if not one.startswith(b"."):
+                yield from self.visit(os.path.join(path, one), depth + 1, "mail")
 
 
-def _visit_messages(
-    path: bytes, depth: int, seen: set[tuple[int, int]]
-) -> Iterator[FoundFile | Unread]:
-    try:
-        names = sorted(os.listdir(path))
-    except OSError as error:
-        yield _unreadable(Origin(path.decode("utf-8", "replace")), error)
-        return
-    for name in names:
-        if not name.startswith(b"."):
-            yield from _visit(os.path.join(path, name), "mail", depth + 1, seen)
+def _origin(path: bytes) -> Origin:
+    # Names are bytes; where they are no text, people see what can be shown of them.
+    return Origin(path.decode("utf-8", "replace"))
 
 
 def _is_maildir(path: bytes, names: Sequence[bytes]) -> bool:

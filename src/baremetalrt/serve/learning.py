@@ -201,7 +201,8 @@ def _gather(
     paths: Sequence[Path], draft: Path, config: GatherConfig | None, on_progress: OnProgress
 ) -> Summary:
     with disk_errors():
-        return gather(paths, draft, config, on_progress)
+        # What was learned before is not learned again.
+        return gather(paths, draft, config, on_progress, without=home())
 
 
 def _refuse_nothing(summary: Summary) -> None:

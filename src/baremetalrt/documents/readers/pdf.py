@@ -9,7 +9,8 @@ from baremetalrt.documents.cleaning import clean, has_words, one_line_title
 from baremetalrt.documents.document import Document, Refusal
 from baremetalrt.documents.readers.source import Source, too_large
 
-_NUMBER: Final = re.compile(r"\d+|\b[ivxlc]+\b", re.IGNORECASE)
+_NUMBER: Final = re.compile(r"\d{1,5}")
+_ROMAN: Final = re.compile(r"\W*[ivxlc]+\W*")
 # What PDFium puts where a word is hyphenated at the end of a line.
 _HYPHENATED: Final = re.compile("[\ufffe\x02]\r?\n?")
 _ENDS_SENTENCE: Final = (".", "!", "?", ":", ";", "…", "。", "！", "？", '."', ".”", "”")
@@ -78,8 +79,8 @@ def pages_to_text(pages: Sequence[Sequence[str]]) -> str:
     repeated = _repeated(pages)
     paragraphs: list[list[str]] = []
     is_open = False
-    for page in pages:
-        body = _without_margins(page, repeated)
+    for number, page in enumerate(pages):
+        body = _without_margins(page, number, repeated)
         # The width of the type area: what most long lines reach.
         widths = sorted(len(line) for line in body)
         full_chars = _FULL * widths[(len(widths) * 9) // 10] if widths else 0
@@ -95,24 +96,33 @@ def pages_to_text(pages: Sequence[Sequence[str]]) -> str:
 
 
 def _repeated(pages: Sequence[Sequence[str]]) -> set[str]:
-    """What stands at the top or the bottom of most pages, or of every other one, but for numbers."""
+    """What stands at the top or the bottom of most pages, or of every other one."""
     if len(pages) < _MIN_PAGES:
         return set()
     counts = Counter(
         shape
-        for page in pages
-        for shape in {_shape(line) for at, line in enumerate(page) if _in_margin(at, page)}
+        for number, page in enumerate(pages)
+        for shape in {
+            shape
+            for at, line in enumerate(page)
+            if _in_margin(at, page)
+            for shape in _shapes(line, number)
+        }
     )
     least = max(_MIN_PAGES, round(0.4 * len(pages)))
     return {shape for shape, count in counts.items() if count >= least}
 
 
-def _without_margins(page: Sequence[str], repeated: set[str]) -> Sequence[str]:
+def _without_margins(page: Sequence[str], number: int, repeated: set[str]) -> Sequence[str]:
     """The lines between what is repeated at the top and at the bottom."""
+
+    def is_repeated(at: int) -> bool:
+        return _in_margin(at, page) and not repeated.isdisjoint(_shapes(page[at], number))
+
     start, end = 0, len(page)
-    while start < end and _in_margin(start, page) and _shape(page[start]) in repeated:
+    while start < end and is_repeated(start):
         start += 1
-    while end > start and _in_margin(end - 1, page) and _shape(page[end - 1]) in repeated:
+    while end > start and is_repeated(end - 1):
         end -= 1
     return page[start:end]
 
@@ -121,8 +131,22 @@ def _in_margin(at: int, page: Sequence[str]) -> bool:
     return at < _MARGIN_LINES or at >= len(page) - _MARGIN_LINES
 
 
-def _shape(line: str) -> str:
-    return _NUMBER.sub("#", line.casefold())
+def _shapes(line: str, number: int) -> tuple[str, ...]:
+    """The line, and the line with its first or its last number counted from the page it is on.
+
+    So `page 3 of 9` is the same on all pages, and rows of figures are not.
+    """
+    line = line.casefold()
+    if _ROMAN.fullmatch(line):
+        return ("a page number in Roman figures",)
+    found = list(_NUMBER.finditer(line))
+    return (
+        line,
+        *(
+            f"{line[: one.start()]}\0{int(one[0]) - number}\0{line[one.end() :]}"
+            for one in (found[:1] + found[-1:])
+        ),
+    )
 
 
 def _glue(before: str, line: str) -> str:
