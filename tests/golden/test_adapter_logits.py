@@ -8,6 +8,7 @@ precision, which attention then stores in half precision (steps of 5e-4).
 from dataclasses import replace
 from pathlib import Path
 
+import gguf
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -23,7 +24,7 @@ from baremetalrt.weights.gguf import GGUFFile
 from baremetalrt.weights.store import find_model
 from oracle import LlamaCpp
 from tiny_adapters import random_adapter, write_adapter
-from tiny_models import write
+from tiny_models import quantize, write
 from tiny_spans import open_span
 
 TOLERANCE = 2e-3
@@ -221,6 +222,39 @@ def test_smollm2_with_adapters_equals_llama_cpp(tmp_path: Path) -> None:
                 steps[1].append(oracle.step(token, len(prompt) + i))
             assert rms(np.stack(steps[0]), np.stack(steps[1])) <= tolerance
         span.release(sequence, keep=False)
+    span.close()
+
+
+@pytest.mark.parametrize("kind", ["F16", "Q8_0"])
+def test_adapters_of_other_writers_equal_llama_cpp(kind: str, tmp_path: Path) -> None:
+    """Written by the `gguf` package, with half or quantized factors and no word of a base."""
+    model = replace(CASES["qwen2"], **_WIDE)
+    path = write(model, tmp_path / "model.gguf")
+    adapter = random_adapter(path, rank=32)
+    writer = gguf.GGUFWriter(tmp_path / "a.gguf", "qwen2")
+    writer.add_type(gguf.GGUFType.ADAPTER)
+    writer.add_string("adapter.type", "lora")
+    writer.add_float32("adapter.lora.alpha", adapter.alpha)
+    for name, m in adapter.matrices.items():
+        for factor, values in (("lora_a", m.a_RD), ("lora_b", m.b_FR)):
+            if kind == "F16":
+                writer.add_tensor(f"{name}.{factor}", values.astype(np.float16))
+            else:
+                raw = quantize(values, kind)
+                kind_ = gguf.GGMLQuantizationType.Q8_0
+                writer.add_tensor(f"{name}.{factor}", raw, raw_dtype=kind_)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    tokens = tokens_of(model, 60)
+    with LlamaCpp(path, n_ctx=CONTEXT) as oracle:
+        oracle.use_adapters((tmp_path / "a.gguf", 0.9))
+        theirs = oracle.prefill(tokens.tolist())
+    span = open_span(path, num_cells=8192)
+    ours = run(span, tokens, (60,), adapter_set((tmp_path / "a.gguf", 0.9)))
+    # What they multiply by in eight or sixteen bits, rounding the other side likewise, we do in single.
+    assert_close(ours, theirs, OTHER_ORDER)
     span.close()
 
 

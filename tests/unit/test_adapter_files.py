@@ -3,6 +3,8 @@
 import asyncio
 import json
 import struct
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +15,9 @@ from safetensors.numpy import save_file
 
 from baremetalrt.blocks.architectures import ARCHITECTURES
 from baremetalrt.core.errors import UsageError
+from baremetalrt.native.gguf import type_name
 from baremetalrt.native.graph import ROPE_INTERLEAVED
+from baremetalrt.native.tensor_types import can_dequantize, can_quantize, dequantize, quantize
 from baremetalrt.serve.adapters import (
     AdapterChoice,
     AdapterShelf,
@@ -382,3 +386,36 @@ def test_what_left_the_store_leaves_memory(home: Path) -> None:
     use("one")
     assert len(span.adapters.keys) == 2
     node.close()
+
+
+# numbers of every type
+
+
+@pytest.mark.parametrize("type_", range(43))
+def test_every_type_is_converted_or_refused(type_: int) -> None:
+    """Never does the library end the process over a type; what is quantized comes back nearly so."""
+    if not (can_dequantize(type_) and can_quantize(type_)):
+        return
+    values = np.random.default_rng(type_).standard_normal((4, 512)).astype(np.float32)
+    back = dequantize(quantize(values, type_), type_, 512)
+    assert back.shape == values.shape and np.isfinite(back).all()
+    assert np.sqrt(np.mean((back - values) ** 2)) < 0.9  # ternary ones keep the largest alone
+
+
+def test_the_common_types_can_be_merged() -> None:
+    """F32, F16, BF16, and what llama.cpp makes without statistics; not what needs them."""
+    named = {type_name(i) for i in range(43) if can_dequantize(i) and can_quantize(i)}
+    common = {"f32", "f16", "bf16", "q4_0", "q4_1", "q5_0", "q5_1", "q8_0"}
+    assert common | {"q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_nl", "iq4_xs"} <= named
+    assert not named & {"iq2_xxs", "iq2_xs", "iq1_s", "q8_1", "q8_k", "i32", "f64"}
+
+
+def test_plain_inference_loads_nothing_for_adapters() -> None:
+    """Neither safetensors nor hashing: the first token does not wait for what nobody asked for."""
+    program = (
+        "import sys; import baremetalrt.serve.node, baremetalrt.cli.run; "
+        "print(*(m for m in ('safetensors', 'torch', 'baremetalrt.weights.adapters.peft', "
+        "'baremetalrt.serve.adapters') if m in sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.split() == []

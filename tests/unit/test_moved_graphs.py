@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from baremetalrt.blocks.adapters import LoadedAdapters
 from baremetalrt.blocks.extents import CachedSequence
 from baremetalrt.blocks.graphs import GraphCache, SpanGraph
 from baremetalrt.blocks.span import Slice, Span
@@ -38,9 +39,15 @@ def built(monkeypatch: pytest.MonkeyPatch) -> list[StepShape]:
     shapes: list[StepShape] = []
     build = GraphCache._build
 
-    def counted(self: GraphCache, shape: StepShape, base_cell: int, part: BlockSpan) -> SpanGraph:
+    def counted(
+        self: GraphCache,
+        shape: StepShape,
+        base_cell: int,
+        part: BlockSpan,
+        adapters: LoadedAdapters | None,
+    ) -> SpanGraph:
         shapes.append(shape)
-        return build(self, shape, base_cell, part)
+        return build(self, shape, base_cell, part, adapters)
 
     monkeypatch.setattr(GraphCache, "_build", counted)
     return shapes

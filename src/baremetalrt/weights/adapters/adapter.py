@@ -4,7 +4,6 @@ Shapes: an adapter adds `b_FR @ a_RD` times a scale to a matrix of F rows and wi
 have one more dimension in front.
 """
 
-import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -74,6 +73,8 @@ class Adapter:
     @cached_property
     def digest(self) -> str:
         """Names the numbers: two adapters that compute the same have the same."""
+        import hashlib  # here and not above: plain inference starts without it
+
         digest = hashlib.blake2b(repr(self.alpha).encode(), digest_size=16)
         for name in sorted(self.matrices):
             m = self.matrices[name]
