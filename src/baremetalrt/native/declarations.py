@@ -73,6 +73,20 @@ class SamplerChainParams(c.Structure):
     _fields_ = (("no_perf", BOOL),)
 
 
+class TypeTraits(c.Structure):
+    """`struct ggml_type_traits`; `dequantize.py` checks the layout."""
+
+    _fields_ = (
+        ("type_name", STR),
+        ("blck_size", I64),
+        ("blck_size_interleave", I64),
+        ("type_size", SIZE),
+        ("is_quantized", BOOL),
+        ("to_float", P),
+        ("from_float_ref", P),
+    )
+
+
 class Feature(c.Structure):
     """`struct ggml_backend_feature`."""
 
@@ -83,6 +97,7 @@ LOG_CALLBACK: Final = c.CFUNCTYPE(None, I32, STR, P)
 EXTRA_BUFFER_TYPES: Final = c.CFUNCTYPE(c.POINTER(P), P)
 GET_FEATURES: Final = c.CFUNCTYPE(c.POINTER(Feature), P)
 SET_N_THREADS: Final = c.CFUNCTYPE(None, P, I32)
+TO_FLOAT: Final = c.CFUNCTYPE(None, P, P, I64)
 
 _OP1: Final = (P, P, P)
 _OP2: Final = (P, P, P, P)
@@ -105,6 +120,7 @@ FUNCTIONS: Final[dict[str, tuple[Any, ...]]] = {
     "ggml_row_size": (SIZE, I32, I64),
     "ggml_type_name": (STR, I32),
     "ggml_is_quantized": (BOOL, I32),
+    "ggml_get_type_traits": (c.POINTER(TypeTraits), I32),
     "ggml_set_input": (None, P),
     "ggml_set_output": (None, P),
     # graphs

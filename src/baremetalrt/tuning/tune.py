@@ -1,0 +1,256 @@
+"""One whole run: examples in a folder, a model's file, an adapter in another folder, a report."""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from baremetalrt.core.errors import UsageError
+from baremetalrt.devices.memory import available_bytes
+from baremetalrt.devices.processor import default_threads
+from baremetalrt.native.vocabulary_guard import check_vocabulary
+from baremetalrt.session.chat_template import CHATML, TRANSCRIPT, ChatTemplate, TemplateProcess
+from baremetalrt.session.tokenizer import Tokenizer
+from baremetalrt.swarm.files import disk_errors, write_durably
+from baremetalrt.tuning.adapter import Adapter, elements_per_rank
+from baremetalrt.tuning.checkpoints import Checkpoints
+from baremetalrt.tuning.config import Phase, Progress, TuneConfig
+from baremetalrt.tuning.curves import write_png
+from baremetalrt.tuning.encoding import Row, Tokenized, prompt_text, text_tokens, tokenize
+from baremetalrt.tuning.examples import HELD_OUT, TRAIN, Example, read_lines
+from baremetalrt.tuning.linear import QuantizedLinear
+from baremetalrt.tuning.model import TunableModel
+from baremetalrt.tuning.planning import Footprint, Plan, make_plan
+from baremetalrt.tuning.probing import MIN_STEPS, UNPROBED_RATE, probe_rate
+from baremetalrt.tuning.report import Findings, Inquiry, Report, compare, general_text, inquire
+from baremetalrt.tuning.trainer import Trainer, TrainerConfig
+from baremetalrt.tuning.waiting import Waiting
+
+OnProgress = Callable[[Progress], None]
+_RUN: Final = "run.json"
+# Settings that change neither what is learned nor how: a run may go on with others.
+_INCIDENTAL: Final = (
+    "memory_bytes", "num_threads", "device", "checkpoint_every_s", "waits_on_battery",
+    "num_samples", "sample_tokens",
+)  # fmt: skip
+_SAMPLE_PROMPT_TOKENS: Final = 32
+
+
+def tune(
+    config: TuneConfig,
+    corpus_dir: Path,
+    base_file: Path,
+    adapter_dir: Path,
+    on_progress: OnProgress,
+    *,
+    base_name: str = "",
+) -> Report:
+    """Learns from `train.jsonl` in `corpus_dir`, judged by `held_out.jsonl` there; blocks for long.
+
+    Checkpoints, curves and report go to `corpus_dir`, the adapter in the form of `peft` to
+    `adapter_dir`. A run that was interrupted goes on where it was; a file called `pause` in
+    `corpus_dir` makes it wait.
+
+    Raises:
+        UsageError: the examples or the model cannot be used.
+        IntegrityError: the model's file is damaged.
+        CapacityError: memory or disk do not suffice.
+    """
+    return _Run(config, corpus_dir, base_file, adapter_dir, on_progress, base_name).run()
+
+
+class _Run:
+    def __init__(
+        self,
+        config: TuneConfig,
+        corpus_dir: Path,
+        base_file: Path,
+        adapter_dir: Path,
+        on_progress: OnProgress,
+        base_name: str,
+    ) -> None:
+        self._corpus_dir, self._adapter_dir = corpus_dir, adapter_dir
+        self._base_file, self._base_name = base_file, base_name or base_file.stem
+        self._on_progress = on_progress
+        self._threads = config.num_threads or default_threads()
+        torch.set_num_threads(self._threads)
+        self._identity = _identity(config, corpus_dir, base_file)
+        self._config = self._as_begun(config)
+
+    def run(self) -> Report:
+        self._say("measuring", "reading the examples")
+        train_examples = read_lines(self._corpus_dir / TRAIN)
+        held_out_examples = read_lines(self._corpus_dir / HELD_OUT)
+        check_vocabulary(self._base_file)
+        self._tokenizer = Tokenizer(self._base_file)
+        templates = TemplateProcess()
+        self._model = TunableModel(
+            self._base_file, num_threads=self._threads, device=self._config.device
+        )
+        try:
+            self._template = self._chat_template(templates)
+            train = tokenize(train_examples, self._tokenizer, self._template)
+            held_out = tokenize(held_out_examples, self._tokenizer, self._template)
+            return self._learn(train, held_out, held_out_examples)
+        finally:
+            self._model.close()
+            self._tokenizer.close()
+            templates.close()
+
+    def _learn(
+        self, train: Tokenized, held_out: Tokenized, held_out_examples: Sequence[Example]
+    ) -> Report:
+        plan = self._plan(train)
+        rows, judged = train.rows(plan.length), held_out.rows(plan.length)
+        if not rows or not judged or not any(row.num_labels for row in judged):
+            raise UsageError(
+                "the examples hold too little text to learn from and to judge by",
+                code="tune.too-little",
+            )
+        model = self._model
+        model.set_checkpointing(plan.checkpointing, keep_block=plan.keep_block)
+        torch.manual_seed(self._config.seed)
+        adapter = Adapter(model, self._config, plan.rank, self._base_name)
+        trainer_config = TrainerConfig(
+            step_rows=plan.step_rows,
+            micro_rows=plan.micro_rows,
+            num_steps=plan.num_steps,
+            peak_rate=self._config.learning_rate or UNPROBED_RATE,
+            seed=self._config.seed,
+            patience=self._config.patience,
+            evaluate_every=self._config.evaluate_every,
+            checkpoint_every_s=self._config.checkpoint_every_s,
+            budget_bytes=plan.budget_bytes,
+        )
+        if self._config.learning_rate is None and plan.num_steps >= MIN_STEPS:
+            rate = probe_rate(
+                trainer_config,
+                model,
+                adapter.parameters,
+                rows,
+                judged,
+                lambda rate, loss: self._say("probing", f"rate {rate:g}: loss {loss:.4f}"),
+            )
+            trainer_config = replace(trainer_config, peak_rate=rate)
+        self._remember(plan, trainer_config.peak_rate)
+        checkpoints = Checkpoints(self._corpus_dir, self._identity)
+        trainer = Trainer(trainer_config, model, adapter.parameters, rows, judged)
+        waiting = Waiting(self._corpus_dir, on_battery=self._config.waits_on_battery)
+        history = trainer.run(checkpoints, waiting, self._on_progress)
+        adapter.save(self._adapter_dir)
+        write_png(history.losses, history.held_out, history.best_step, self._corpus_dir)
+        settings = {**asdict(plan), "learning_rate": trainer_config.peak_rate}
+        settings |= {"method": self._config.method, "seed": self._config.seed}
+        inquiry = self._inquiry(rows, judged, held_out_examples, plan)
+        with adapter.peft.disable_adapter():
+            before = self._inquire(inquiry, "before")
+        after = self._inquire(inquiry, "after")
+        report = compare(before, after, history, inquiry.prompts, settings)
+        report.save(self._corpus_dir)
+        checkpoints.remove()
+        (self._corpus_dir / _RUN).unlink(missing_ok=True)
+        return report
+
+    def _plan(self, train: Tokenized) -> Plan:
+        model = self._model
+        linears = [m for m in model.network.modules() if isinstance(m, QuantizedLinear)]
+        footprint = Footprint(
+            num_blocks=model.h.num_blocks,
+            width=model.h.width,
+            q_width=model.h.num_heads * model.h.head_size,
+            kv_width=model.h.kv_width,
+            feed_forward_width=model.h.feed_forward_width or model.h.expert_width,
+            vocabulary_size=model.h.vocabulary_size,
+            block_elements=model.block_elements,
+            largest_matrix=max(m.in_features * m.out_features for m in linears),
+            file_bytes=model.file.num_bytes,
+            adapter_elements_per_rank=elements_per_rank(model, self._config.targets),
+        )
+        plan = make_plan(
+            self._config,
+            footprint,
+            model.h,
+            num_tokens=train.num_tokens,
+            longest=train.longest,
+            free_bytes=available_bytes(),
+        )
+        model.head.limit_logits(plan.logits_bytes)
+        return plan
+
+    def _chat_template(self, templates: TemplateProcess) -> ChatTemplate:
+        tokenizer = self._tokenizer
+        source = self._model.file.text("tokenizer.chat_template")
+        if not source:
+            source = CHATML if tokenizer.knows("<|im_start|>") else TRANSCRIPT
+        return ChatTemplate(templates, source, bos=tokenizer.bos, eos=tokenizer.eos)
+
+    def _inquiry(
+        self, rows: Sequence[Row], judged: Sequence[Row], examples: Sequence[Example], plan: Plan
+    ) -> Inquiry:
+        tokenizer = self._tokenizer
+        general = Tokenized(text_tokens(general_text(), tokenizer), ()).rows(plan.length)
+        prompts = []
+        for example in examples[: self._config.num_samples]:
+            if example.text is None:
+                text = prompt_text(example, self._template)
+                prompts.append((tokenizer.encode_prompt(text)[-plan.length :], text))
+            else:
+                start = text_tokens(example.text, tokenizer)[:_SAMPLE_PROMPT_TOKENS]
+                prompts.append((start, self._decode(start)))
+        return Inquiry(
+            train=rows,
+            held_out=judged,
+            general=general,
+            prompts=prompts,
+            sample_tokens=self._config.sample_tokens,
+            ends=tokenizer.end_tokens,
+            decode=self._decode,
+            micro_rows=plan.micro_rows,
+        )
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        return b"".join(self._tokenizer.piece(i) for i in ids).decode("utf-8", "replace")
+
+    def _inquire(self, inquiry: Inquiry, when: str) -> Findings:
+        return inquire(self._model, inquiry, lambda part: self._say("reporting", f"{when}: {part}"))
+
+    # interrupted runs
+
+    def _as_begun(self, config: TuneConfig) -> TuneConfig:
+        """The settings with which an interrupted run of the same identity was begun."""
+        try:
+            begun = json.loads((self._corpus_dir / _RUN).read_bytes())
+        except (OSError, ValueError):
+            return config
+        if begun.get("identity") != self._identity:
+            return config
+        plan = begun["plan"]
+        return replace(
+            config,
+            rank=plan["rank"],
+            length=plan["length"],
+            step_tokens=plan["length"] * plan["step_rows"],
+            learning_rate=begun["learning_rate"],
+        )
+
+    def _remember(self, plan: Plan, rate: float) -> None:
+        body = {"identity": self._identity, "plan": asdict(plan), "learning_rate": rate}
+        with disk_errors():
+            write_durably(self._corpus_dir / _RUN, json.dumps(body).encode())
+
+    def _say(self, phase: Phase, note: str) -> None:
+        self._on_progress(Progress(phase=phase, step=0, num_steps=0, note=note))
+
+
+def _identity(config: TuneConfig, corpus_dir: Path, base_file: Path) -> dict[str, Any]:
+    """What two runs must share for one to go on with the other."""
+    settings = {k: v for k, v in asdict(config).items() if k not in _INCIDENTAL}
+    digests = [
+        hashlib.sha256((corpus_dir / name).read_bytes()).hexdigest() for name in (TRAIN, HELD_OUT)
+    ]
+    base = [base_file.name, base_file.stat().st_size]
+    return {"settings": settings, "examples": digests, "base": base, "torch": torch.__version__}
