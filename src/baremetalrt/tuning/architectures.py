@@ -130,7 +130,8 @@ def _gemma2(h: Hyperparameters) -> dict[str, Any]:
     return {
         "hidden_activation": "gelu_pytorch_tanh",
         "attn_logit_softcapping": h.attention_softcap or None,
-        "sliding_window": h.window or None,
+        # A mask for windows is made even where no block has one.
+        "sliding_window": h.window or h.training_context,
         "layer_types": _layer_types(h),
     }
 

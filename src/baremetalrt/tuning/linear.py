@@ -25,6 +25,12 @@ class _Product(torch.autograd.Function):
         return gradients[0] @ ctx.matrix.floats().to(gradients[0].device), None
 
 
+def product(x: torch.Tensor, matrix: Matrix) -> torch.Tensor:
+    """`x (…, K)` times the transposed matrix: `(…, N)`, in the file's order of outputs."""
+    y: torch.Tensor = _Product.apply(x, matrix)  # type: ignore[no-untyped-call]
+    return y
+
+
 class QuantizedLinear(nn.Linear):
     """A frozen `nn.Linear` on a matrix of the file; `peft` adapts it like any other."""
 
@@ -53,8 +59,7 @@ class QuantizedLinear(nn.Linear):
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Shapes: `(…, K)` to `(…, N)`."""
-        product = _Product.apply(input, self.matrix)
-        y = self.matrix.from_file_order(product)
+        y = self.matrix.from_file_order(product(input, self.matrix))
         return y if self._bias is None else y + self._bias
 
 
@@ -90,8 +95,8 @@ class QuantizedExperts(nn.Module):
         for expert in torch.unique(top_k_index).tolist():
             rows, slots = torch.where(top_k_index == expert)
             x = hidden_states[rows]
-            gate = _Product.apply(x, self._gate[expert])
-            up = _Product.apply(x, self._up[expert])
-            y = _Product.apply(self._act(gate) * up, self._down[expert])
+            gate = product(x, self._gate[expert])
+            up = product(x, self._up[expert])
+            y = product(self._act(gate) * up, self._down[expert])
             out = out.index_add(0, rows, y * top_k_weights[rows, slots, None])
         return out

@@ -40,7 +40,9 @@ class Head:
     def loss_sums(self, x_RD: torch.Tensor, labels_R: torch.Tensor) -> torch.Tensor:
         """Cross-entropy of each row in nats, `(R,)`; rows whose label is `IGNORED` are not computed."""
         wanted = labels_R != IGNORED
-        losses: torch.Tensor = _CrossEntropy.apply(x_RD[wanted], labels_R[wanted], self)
+        losses: torch.Tensor = _CrossEntropy.apply(  # type: ignore[no-untyped-call]
+            x_RD[wanted], labels_R[wanted], self
+        )
         return losses
 
     @torch.no_grad()

@@ -107,7 +107,7 @@ class Trainer:
                 ids.to(self._model.device), labels.to(self._model.device)
             )
             loss = losses.sum() / num_labels
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             total += loss.item()
             self._keep_to_budget()
         torch.nn.utils.clip_grad_norm_(self._parameters.values(), _MAX_NORM)
