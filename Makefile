@@ -38,12 +38,14 @@ test-slow: $(VENV)/test-ready
 test-interop: $(VENV)/test-ready
 	$(BIN)/pytest -m interop
 
-# Ratios to llama.cpp on the same library, QWEN=1 adds the 491 MB model; then ratios of torrents, in minutes.
+# Ratios to llama.cpp on the same library, QWEN=1 adds the 491 MB model; then ratios of torrents, in
+# minutes; then tuning in place against plain transformers and peft.
 bench: $(VENV)/test-ready
 	$(BIN)/python bench/against_llama_cpp.py $(if $(QWEN),--qwen)
 	$(BIN)/python bench/swarm.py
 	$(BIN)/python bench/peers.py
 	$(BIN)/python bench/placement.py
+	$(BIN)/python bench/tuning.py $(if $(QWEN),--qwen)
 
 # After a change to the protocol of the compute plane.
 protocol: $(VENV)/test-ready

@@ -1,8 +1,6 @@
 """A `transformers` model whose weights stay in the GGUF: built without memory, then given its tensors."""
 
 from collections.abc import Mapping
-from contextlib import nullcontext
-from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -10,7 +8,6 @@ import torch
 import transformers
 from huggingface_hub.errors import StrictDataclassError
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 
 from baremetalrt.blocks.architectures import read_model
 from baremetalrt.blocks.hyperparameters import Hyperparameters
@@ -22,6 +19,7 @@ from baremetalrt.tuning.architectures import Counterpart, config_arguments, coun
 from baremetalrt.tuning.linear import QuantizedEmbedding, QuantizedExperts, QuantizedLinear
 from baremetalrt.tuning.loss import Head, HeadConfig
 from baremetalrt.tuning.matrices import Matrix, Workbench, vector
+from baremetalrt.tuning.recompute import Recomputation
 from baremetalrt.tuning.rotary import frequencies
 from baremetalrt.weights.gguf import GGUFFile, TensorInfo
 
@@ -54,6 +52,7 @@ class TunableModel:
         # Compares every tensor with what the architecture says it must look like.
         take_inventory(self.file, architecture, self.h, BlockSpan(0, self.h.num_blocks))
         self.bench = Workbench(self.file, num_threads=num_threads)
+        self._again = Recomputation(self.bench)
         self._is_interleaved = architecture.rope_mode == ROPE_INTERLEAVED
         self.network = _empty_network(entry, self.h)
         for index, block in enumerate(self.network.model.layers):
@@ -83,10 +82,9 @@ class TunableModel:
         """
         self.bench.forget()
         self.bench.reserve(self.block_elements if on and keep_block else 0)
-        again = partial(checkpoint, use_reentrant=False, context_fn=self._contexts)
         for block in self.network.model.layers:
             block.gradient_checkpointing = on
-            block._gradient_checkpointing_func = again
+            block._gradient_checkpointing_func = self._again
 
     @property
     def block_elements(self) -> int:
@@ -111,9 +109,6 @@ class TunableModel:
 
     def close(self) -> None:
         self.bench.close()
-
-    def _contexts(self) -> Any:
-        return nullcontext(), _Keeping(self.bench)
 
     def _fill_block(
         self, block: nn.Module, tensors: Mapping[str, TensorInfo], entry: Counterpart
@@ -185,19 +180,6 @@ class TunableModel:
             if info is not None:
                 return vector(self.bench, info).numpy()
         return None
-
-
-class _Keeping:
-    """While a block is computed again, its matrices are kept for the way back."""
-
-    def __init__(self, bench: Workbench) -> None:
-        self._bench = bench
-
-    def __enter__(self) -> None:
-        self._bench.start_keeping()
-
-    def __exit__(self, *_: object) -> None:
-        self._bench.stop_keeping()
 
 
 def _require_counterpart(h: Hyperparameters) -> Counterpart:

@@ -96,7 +96,7 @@ class Trainer:
         # Rows of like length together: less to fill up.
         rows = sorted((self._train[i] for i in chosen), key=lambda row: len(row.ids))
         num_labels = sum(row.num_labels for row in rows)
-        optimizer.zero_grad(set_to_none=True)
+        optimizer.zero_grad(set_to_none=False)
         self._model.network.train()
         total, done = 0.0, 0
         while done < len(rows):
@@ -164,5 +164,15 @@ class Trainer:
 
 
 def make_optimizer(parameters: dict[str, torch.nn.Parameter]) -> torch.optim.AdamW:
-    """AdamW; the rate is set anew before every step."""
-    return torch.optim.AdamW(parameters.values(), lr=0.0, betas=_BETAS, weight_decay=0.0)
+    """AdamW; the rate is set anew before every step.
+
+    Gradients and moments are made now, in one place. Made while a step runs, they would come to lie
+    between its large temporaries, and the heap could not shrink again: 350 MB with a 135M model.
+    """
+    optimizer = torch.optim.AdamW(parameters.values(), lr=0.0, betas=_BETAS, weight_decay=0.0)
+    for parameter in parameters.values():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    for state in optimizer.state.values():
+        state["step"].zero_()
+    return optimizer
