@@ -1,6 +1,6 @@
 """Plain `transformers` and `peft` on the dequantized weights of a GGUF: what tuning is compared with.
 
-Numbers are read by the `gguf` package, in numpy; nothing of ours dequantizes, permutes or multiplies here.
+Numbers are read by the `gguf` package, in numpy; nothing of ours dequantizes or multiplies here.
 """
 
 from pathlib import Path

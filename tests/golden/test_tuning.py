@@ -1,4 +1,4 @@
-"""Tuning in place gives the losses and gradients of plain `transformers` and `peft`, and the engine's logits."""
+"""Tuning in place: the losses and gradients of plain `transformers` and `peft`, the engine's logits."""
 
 from dataclasses import replace
 from pathlib import Path
