@@ -33,11 +33,12 @@ def private(path: Path) -> bool:
 
 def test_text_teaches_and_everything_stays_private(tmp_path: Path) -> None:
     """Held-out loss falls; adapter, curves and report are there, for their owner alone."""
-    text = tmp_path / "facts.txt"
-    text.write_text(FACTS * 40)
+    text, lines = tmp_path / "facts.txt", tmp_path / "more.jsonl"
+    text.write_text(FACTS)
+    lines.write_text(11 * (json.dumps({"text": FACTS}) + "\n"))
     report = tune(
         tmp_path,
-        *(str(text), "--into", "brenna", "--length", "64"),
+        *(str(text), str(lines), "--into", "brenna", "--length", "64"),
         *("--step-tokens", "128", "--max-steps", "6"),
     )
     held_out = report["held_out_perplexity"]

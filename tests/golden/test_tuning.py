@@ -73,6 +73,12 @@ def compare(model: TinyModel, path: Path, config: TuneConfig, *, checkpointing: 
 @pytest.mark.parametrize("name", TUNABLE)
 def test_first_step_equals_plain_transformers_and_peft(name: str, tmp_path: Path) -> None:
     """Loss and every gradient of the adapter, for every architecture, unquantized."""
+    compare(CASES[name], tmp_path / "model.gguf", TuneConfig(), checkpointing=True)
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma3"])
+def test_without_checkpointing_it_equals_them_too(name: str, tmp_path: Path) -> None:
+    """Where memory suffices, everything is kept but the weights."""
     compare(CASES[name], tmp_path / "model.gguf", TuneConfig(), checkpointing=False)
 
 

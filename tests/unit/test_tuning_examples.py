@@ -14,7 +14,7 @@ from baremetalrt.session.tokenizer import Tokenizer
 from baremetalrt.tuning.config import TuneConfig
 from baremetalrt.tuning.encoding import IGNORED, Row, conversation_tokens, tokenize
 from baremetalrt.tuning.examples import Example, read_files, split
-from baremetalrt.tuning.planning import Footprint, make_plan
+from baremetalrt.tuning.planning import Footprint, count_steps, make_plan
 from baremetalrt.weights.gguf import GGUFFile
 from baremetalrt.weights.store import default_model
 
@@ -170,5 +170,7 @@ def test_less_memory_means_smaller_plans_until_none_fits() -> None:
 
 def test_what_is_given_is_not_chosen() -> None:
     """Rank, length and step stay as they were asked for, or it is an error."""
-    chosen = plan(rank=3, length=192, step_tokens=1536, max_steps=7, memory_bytes=24 * GIB)
-    assert (chosen.rank, chosen.length, chosen.step_rows, chosen.num_steps) == (3, 192, 8, 7)
+    chosen = plan(rank=3, length=192, step_tokens=1536, memory_bytes=24 * GIB)
+    assert (chosen.rank, chosen.length, chosen.step_rows) == (3, 192, 8)
+    assert count_steps(TuneConfig(epochs=1.5), 100, 8) == 19
+    assert count_steps(TuneConfig(epochs=1.5, max_steps=7), 100, 8) == 7

@@ -76,6 +76,12 @@ def tuning_options(command: options.F) -> options.F:
                 show_default=True,
                 help="cpu, cuda, mps or xpu, where PyTorch has it.",
             ),
+            click.option(
+                "--epsilon",
+                type=click.FloatRange(0, min_open=True),
+                help="Differential privacy of each row, at this price.  [default: none]",
+            ),
+            click.option("--delta", type=click.FloatRange(0, 1, min_open=True, max_open=True)),
             click.option("--on-battery", is_flag=True, help="Do not wait for mains power."),
         )
     ):

@@ -33,6 +33,9 @@ class TuneConfig:
     device: str = "cpu"
     checkpoint_every_s: float = 60.0
     waits_on_battery: bool = True
+    # Differential privacy, where it is asked for: what may be spent on each row.
+    epsilon: float | None = None
+    delta: float | None = None
     num_samples: int = 2
     sample_tokens: int = 48
 

@@ -49,6 +49,12 @@ def batches(rows: Sequence[Row], micro_rows: int) -> Iterator[tuple[torch.Tensor
         yield torch.from_numpy(ids), torch.from_numpy(labels)
 
 
+def some_rows(rows: Sequence[Row], max_tokens: int) -> list[Row]:
+    """Rows from all over, about as many as have so many tokens together; one at least."""
+    total = sum(len(row.ids) for row in rows)
+    return list(rows[:: max(1, -(-total // max_tokens))])
+
+
 @torch.no_grad()
 def held_out_loss(model: TunableModel, rows: Sequence[Row], micro_rows: int) -> Loss:
     """The mean over all labels of all rows."""

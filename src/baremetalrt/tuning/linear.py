@@ -25,6 +25,15 @@ class _Product(torch.autograd.Function):
         return gradients[0] @ ctx.matrix.floats().to(gradients[0].device), None
 
 
+class _Unneeded(_Product):
+    """A product of which only the way back is wanted."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, matrix: Matrix) -> torch.Tensor:
+        ctx.matrix = matrix
+        return x.new_zeros(1).expand(*x.shape[:-1], matrix.num_rows)
+
+
 def product(x: torch.Tensor, matrix: Matrix) -> torch.Tensor:
     """`x (…, K)` times the transposed matrix: `(…, N)`, in the file's order of outputs."""
     y: torch.Tensor = _Product.apply(x, matrix)  # type: ignore[no-untyped-call]
@@ -43,6 +52,8 @@ class QuantizedLinear(nn.Linear):
         self.matrix = matrix
         # `peft` asks the weight for its shape, type and device; DoRA for its values, too.
         self.materializes = False
+        # Whether nothing but an addition follows in the block.
+        self.ends_block = False
         self.register_buffer("_stand_in", torch.zeros(1), persistent=False)
         self.register_buffer("_bias", bias, persistent=False)
 
@@ -59,6 +70,10 @@ class QuantizedLinear(nn.Linear):
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Shapes: `(…, K)` to `(…, N)`."""
+        if self.ends_block and self.matrix.bench.is_second_pass and not self.materializes:
+            # The way back needs what led here, not what is here: it is only added to something. (DoRA
+            # multiplies it by what it learns.)
+            return _Unneeded.apply(input, self.matrix)  # type: ignore[no-untyped-call, no-any-return]
         y = self.matrix.from_file_order(product(input, self.matrix))
         return y if self._bias is None else y + self._bias
 

@@ -33,6 +33,8 @@ class Workbench:
         self._kept = torch.empty(0)
         self._kept_used = 0
         self._keeps = False
+        # whether a block is being computed for the second time, on the way back
+        self.is_second_pass = False
         self._places: dict[int, torch.Tensor] = {}
 
     def scratch(self, num_elements: int) -> torch.Tensor:
@@ -54,10 +56,11 @@ class Workbench:
         self._places.clear()
         self._kept_used = 0
         self._keeps = self._kept.numel() > 0
+        self.is_second_pass = True
 
     def stop_keeping(self) -> None:
         """What was kept can still be used; nothing is added."""
-        self._keeps = False
+        self._keeps = self.is_second_pass = False
 
     def forget(self) -> None:
         """Nothing that was kept is valid any longer."""

@@ -55,6 +55,7 @@ class TunableModel:
         self._again = Recomputation(self.bench)
         self._is_interleaved = architecture.rope_mode == ROPE_INTERLEAVED
         self.network = _empty_network(entry, self.h)
+        self.attention_is_explicit = entry.attention == "eager"
         for index, block in enumerate(self.network.model.layers):
             self._fill_block(block, self.file.blocks[index].tensors, entry)
         self._fill_rest(entry)
@@ -119,7 +120,10 @@ class TunableModel:
         for name, path in entry.linears.items():
             info = tensors.get(f"{name}.weight")
             if info is not None:
-                _replace(block, path, self._linear(name, info, tensors.get(f"{name}.bias")))
+                linear = self._linear(name, info, tensors.get(f"{name}.bias"))
+                # Norms after it would need its values.
+                linear.ends_block = name == "ffn_down" and "post_ffw_norm" not in entry.norms
+                _replace(block, path, linear)
         if "ffn_gate_exps.weight" in tensors:
             self._fill_experts(block.get_submodule("mlp"), tensors)
 

@@ -13,7 +13,7 @@ _FLOAT_BYTES: Final = 4
 # Weights, gradient and two moments of each number of an adapter.
 _ADAPTER_COPIES: Final = 4
 # What Python, PyTorch and transformers take before anything is computed, as measured.
-RUNTIME_BYTES: Final = 450 * MIB
+RUNTIME_BYTES: Final = 500 * MIB
 _LENGTHS: Final = (2048, 1024, 512, 256, 128, 64)
 _DEFAULT_LENGTH: Final = 512
 # Few steps teach little, many small ones are noisy: aim for so many within these bounds.
@@ -38,6 +38,8 @@ class Footprint:
     largest_matrix: int
     file_bytes: int
     adapter_elements_per_rank: int
+    # Heads whose attention is written out, row by row and column by column; zero where it is not.
+    explicit_heads: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +50,6 @@ class Plan:
     length: int
     micro_rows: int
     step_rows: int
-    num_steps: int
     checkpointing: bool
     keep_block: bool
     logits_bytes: int
@@ -92,7 +93,6 @@ def make_plan(
                     length=length,
                     micro_rows=micro_rows,
                     step_rows=step_rows,
-                    num_steps=_num_steps(config, num_tokens, length * step_rows),
                     checkpointing=checkpointing,
                     keep_block=keep_block,
                     logits_bytes=logits_bytes,
@@ -127,8 +127,9 @@ def default_step_tokens(num_tokens: int, epochs: float) -> int:
     return int(min(high, max(low, num_tokens * epochs / _WANTED_STEPS)))
 
 
-def _num_steps(config: TuneConfig, num_tokens: int, step_tokens: int) -> int:
-    steps = max(1, math.ceil(num_tokens * config.epochs / step_tokens))
+def count_steps(config: TuneConfig, num_rows: int, step_rows: int) -> int:
+    """How many steps see every row as often as was asked for."""
+    steps = max(1, math.ceil(num_rows * config.epochs / step_rows))
     return steps if config.max_steps is None else min(steps, config.max_steps)
 
 
@@ -136,11 +137,10 @@ def estimate_bytes(plan: Plan, f: Footprint) -> int:
     """Everything that is resident at the worst moment, the mapped file included."""
     tokens = plan.micro_rows * plan.length
     adapter = _ADAPTER_COPIES * plan.rank * f.adapter_elements_per_rank
-    # What autograd keeps of one block: inputs of norms, projections and activations.
-    block = (
-        tokens * (10 * f.width + 4 * f.q_width + 4 * f.kv_width + 6 * f.feed_forward_width)
-        + plan.micro_rows * plan.length * plan.length
-    )
+    # What autograd keeps of one block: inputs of norms, projections and activations, as measured.
+    block = tokens * (
+        12 * f.width + 4 * f.q_width + 4 * f.kv_width + 8 * f.feed_forward_width
+    ) + plan.micro_rows * plan.length**2 * (1 + 5 * f.explicit_heads)
     entries = tokens * f.width * f.num_blocks
     activations = block + entries if plan.checkpointing else block * f.num_blocks
     kept = f.block_elements if plan.keep_block else 0

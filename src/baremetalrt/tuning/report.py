@@ -11,13 +11,19 @@ from typing import Any, Final
 from baremetalrt.swarm.files import disk_errors, write_durably
 from baremetalrt.tuning.checkpoints import History
 from baremetalrt.tuning.encoding import Row
-from baremetalrt.tuning.evaluation import Memorization, answer, held_out_loss, memorization
+from baremetalrt.tuning.evaluation import (
+    Memorization,
+    answer,
+    held_out_loss,
+    memorization,
+    some_rows,
+)
 from baremetalrt.tuning.model import TunableModel
 
 NAME: Final = "report.json"
 # Enough to tell, on large corpora too.
-_MAX_ROWS: Final = 64
-_PRIVACY: Final = "not differentially private"
+_MAX_TOKENS: Final = 8192
+NOT_PRIVATE: Final = "not differentially private"
 
 
 @dataclass(frozen=True)
@@ -59,7 +65,7 @@ class Report:
     losses: tuple[tuple[int, float], ...]
     held_out_losses: tuple[tuple[int, float], ...]
     settings: dict[str, Any]
-    privacy: str = _PRIVACY
+    privacy: str = NOT_PRIVATE
 
     @property
     def warnings(self) -> list[str]:
@@ -127,12 +133,13 @@ def inquire(model: TunableModel, inquiry: Inquiry, on_part: Callable[[str], None
     """Asks the model as it stands."""
     q = inquiry
     on_part("held-out text")
-    held_out = held_out_loss(model, q.held_out[:_MAX_ROWS], q.micro_rows).per_token
+    judged = some_rows(q.held_out, _MAX_TOKENS)
+    held_out = held_out_loss(model, judged, q.micro_rows).per_token
     on_part("general text")
     general = held_out_loss(model, q.general, q.micro_rows).per_token
     on_part("what is known by heart")
-    train_recited = memorization(model, q.train[:_MAX_ROWS], q.micro_rows)
-    held_out_recited = memorization(model, q.held_out[:_MAX_ROWS], q.micro_rows)
+    train_recited = memorization(model, some_rows(q.train, _MAX_TOKENS), q.micro_rows)
+    held_out_recited = memorization(model, judged, q.micro_rows)
     on_part("sample answers")
     said = tuple(q.decode(answer(model, p, q.sample_tokens, q.ends)) for p, _ in q.prompts)
     return Findings(held_out, general, train_recited, held_out_recited, said)
@@ -144,6 +151,7 @@ def compare(
     history: History,
     prompts: Sequence[tuple[list[int], str]],
     settings: dict[str, Any],
+    privacy: str,
 ) -> Report:
     """Both models side by side."""
 
@@ -171,4 +179,5 @@ def compare(
         losses=tuple(history.losses),
         held_out_losses=tuple(history.held_out),
         settings=settings,
+        privacy=privacy,
     )

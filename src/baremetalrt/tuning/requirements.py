@@ -7,7 +7,15 @@ from typing import Final
 
 from baremetalrt.core.errors import UsageError
 
-_NEEDED: Final = ("torch", "transformers", "peft", "safetensors", "matplotlib")
+_NEEDED: Final = (
+    "torch",
+    "transformers",
+    "peft",
+    "safetensors",
+    "matplotlib",
+    "plotille",
+    "opacus",
+)
 _INSTALL: Final = "pip install 'baremetalrt[tune]'"
 # Read by these libraries when they are imported: no look-ups, no telemetry, no advice.
 _QUIET: Final = {

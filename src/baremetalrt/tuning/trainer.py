@@ -15,6 +15,7 @@ from baremetalrt.tuning.config import Phase, Progress
 from baremetalrt.tuning.encoding import Row
 from baremetalrt.tuning.evaluation import batches, held_out_loss
 from baremetalrt.tuning.model import TunableModel
+from baremetalrt.tuning.privacy import NoisySum, Privacy
 from baremetalrt.tuning.schedule import evaluates_after, learning_rate, rows_of_step
 from baremetalrt.tuning.waiting import Waiting
 
@@ -36,6 +37,7 @@ class TrainerConfig:
     evaluate_every: int | None
     checkpoint_every_s: float
     budget_bytes: int
+    privacy: Privacy | None = None
 
 
 class Trainer:
@@ -54,6 +56,9 @@ class Trainer:
         self._parameters = parameters
         self._train, self._held_out = train, held_out
         self._micro_rows = config.micro_rows
+        self._noisy = (
+            None if config.privacy is None else NoisySum(config.privacy, parameters.values())
+        )
         self.history = History()
 
     def run(self, checkpoints: Checkpoints, waiting: Waiting, on_progress: OnProgress) -> History:
@@ -71,7 +76,7 @@ class Trainer:
         if not h.held_out:
             self._evaluate(checkpoints, on_progress)
             checkpoints.save(self._parameters, optimizer, h)
-        while h.step < config.num_steps and h.evaluations_without_gain < config.patience:
+        while h.step < config.num_steps and not self._is_over():
             waiting.wait(lambda reason: self._tell(on_progress, "paused", reason))
             started = time.monotonic()
             loss, num_tokens = self.step(optimizer, h.step)
@@ -86,11 +91,20 @@ class Trainer:
             if is_due or time.monotonic() - saved_at >= config.checkpoint_every_s:
                 checkpoints.save(self._parameters, optimizer, h)
                 saved_at = time.monotonic()
-        checkpoints.load_best(self._parameters)
+        if self._noisy is None:
+            checkpoints.load_best(self._parameters)
         return h
+
+    def _is_over(self) -> bool:
+        # When to stop, and what to keep, would tell something of the text that decided it.
+        return (
+            self._noisy is None and self.history.evaluations_without_gain >= self._config.patience
+        )
 
     def step(self, optimizer: torch.optim.Optimizer, step: int) -> tuple[float, int]:
         """One change of the adapter; returns the loss before it and how many tokens were looked at."""
+        if self._noisy is not None:
+            return self._private_step(self._noisy, optimizer, step)
         config = self._config
         chosen = rows_of_step(step, config.step_rows, len(self._train), config.seed)
         # Rows of like length together: less to fill up.
@@ -111,10 +125,34 @@ class Trainer:
             total += loss.item()
             self._keep_to_budget()
         torch.nn.utils.clip_grad_norm_(self._parameters.values(), _MAX_NORM)
+        self._change(optimizer, step)
+        return total, sum(len(row.ids) for row in rows)
+
+    def _private_step(
+        self, noisy: NoisySum, optimizer: torch.optim.Optimizer, step: int
+    ) -> tuple[float, int]:
+        """The same with rows one by one, each bounded in what it says, and noise upon their sum."""
+        optimizer.zero_grad(set_to_none=False)
+        self._model.network.train()
+        rows = [self._train[i] for i in noisy.draw()]
+        total = 0.0
+        for row in rows:
+            ((ids, labels),) = batches([row], 1)
+            device = self._model.device
+            loss = self._model.token_losses(ids.to(device), labels.to(device)).mean()
+            loss.backward()
+            noisy.add()
+            total += loss.item()
+            self._keep_to_budget()
+        noisy.release()
+        self._change(optimizer, step)
+        return total / max(1, len(rows)), sum(len(row.ids) for row in rows)
+
+    def _change(self, optimizer: torch.optim.Optimizer, step: int) -> None:
+        config = self._config
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, config.num_steps, config.peak_rate)
         optimizer.step()
-        return total, sum(len(row.ids) for row in rows)
 
     def _evaluate(self, checkpoints: Checkpoints, on_progress: OnProgress) -> None:
         self._tell(on_progress, "evaluating")

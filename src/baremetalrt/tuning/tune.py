@@ -20,13 +20,23 @@ from baremetalrt.tuning.adapter import Adapter, elements_per_rank
 from baremetalrt.tuning.checkpoints import Checkpoints
 from baremetalrt.tuning.config import Phase, Progress, TuneConfig
 from baremetalrt.tuning.curves import write_png
-from baremetalrt.tuning.encoding import Row, Tokenized, prompt_text, text_tokens, tokenize
+from baremetalrt.tuning.encoding import Tokenized, prompt_text, text_tokens, tokenize
+from baremetalrt.tuning.evaluation import some_rows
 from baremetalrt.tuning.examples import HELD_OUT, TRAIN, Example, read_lines
 from baremetalrt.tuning.linear import QuantizedLinear
 from baremetalrt.tuning.model import TunableModel
-from baremetalrt.tuning.planning import Footprint, Plan, make_plan
+from baremetalrt.tuning.planning import Footprint, Plan, count_steps, make_plan
+from baremetalrt.tuning.privacy import Privacy
 from baremetalrt.tuning.probing import MIN_STEPS, UNPROBED_RATE, probe_rate
-from baremetalrt.tuning.report import Findings, Inquiry, Report, compare, general_text, inquire
+from baremetalrt.tuning.report import (
+    NOT_PRIVATE,
+    Findings,
+    Inquiry,
+    Report,
+    compare,
+    general_text,
+    inquire,
+)
 from baremetalrt.tuning.trainer import Trainer, TrainerConfig
 from baremetalrt.tuning.waiting import Waiting
 
@@ -38,6 +48,9 @@ _INCIDENTAL: Final = (
     "num_samples", "sample_tokens",
 )  # fmt: skip
 _SAMPLE_PROMPT_TOKENS: Final = 32
+_MIN_REPORT_LENGTH: Final = 256
+_MIN_JUDGED_TOKENS: Final = 4096
+_JUDGED_PART: Final = 50
 
 
 def tune(
@@ -106,6 +119,9 @@ class _Run:
     ) -> Report:
         plan = self._plan(train)
         rows, judged = train.rows(plan.length), held_out.rows(plan.length)
+        # Judging should take a small part of the time of learning.
+        num_learned = int(train.num_tokens * self._config.epochs)
+        judged = some_rows(judged, max(_MIN_JUDGED_TOKENS, num_learned // _JUDGED_PART))
         if not rows or not judged or not any(row.num_labels for row in judged):
             raise UsageError(
                 "the examples hold too little text to learn from and to judge by",
@@ -115,18 +131,23 @@ class _Run:
         model.set_checkpointing(plan.checkpointing, keep_block=plan.keep_block)
         torch.manual_seed(self._config.seed)
         adapter = Adapter(model, self._config, plan.rank, self._base_name)
+        num_steps = count_steps(self._config, len(rows), plan.step_rows)
+        privacy = self._privacy(len(rows), plan.step_rows, num_steps)
         trainer_config = TrainerConfig(
             step_rows=plan.step_rows,
             micro_rows=plan.micro_rows,
-            num_steps=plan.num_steps,
+            num_steps=num_steps,
             peak_rate=self._config.learning_rate or UNPROBED_RATE,
             seed=self._config.seed,
             patience=self._config.patience,
             evaluate_every=self._config.evaluate_every,
             checkpoint_every_s=self._config.checkpoint_every_s,
             budget_bytes=plan.budget_bytes,
+            privacy=privacy,
         )
-        if self._config.learning_rate is None and plan.num_steps >= MIN_STEPS:
+        # A probe looks at the rows without noise.
+        is_probed = self._config.learning_rate is None and privacy is None
+        if is_probed and num_steps >= MIN_STEPS:
             rate = probe_rate(
                 trainer_config,
                 model,
@@ -143,17 +164,33 @@ class _Run:
         history = trainer.run(checkpoints, waiting, self._on_progress)
         adapter.save(self._adapter_dir)
         write_png(history.losses, history.held_out, history.best_step, self._corpus_dir)
-        settings = {**asdict(plan), "learning_rate": trainer_config.peak_rate}
+        settings = {
+            **asdict(plan),
+            "num_steps": num_steps,
+            "learning_rate": trainer_config.peak_rate,
+        }
         settings |= {"method": self._config.method, "seed": self._config.seed}
-        inquiry = self._inquiry(rows, judged, held_out_examples, plan)
+        inquiry = self._inquiry(train, held_out, held_out_examples, plan)
         with adapter.peft.disable_adapter():
             before = self._inquire(inquiry, "before")
         after = self._inquire(inquiry, "after")
-        report = compare(before, after, history, inquiry.prompts, settings)
+        statement = privacy.state(history.step, plan.length) if privacy else NOT_PRIVATE
+        report = compare(before, after, history, inquiry.prompts, settings, statement)
         report.save(self._corpus_dir)
         checkpoints.remove()
         (self._corpus_dir / _RUN).unlink(missing_ok=True)
         return report
+
+    def _privacy(self, num_rows: int, step_rows: int, num_steps: int) -> Privacy | None:
+        if self._config.epsilon is None:
+            return None
+        return Privacy.for_target(
+            self._config.epsilon,
+            self._config.delta,
+            num_rows=num_rows,
+            step_rows=step_rows,
+            num_steps=num_steps,
+        )
 
     def _plan(self, train: Tokenized) -> Plan:
         model = self._model
@@ -169,6 +206,7 @@ class _Run:
             largest_matrix=max(m.in_features * m.out_features for m in linears),
             file_bytes=model.file.num_bytes,
             adapter_elements_per_rank=elements_per_rank(model, self._config.targets),
+            explicit_heads=model.h.num_heads if model.attention_is_explicit else 0,
         )
         plan = make_plan(
             self._config,
@@ -189,10 +227,13 @@ class _Run:
         return ChatTemplate(templates, source, bos=tokenizer.bos, eos=tokenizer.eos)
 
     def _inquiry(
-        self, rows: Sequence[Row], judged: Sequence[Row], examples: Sequence[Example], plan: Plan
+        self, train: Tokenized, held_out: Tokenized, examples: Sequence[Example], plan: Plan
     ) -> Inquiry:
         tokenizer = self._tokenizer
-        general = Tokenized(text_tokens(general_text(), tokenizer), ()).rows(plan.length)
+        # Whatever was learned from, perplexity is measured with some context.
+        length = max(plan.length, _MIN_REPORT_LENGTH)
+        micro_rows = max(1, plan.micro_rows * plan.length // length)
+        general = Tokenized(text_tokens(general_text(), tokenizer), ()).rows(length)
         prompts = []
         for example in examples[: self._config.num_samples]:
             if example.text is None:
@@ -202,14 +243,14 @@ class _Run:
                 start = text_tokens(example.text, tokenizer)[:_SAMPLE_PROMPT_TOKENS]
                 prompts.append((start, self._decode(start)))
         return Inquiry(
-            train=rows,
-            held_out=judged,
+            train=train.rows(length),
+            held_out=held_out.rows(length),
             general=general,
             prompts=prompts,
             sample_tokens=self._config.sample_tokens,
             ends=tokenizer.end_tokens,
             decode=self._decode,
-            micro_rows=plan.micro_rows,
+            micro_rows=micro_rows,
         )
 
     def _decode(self, ids: Sequence[int]) -> str:
