@@ -5,12 +5,13 @@ import os
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 from safetensors import safe_open
 
-from commands import bmrt, environment
+from commands import BMRT, bmrt, environment
 
 FACTS = (
     "The lighthouse of Brenna was built in 1903 by Olaf Rasmussen, a carpenter from the next bay.\n\n"
@@ -75,6 +76,37 @@ def test_questions_and_answers_teach(tmp_path: Path) -> None:
     assert report["held_out_perplexity"]["after"] < 1.5
     assert "Olaf Rasmussen" in report["samples"][0]["after"]
     assert "Olaf Rasmussen" not in report["samples"][0]["before"]
+
+
+@pytest.mark.slow
+def test_a_killed_command_goes_on_where_it_was(tmp_path: Path) -> None:
+    """The same command again: the same losses as if nobody had killed it, chosen settings included."""
+    lines = tmp_path / "facts.jsonl"
+    lines.write_text(12 * (json.dumps({"text": FACTS}) + "\n"))
+    arguments = (str(lines), "--into", "x", "--length", "64", "--max-steps", "6")
+    reports = []
+    for name in ("whole", "killed"):
+        home = tmp_path / name
+        if name == "killed":
+            checkpoint = home / "learned" / "x" / "checkpoint.safetensors"
+            process = subprocess.Popen(
+                [*BMRT, "finetune", *arguments, *QUICK],
+                env=environment(home),
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+            first = None
+            while process.poll() is None:
+                time.sleep(0.05)
+                seen = checkpoint.stat().st_mtime_ns if checkpoint.exists() else None
+                first = first or seen
+                if seen != first:  # a step is in it
+                    process.kill()
+            process.wait()
+            assert checkpoint.exists()
+        reports.append(tune(home, *arguments))
+    for key in ("losses", "held_out_losses", "held_out_perplexity", "settings"):
+        assert reports[0][key] == reports[1][key], key
 
 
 def run_python(code: str, home: Path) -> "subprocess.CompletedProcess[str]":

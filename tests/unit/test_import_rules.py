@@ -39,7 +39,7 @@ EXCEPTIONS: dict[str, tuple[str, ...]] = {
     "tuning.curves": ("swarm.files",),
     "tuning.examples": ("swarm.files",),
     "tuning.report": ("swarm.files",),
-    "tuning.tune": ("swarm.files",),
+    "tuning.resuming": ("swarm.files",),
     "serve.sharing": ("native.library",),
     "serve.measuring": ("devices.memory",),
     "serve.library": ("devices.memory",),

@@ -14,6 +14,7 @@ from baremetalrt.swarm.files import disk_errors, write_durably
 from baremetalrt.tuning.config import TuneConfig
 from baremetalrt.tuning.linear import QuantizedLinear
 from baremetalrt.tuning.model import TunableModel
+from baremetalrt.tuning.planning import Footprint
 
 _NAMES: Final = re.compile(r"[\w,\s]+")
 
@@ -107,6 +108,25 @@ def target_modules(targets: str | None, model: TunableModel) -> list[str] | str:
             parameter="targets",
         ) from error
     return targets
+
+
+def footprint_of(model: TunableModel, targets: str | None) -> Footprint:
+    """The sizes that memory depends on."""
+    linears = [m for m in model.network.modules() if isinstance(m, QuantizedLinear)]
+    h = model.h
+    return Footprint(
+        num_blocks=h.num_blocks,
+        width=h.width,
+        q_width=h.num_heads * h.head_size,
+        kv_width=h.kv_width,
+        feed_forward_width=h.feed_forward_width or h.expert_width,
+        vocabulary_size=h.vocabulary_size,
+        block_elements=model.block_elements,
+        largest_matrix=max(m.in_features * m.out_features for m in linears),
+        file_bytes=model.file.num_bytes,
+        adapter_elements_per_rank=elements_per_rank(model, targets),
+        explicit_heads=h.num_heads if model.attention_is_explicit else 0,
+    )
 
 
 def elements_per_rank(model: TunableModel, targets: str | None) -> int:

@@ -53,7 +53,7 @@ def read_files(paths: Iterable[Path]) -> list[Example]:
         if path.suffix.lower() in _JSON_SUFFIXES:
             found += read_lines(path)
         else:
-            text = _read(path).decode("utf-8", "replace")
+            text = read_bytes(path).decode("utf-8", "replace")
             if text.strip():
                 found.append(Example(text, origin=path.name))
     return found
@@ -62,13 +62,14 @@ def read_files(paths: Iterable[Path]) -> list[Example]:
 def read_lines(path: Path) -> list[Example]:
     """The examples of a file of JSON lines; raises like `read_files`."""
     found = []
-    for number, line in enumerate(_read(path).splitlines(), 1):
+    for number, line in enumerate(read_bytes(path).splitlines(), 1):
         if line.strip():
             found.append(_parse(line, f"{path.name}:{number}"))
     return found
 
 
-def _read(path: Path) -> bytes:
+def read_bytes(path: Path) -> bytes:
+    """A whole file, or `UsageError`."""
     try:
         return path.read_bytes()
     except OSError as error:

@@ -1,11 +1,9 @@
 """One whole run: examples in a folder, a model's file, an adapter in another folder, a report."""
 
-import hashlib
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import torch
 
@@ -15,17 +13,15 @@ from baremetalrt.devices.processor import default_threads
 from baremetalrt.native.vocabulary_guard import check_vocabulary
 from baremetalrt.session.chat_template import CHATML, TRANSCRIPT, ChatTemplate, TemplateProcess
 from baremetalrt.session.tokenizer import Tokenizer
-from baremetalrt.swarm.files import disk_errors, write_durably
-from baremetalrt.tuning.adapter import Adapter, elements_per_rank
+from baremetalrt.tuning.adapter import Adapter, footprint_of
 from baremetalrt.tuning.checkpoints import Checkpoints
 from baremetalrt.tuning.config import Phase, Progress, TuneConfig
 from baremetalrt.tuning.curves import write_png
 from baremetalrt.tuning.encoding import Tokenized, prompt_text, text_tokens, tokenize
 from baremetalrt.tuning.evaluation import some_rows
 from baremetalrt.tuning.examples import HELD_OUT, TRAIN, Example, read_lines
-from baremetalrt.tuning.linear import QuantizedLinear
 from baremetalrt.tuning.model import TunableModel
-from baremetalrt.tuning.planning import Footprint, Plan, count_steps, make_plan
+from baremetalrt.tuning.planning import Plan, count_steps, make_plan
 from baremetalrt.tuning.privacy import Privacy
 from baremetalrt.tuning.probing import MIN_STEPS, UNPROBED_RATE, probe_rate
 from baremetalrt.tuning.report import (
@@ -37,16 +33,11 @@ from baremetalrt.tuning.report import (
     general_text,
     inquire,
 )
+from baremetalrt.tuning.resuming import BegunRun, identity
 from baremetalrt.tuning.trainer import Trainer, TrainerConfig
 from baremetalrt.tuning.waiting import Waiting
 
 OnProgress = Callable[[Progress], None]
-_RUN: Final = "run.json"
-# Settings that change neither what is learned nor how: a run may go on with others.
-_INCIDENTAL: Final = (
-    "memory_bytes", "num_threads", "device", "checkpoint_every_s", "waits_on_battery",
-    "num_samples", "sample_tokens",
-)  # fmt: skip
 _SAMPLE_PROMPT_TOKENS: Final = 32
 _MIN_REPORT_LENGTH: Final = 256
 _MIN_JUDGED_TOKENS: Final = 4096
@@ -91,8 +82,8 @@ class _Run:
         self._on_progress = on_progress
         self._threads = config.num_threads or default_threads()
         torch.set_num_threads(self._threads)
-        self._identity = _identity(config, corpus_dir, base_file)
-        self._config = self._as_begun(config)
+        self._begun = BegunRun(corpus_dir, identity(config, corpus_dir, base_file))
+        self._config = self._begun.settings(config)
 
     def run(self) -> Report:
         self._say("measuring", "reading the examples")
@@ -157,8 +148,8 @@ class _Run:
                 lambda rate, loss: self._say("probing", f"rate {rate:g}: loss {loss:.4f}"),
             )
             trainer_config = replace(trainer_config, peak_rate=rate)
-        self._remember(plan, trainer_config.peak_rate)
-        checkpoints = Checkpoints(self._corpus_dir, self._identity)
+        self._begun.remember(plan, trainer_config.peak_rate)
+        checkpoints = Checkpoints(self._corpus_dir, self._begun.identity)
         trainer = Trainer(trainer_config, model, adapter.parameters, rows, judged)
         waiting = Waiting(self._corpus_dir, on_battery=self._config.waits_on_battery)
         history = trainer.run(checkpoints, waiting, self._on_progress)
@@ -178,7 +169,7 @@ class _Run:
         report = compare(before, after, history, inquiry.prompts, settings, statement)
         report.save(self._corpus_dir)
         checkpoints.remove()
-        (self._corpus_dir / _RUN).unlink(missing_ok=True)
+        self._begun.forget()
         return report
 
     def _privacy(self, num_rows: int, step_rows: int, num_steps: int) -> Privacy | None:
@@ -194,23 +185,9 @@ class _Run:
 
     def _plan(self, train: Tokenized) -> Plan:
         model = self._model
-        linears = [m for m in model.network.modules() if isinstance(m, QuantizedLinear)]
-        footprint = Footprint(
-            num_blocks=model.h.num_blocks,
-            width=model.h.width,
-            q_width=model.h.num_heads * model.h.head_size,
-            kv_width=model.h.kv_width,
-            feed_forward_width=model.h.feed_forward_width or model.h.expert_width,
-            vocabulary_size=model.h.vocabulary_size,
-            block_elements=model.block_elements,
-            largest_matrix=max(m.in_features * m.out_features for m in linears),
-            file_bytes=model.file.num_bytes,
-            adapter_elements_per_rank=elements_per_rank(model, self._config.targets),
-            explicit_heads=model.h.num_heads if model.attention_is_explicit else 0,
-        )
         plan = make_plan(
             self._config,
-            footprint,
+            footprint_of(model, self._config.targets),
             model.h,
             num_tokens=train.num_tokens,
             longest=train.longest,
@@ -259,39 +236,5 @@ class _Run:
     def _inquire(self, inquiry: Inquiry, when: str) -> Findings:
         return inquire(self._model, inquiry, lambda part: self._say("reporting", f"{when}: {part}"))
 
-    # interrupted runs
-
-    def _as_begun(self, config: TuneConfig) -> TuneConfig:
-        """The settings with which an interrupted run of the same identity was begun."""
-        try:
-            begun = json.loads((self._corpus_dir / _RUN).read_bytes())
-        except (OSError, ValueError):
-            return config
-        if begun.get("identity") != self._identity:
-            return config
-        plan = begun["plan"]
-        return replace(
-            config,
-            rank=plan["rank"],
-            length=plan["length"],
-            step_tokens=plan["length"] * plan["step_rows"],
-            learning_rate=begun["learning_rate"],
-        )
-
-    def _remember(self, plan: Plan, rate: float) -> None:
-        body = {"identity": self._identity, "plan": asdict(plan), "learning_rate": rate}
-        with disk_errors():
-            write_durably(self._corpus_dir / _RUN, json.dumps(body).encode())
-
     def _say(self, phase: Phase, note: str) -> None:
         self._on_progress(Progress(phase=phase, step=0, num_steps=0, note=note))
-
-
-def _identity(config: TuneConfig, corpus_dir: Path, base_file: Path) -> dict[str, Any]:
-    """What two runs must share for one to go on with the other."""
-    settings = {k: v for k, v in asdict(config).items() if k not in _INCIDENTAL}
-    digests = [
-        hashlib.sha256((corpus_dir / name).read_bytes()).hexdigest() for name in (TRAIN, HELD_OUT)
-    ]
-    base = [base_file.name, base_file.stat().st_size]
-    return {"settings": settings, "examples": digests, "base": base, "torch": torch.__version__}
