@@ -38,7 +38,8 @@ test-slow: $(VENV)/test-ready
 test-interop: $(VENV)/test-ready
 	$(BIN)/pytest -m interop
 
-# Ratios to llama.cpp on the same library, QWEN=1 adds the 491 MB model; then ratios of torrents, in minutes.
+# Ratios to llama.cpp on the same library, QWEN=1 adds the 491 MB model; then ratios of torrents, in
+# minutes; then tuning in place against plain transformers and peft.
 bench: $(VENV)/test-ready
 	$(BIN)/python bench/against_llama_cpp.py $(if $(QWEN),--qwen)
 	$(BIN)/python bench/swarm.py
@@ -46,3 +47,11 @@ bench: $(VENV)/test-ready
 	$(BIN)/python bench/placement.py
 	$(BIN)/python bench/documents.py $(if $(MAILBOX),--mailbox $(MAILBOX))
 	$(BIN)/python bench/adapters.py $(if $(QWEN),--qwen)
+	$(BIN)/python bench/tuning.py $(if $(QWEN),--qwen)
+
+# After a change to the protocol of the compute plane.
+protocol: $(VENV)/test-ready
+	$(BIN)/python -m grpc_tools.protoc -Isrc --python_out=src --pyi_out=src src/baremetalrt/peers/compute.proto
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -22,6 +22,12 @@ _TYPES = {
     "Q8_0": gguf.GGMLQuantizationType.Q8_0,
     "Q4_K": gguf.GGMLQuantizationType.Q4_K,
     "Q6_K": gguf.GGMLQuantizationType.Q6_K,
+    "Q5_1": gguf.GGMLQuantizationType.Q5_1,
+    "Q2_K": gguf.GGMLQuantizationType.Q2_K,
+    "Q3_K": gguf.GGMLQuantizationType.Q3_K,
+    "Q5_K": gguf.GGMLQuantizationType.Q5_K,
+    "IQ4_NL": gguf.GGMLQuantizationType.IQ4_NL,
+    "IQ4_XS": gguf.GGMLQuantizationType.IQ4_XS,
 }
 
 

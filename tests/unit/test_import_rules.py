@@ -19,6 +19,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "swarm": ("weights",),
     "blocks": ("native", "weights"),
     "session": ("native", "blocks"),
+    # texts become tokens, weights floats; the engine says what a model is made of
+    "tuning": ("native", "devices", "weights", "blocks", "session"),
     "placement": (),
     "documents": (),
     # what its certificates mean; hosted spans are stages like others
@@ -32,6 +34,13 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
 EXCEPTIONS: dict[str, tuple[str, ...]] = {
     # wires everything
     "serve.node": ("native.backend", "devices"),
+    # write to disk for good
+    "tuning.adapter": ("swarm.files",),
+    "tuning.checkpoints": ("swarm.files",),
+    "tuning.curves": ("swarm.files",),
+    "tuning.examples": ("swarm.files",),
+    "tuning.report": ("swarm.files",),
+    "tuning.resuming": ("swarm.files",),
     "serve.sharing": ("native.library",),
     "serve.measuring": ("devices.memory",),
     "serve.library": ("devices.memory",),
@@ -57,6 +66,8 @@ EXCEPTIONS: dict[str, tuple[str, ...]] = {
     "cli.transfer": ("swarm", "weights.gguf"),
     # describe a machine or a file, without running anything
     "cli.doctor": ("devices",),
+    # starts a run and shows how it goes
+    "cli.finetune": ("tuning",),
     "cli.gc": ("swarm",),
     "cli.ls": ("weights.gguf", "swarm.catalog"),
     "cli.rm": ("weights.gguf", "swarm.catalog"),
@@ -151,3 +162,10 @@ def test_readers_of_documents_are_in_one_room(library: str) -> None:
             alias.name for node in at_start if isinstance(node, ast.Import) for alias in node.names
         ] + [node.module or "" for node in at_start if isinstance(node, ast.ImportFrom)]
         assert not [name for name in names if within(name, (library,))]
+
+
+def test_pytorch_is_in_one_room() -> None:
+    """PyTorch and what stands on it appear in `tuning` only."""
+    outside = [path for module, path in MODULES.items() if not within(module, ("tuning",))]
+    heavy = ("torch", "transformers", "peft", "safetensors.torch", "matplotlib", "plotille")
+    assert not [path for path in outside for name in imports(path) if within(name, heavy)]

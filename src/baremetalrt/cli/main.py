@@ -17,6 +17,7 @@ _INTERRUPTED: Final = 130
 _COMMANDS: Final = {
     "run": "Answer a prompt, or chat.",
     "serve": "Serve models over the OpenAI API.",
+    "finetune": "Teach a model from examples: JSON lines or text.",
     "pull": "Fetch a model from its swarm.",
     "seed": "Publish a model file and seed it.",
     "ls": "List the models that are here.",

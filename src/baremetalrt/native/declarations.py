@@ -80,7 +80,7 @@ class Feature(c.Structure):
 
 
 class TypeTraits(c.Structure):
-    """`struct ggml_type_traits`."""
+    """`struct ggml_type_traits`; `tensor_types.py` checks the layout."""
 
     _fields_ = (
         ("type_name", STR),

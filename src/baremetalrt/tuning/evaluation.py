@@ -1,0 +1,115 @@
+"""What a model makes of text: loss, verbatim memory, answers. No gradients."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import torch
+
+from baremetalrt.tuning.encoding import IGNORED, Row
+from baremetalrt.tuning.model import TunableModel
+
+# A span counts as memorized when, after its context, greedy decoding would say it word for word.
+SPAN_TOKENS: Final = 50
+_CONTEXT_TOKENS: Final = 20
+# Rows of logits at once, when only their largest is looked at.
+_ARGMAX_ROWS: Final = 64
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Nats per token over so many tokens."""
+
+    per_token: float
+    num_tokens: int
+
+
+@dataclass(frozen=True)
+class Memorization:
+    """How many of `num_spans` spans of 50 tokens a model completes verbatim."""
+
+    num_spans: int
+    num_verbatim: int
+
+
+def batches(rows: Sequence[Row], micro_rows: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Rows of similar length together, `(ids, labels)`; what is filled up at their ends is ignored.
+
+    Attention looks back only, so what comes after a row changes nothing in it.
+    """
+    for start in range(0, len(rows), micro_rows):
+        some = rows[start : start + micro_rows]
+        longest = max(len(row.ids) for row in some)
+        ids = np.zeros((len(some), longest), np.int64)
+        labels = np.full((len(some), longest), IGNORED, np.int64)
+        for i, row in enumerate(some):
+            ids[i, : len(row.ids)] = row.ids
+            labels[i, : len(row.labels)] = row.labels
+        yield torch.from_numpy(ids), torch.from_numpy(labels)
+
+
+def some_rows(rows: Sequence[Row], max_tokens: int) -> list[Row]:
+    """Rows from all over, about as many as have so many tokens together; one at least."""
+    total = sum(len(row.ids) for row in rows)
+    return list(rows[:: max(1, -(-total // max_tokens))])
+
+
+@torch.no_grad()
+def held_out_loss(model: TunableModel, rows: Sequence[Row], micro_rows: int) -> Loss:
+    """The mean over all labels of all rows."""
+    model.network.eval()
+    total, count = 0.0, 0
+    ordered = sorted(rows, key=lambda row: len(row.ids))
+    for ids, labels in batches(ordered, micro_rows):
+        losses = model.token_losses(ids.to(model.device), labels.to(model.device))
+        total += float(losses.sum(dtype=torch.float64))
+        count += len(losses)
+    return Loss(total / max(1, count), count)
+
+
+@torch.no_grad()
+def memorization(model: TunableModel, rows: Sequence[Row], micro_rows: int) -> Memorization:
+    """Counts spans that the model would say verbatim.
+
+    One pass tells: a model that decodes greedily says a span exactly when, given the true text before
+    each of its tokens, that token is the likeliest.
+    """
+    model.network.eval()
+    spans, verbatim = 0, 0
+    for ids, labels in batches(rows, micro_rows):
+        hidden_BTD = model.hidden(ids.to(model.device))
+        for hidden_TD, labels_T in zip(hidden_BTD, labels, strict=True):
+            hits = _hits(model, hidden_TD, labels_T)
+            for start in range(_CONTEXT_TOKENS, len(hits) - SPAN_TOKENS + 1, SPAN_TOKENS):
+                if bool((labels_T[start : start + SPAN_TOKENS] == IGNORED).any()):
+                    continue
+                spans += 1
+                verbatim += bool(hits[start : start + SPAN_TOKENS].all())
+    return Memorization(spans, verbatim)
+
+
+def _hits(model: TunableModel, hidden_TD: torch.Tensor, labels_T: torch.Tensor) -> torch.Tensor:
+    likeliest = [model.head.logits(part).argmax(1).cpu() for part in hidden_TD.split(_ARGMAX_ROWS)]
+    return torch.cat(likeliest) == labels_T
+
+
+@torch.no_grad()
+def answer(
+    model: TunableModel, prompt: Sequence[int], num_tokens: int, ends: frozenset[int]
+) -> list[int]:
+    """What follows `prompt`, greedily, up to an end token."""
+    from transformers import DynamicCache
+
+    model.network.eval()
+    cache = DynamicCache(config=model.network.config)
+    ids = torch.tensor([list(prompt)], device=model.device)
+    said: list[int] = []
+    for _ in range(num_tokens):
+        hidden_BTD = model.hidden(ids, cache=cache)
+        token = int(model.head.logits(hidden_BTD[0, -1:]).argmax())
+        if token in ends:
+            break
+        said.append(token)
+        ids = torch.tensor([[token]], device=model.device)
+    return said

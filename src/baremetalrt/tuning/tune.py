@@ -1,0 +1,240 @@
+"""One whole run: examples in a folder, a model's file, an adapter in another folder, a report."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Final
+
+import torch
+
+from baremetalrt.core.errors import UsageError
+from baremetalrt.devices.memory import available_bytes
+from baremetalrt.devices.processor import default_threads
+from baremetalrt.native.vocabulary_guard import check_vocabulary
+from baremetalrt.session.chat_template import CHATML, TRANSCRIPT, ChatTemplate, TemplateProcess
+from baremetalrt.session.tokenizer import Tokenizer
+from baremetalrt.tuning.adapter import Adapter, footprint_of
+from baremetalrt.tuning.checkpoints import Checkpoints
+from baremetalrt.tuning.config import Phase, Progress, TuneConfig
+from baremetalrt.tuning.curves import write_png
+from baremetalrt.tuning.encoding import Tokenized, prompt_text, text_tokens, tokenize
+from baremetalrt.tuning.evaluation import some_rows
+from baremetalrt.tuning.examples import HELD_OUT, TRAIN, Example, read_lines
+from baremetalrt.tuning.model import TunableModel
+from baremetalrt.tuning.planning import Plan, count_steps, make_plan
+from baremetalrt.tuning.privacy import Privacy
+from baremetalrt.tuning.probing import MIN_STEPS, UNPROBED_RATE, probe_rate
+from baremetalrt.tuning.report import (
+    NOT_PRIVATE,
+    Findings,
+    Inquiry,
+    Report,
+    compare,
+    general_text,
+    inquire,
+)
+from baremetalrt.tuning.resuming import BegunRun, identity
+from baremetalrt.tuning.trainer import Trainer, TrainerConfig
+from baremetalrt.tuning.waiting import Waiting
+
+OnProgress = Callable[[Progress], None]
+_SAMPLE_PROMPT_TOKENS: Final = 32
+_MIN_REPORT_LENGTH: Final = 256
+_MIN_JUDGED_TOKENS: Final = 4096
+_JUDGED_PART: Final = 50
+
+
+def tune(
+    config: TuneConfig,
+    corpus_dir: Path,
+    base_file: Path,
+    adapter_dir: Path,
+    on_progress: OnProgress,
+    *,
+    base_name: str = "",
+) -> Report:
+    """Learns from `train.jsonl` in `corpus_dir`, judged by `held_out.jsonl` there; blocks for long.
+
+    Checkpoints, curves and report go to `corpus_dir`, the adapter in the form of `peft` to
+    `adapter_dir`. A run that was interrupted goes on where it was; a file called `pause` in
+    `corpus_dir` makes it wait.
+
+    Raises:
+        UsageError: the examples or the model cannot be used.
+        IntegrityError: the model's file is damaged.
+        CapacityError: memory or disk do not suffice.
+    """
+    return _Run(config, corpus_dir, base_file, adapter_dir, on_progress, base_name).run()
+
+
+class _Run:
+    def __init__(
+        self,
+        config: TuneConfig,
+        corpus_dir: Path,
+        base_file: Path,
+        adapter_dir: Path,
+        on_progress: OnProgress,
+        base_name: str,
+    ) -> None:
+        self._corpus_dir, self._adapter_dir = corpus_dir, adapter_dir
+        self._base_file, self._base_name = base_file, base_name or base_file.stem
+        self._on_progress = on_progress
+        self._threads = config.num_threads or default_threads()
+        torch.set_num_threads(self._threads)
+        self._begun = BegunRun(corpus_dir, identity(config, corpus_dir, base_file))
+        self._config = self._begun.settings(config)
+
+    def run(self) -> Report:
+        self._say("measuring", "reading the examples")
+        train_examples = read_lines(self._corpus_dir / TRAIN)
+        held_out_examples = read_lines(self._corpus_dir / HELD_OUT)
+        check_vocabulary(self._base_file)
+        self._tokenizer = Tokenizer(self._base_file)
+        templates = TemplateProcess()
+        self._model = TunableModel(
+            self._base_file, num_threads=self._threads, device=self._config.device
+        )
+        try:
+            self._template = self._chat_template(templates)
+            train = tokenize(train_examples, self._tokenizer, self._template)
+            held_out = tokenize(held_out_examples, self._tokenizer, self._template)
+            return self._learn(train, held_out, held_out_examples)
+        finally:
+            self._model.close()
+            self._tokenizer.close()
+            templates.close()
+
+    def _learn(
+        self, train: Tokenized, held_out: Tokenized, held_out_examples: Sequence[Example]
+    ) -> Report:
+        plan = self._plan(train)
+        rows, judged = train.rows(plan.length), held_out.rows(plan.length)
+        # Judging should take a small part of the time of learning.
+        num_learned = int(train.num_tokens * self._config.epochs)
+        judged = some_rows(judged, max(_MIN_JUDGED_TOKENS, num_learned // _JUDGED_PART))
+        if not rows or not judged or not any(row.num_labels for row in judged):
+            raise UsageError(
+                "the examples hold too little text to learn from and to judge by",
+                code="tune.too-little",
+            )
+        model = self._model
+        model.set_checkpointing(plan.checkpointing, keep_block=plan.keep_block)
+        torch.manual_seed(self._config.seed)
+        adapter = Adapter(model, self._config, plan.rank, self._base_name)
+        num_steps = count_steps(self._config, len(rows), plan.step_rows)
+        privacy = self._privacy(len(rows), plan.step_rows, num_steps)
+        trainer_config = TrainerConfig(
+            step_rows=plan.step_rows,
+            micro_rows=plan.micro_rows,
+            num_steps=num_steps,
+            peak_rate=self._config.learning_rate or UNPROBED_RATE,
+            seed=self._config.seed,
+            patience=self._config.patience,
+            evaluate_every=self._config.evaluate_every,
+            checkpoint_every_s=self._config.checkpoint_every_s,
+            budget_bytes=plan.budget_bytes,
+            privacy=privacy,
+        )
+        # A probe looks at the rows without noise.
+        is_probed = self._config.learning_rate is None and privacy is None
+        if is_probed and num_steps >= MIN_STEPS:
+            rate = probe_rate(
+                trainer_config,
+                model,
+                adapter.parameters,
+                rows,
+                judged,
+                lambda rate, loss: self._say("probing", f"rate {rate:g}: loss {loss:.4f}"),
+            )
+            trainer_config = replace(trainer_config, peak_rate=rate)
+        self._begun.remember(plan, trainer_config.peak_rate)
+        checkpoints = Checkpoints(self._corpus_dir, self._begun.identity)
+        trainer = Trainer(trainer_config, model, adapter.parameters, rows, judged)
+        waiting = Waiting(self._corpus_dir, on_battery=self._config.waits_on_battery)
+        history = trainer.run(checkpoints, waiting, self._on_progress)
+        adapter.save(self._adapter_dir)
+        write_png(history.losses, history.held_out, history.best_step, self._corpus_dir)
+        settings = {
+            **asdict(plan),
+            "num_steps": num_steps,
+            "learning_rate": trainer_config.peak_rate,
+        }
+        settings |= {"method": self._config.method, "seed": self._config.seed}
+        inquiry = self._inquiry(train, held_out, held_out_examples, plan)
+        with adapter.peft.disable_adapter():
+            before = self._inquire(inquiry, "before")
+        after = self._inquire(inquiry, "after")
+        statement = privacy.state(history.step, plan.length) if privacy else NOT_PRIVATE
+        report = compare(before, after, history, inquiry.prompts, settings, statement)
+        report.save(self._corpus_dir)
+        checkpoints.remove()
+        self._begun.forget()
+        return report
+
+    def _privacy(self, num_rows: int, step_rows: int, num_steps: int) -> Privacy | None:
+        if self._config.epsilon is None:
+            return None
+        return Privacy.for_target(
+            self._config.epsilon,
+            self._config.delta,
+            num_rows=num_rows,
+            step_rows=step_rows,
+            num_steps=num_steps,
+        )
+
+    def _plan(self, train: Tokenized) -> Plan:
+        model = self._model
+        plan = make_plan(
+            self._config,
+            footprint_of(model, self._config.targets),
+            model.h,
+            num_tokens=train.num_tokens,
+            longest=train.longest,
+            free_bytes=available_bytes(),
+        )
+        model.head.limit_logits(plan.logits_bytes)
+        return plan
+
+    def _chat_template(self, templates: TemplateProcess) -> ChatTemplate:
+        tokenizer = self._tokenizer
+        source = self._model.file.text("tokenizer.chat_template")
+        if not source:
+            source = CHATML if tokenizer.knows("<|im_start|>") else TRANSCRIPT
+        return ChatTemplate(templates, source, bos=tokenizer.bos, eos=tokenizer.eos)
+
+    def _inquiry(
+        self, train: Tokenized, held_out: Tokenized, examples: Sequence[Example], plan: Plan
+    ) -> Inquiry:
+        tokenizer = self._tokenizer
+        # Whatever was learned from, perplexity is measured with some context.
+        length = max(plan.length, _MIN_REPORT_LENGTH)
+        micro_rows = max(1, plan.micro_rows * plan.length // length)
+        general = Tokenized(text_tokens(general_text(), tokenizer), ()).rows(length)
+        prompts = []
+        for example in examples[: self._config.num_samples]:
+            if example.text is None:
+                text = prompt_text(example, self._template)
+                prompts.append((tokenizer.encode_prompt(text)[-plan.length :], text))
+            else:
+                start = text_tokens(example.text, tokenizer)[:_SAMPLE_PROMPT_TOKENS]
+                prompts.append((start, self._decode(start)))
+        return Inquiry(
+            train=train.rows(length),
+            held_out=held_out.rows(length),
+            general=general,
+            prompts=prompts,
+            sample_tokens=self._config.sample_tokens,
+            ends=tokenizer.end_tokens,
+            decode=self._decode,
+            micro_rows=micro_rows,
+        )
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        return b"".join(self._tokenizer.piece(i) for i in ids).decode("utf-8", "replace")
+
+    def _inquire(self, inquiry: Inquiry, when: str) -> Findings:
+        return inquire(self._model, inquiry, lambda part: self._say("reporting", f"{when}: {part}"))
+
+    def _say(self, phase: Phase, note: str) -> None:
+        self._on_progress(Progress(phase=phase, step=0, num_steps=0, note=note))
