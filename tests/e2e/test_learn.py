@@ -67,7 +67,7 @@ def test_people_see_kinds_sizes_and_reasons(tmp_path: Path) -> None:
 def test_learning_and_forgetting(tmp_path: Path) -> None:
     """What was gathered is there, then nothing of it; the documents stay."""
     home, docs = tmp_path / "home", documents(tmp_path / "docs")
-    result = bmrt("learn", str(docs), "--into", "harbour", "--json", home=home)
+    result = bmrt("learn", str(docs), "--into", "harbour", "--gather-only", "--json", home=home)
     assert result.returncode == 0, result.stderr
     folder = Path(json.loads(result.stdout)["folder"])
     assert folder == home / "learned" / "harbour"
@@ -133,7 +133,7 @@ def test_errors_say_what_to_do(tmp_path: Path) -> None:
     for arguments, code in (
         (["learn", "/no/such/place", "--dry-run"], "documents.not-found"),
         (["learn", str(tmp_path)], "learn.no-name"),
-        (["learn", str(tmp_path), "--into", "../x"], "learn.name"),
+        (["learn", str(tmp_path), "--into", "../x", "--gather-only"], "adapter.name"),
         (["forget", "../x"], "learn.name"),
     ):
         result = bmrt(*arguments, "--json", home=tmp_path / "home")
@@ -148,7 +148,7 @@ def test_a_full_disk_is_said_and_leaves_nothing(tmp_path: Path) -> None:
         kit.write(docs, f"{number}.txt", f"Text {number}. " + "Some words of it. " * 1000)
     command = ["bash", "-c", 'ulimit -f 1024; exec "$@"', "-", *BMRT]
     result = subprocess.run(
-        [*command, "learn", str(docs), "--into", "harbour", "--json"],
+        [*command, "learn", str(docs), "--into", "harbour", "--gather-only", "--json"],
         env=environment(home),
         capture_output=True,
         text=True,
@@ -195,7 +195,9 @@ def test_an_interrupted_reading_leaves_nothing(tmp_path: Path) -> None:
     """Control-C in the middle of a mailbox: no corpus, no spool, no process."""
     home, box = tmp_path / "home", large_mailbox(tmp_path / "box.mbox")
     process = subprocess.Popen(
-        [*BMRT, "learn", str(box), "--into", "box"], env=environment(home), stderr=subprocess.PIPE
+        [*BMRT, "learn", str(box), "--into", "box", "--gather-only"],
+        env=environment(home),
+        stderr=subprocess.PIPE,
     )
     deadline_s = time.monotonic() + 30
     while time.monotonic() < deadline_s:

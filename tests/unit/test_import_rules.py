@@ -25,7 +25,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "documents": (),
     # what its certificates mean; hosted spans are stages like others
     "peers": ("swarm.certificates", "blocks", "session"),
-    "serve": ("weights", "swarm", "blocks", "session", "peers", "placement", "documents"),
+    "serve": ("weights", "swarm", "blocks", "session", "peers", "placement", "documents", "tuning"),
     "cli": ("serve", "weights.store"),
     # `python -m baremetalrt`
     "__main__": ("cli",),
@@ -46,7 +46,10 @@ EXCEPTIONS: dict[str, tuple[str, ...]] = {
     "serve.library": ("devices.memory",),
     "serve.opening": ("native.vocabulary_guard",),
     # turn arguments into options of a gathering
-    "cli.learn": ("documents.gathering", "documents.judging", "documents.splitting"),
+    "cli.learn": (
+        *("documents.gathering", "documents.judging", "documents.splitting"),
+        "tuning.requirements",
+    ),
     "cli.reading": ("documents.gathering",),
     # turn arguments into options of a generation
     "cli.adapters": ("weights.adapters",),

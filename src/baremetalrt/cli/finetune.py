@@ -1,6 +1,5 @@
 """`bmrt finetune`: ready-made examples to a LoRA adapter."""
 
-import re
 import sys
 import time
 from pathlib import Path
@@ -9,14 +8,12 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from baremetalrt.cli import options, output
-from baremetalrt.core.errors import UsageError
 from baremetalrt.core.units import parse_bytes
-from baremetalrt.weights.store import StoredModel, find_model, home
+from baremetalrt.weights.store import StoredModel, find_model
 
 if TYPE_CHECKING:
     from baremetalrt.tuning.config import Progress, TuneConfig
 
-_NAME: Final = re.compile(r"[\w][\w.-]{0,63}")
 # Where output is no terminal, a line now and then is enough.
 _LINE_EVERY_S: Final = 30.0
 
@@ -106,7 +103,9 @@ def command(
     any other file is text. A tenth is held out to judge by. Run the same command again after an
     interruption: it goes on where it was. A file called `pause` in the folder of the run makes it wait.
     """
-    check_name(name)
+    from baremetalrt.serve.learning import learned_folder
+
+    folder = learned_folder(name)
     stored = find_model(model)
     from baremetalrt.tuning.requirements import prepare
 
@@ -114,21 +113,9 @@ def command(
     from baremetalrt.tuning.examples import read_files, split, write_corpus
 
     config = tune_config(arguments)
-    folder = home() / "learned" / name
     train, held_out = split(read_files(files), config.seed)
     write_corpus(folder, train, held_out)
     learn(config, folder, stored, name, as_json=as_json)
-
-
-def check_name(name: str) -> None:
-    """Raises `UsageError` when `name` cannot name an adapter and a folder."""
-    if not _NAME.fullmatch(name):
-        raise UsageError(
-            f"{name!r} cannot be the name of an adapter",
-            code="adapter.name",
-            parameter="name",
-            hint="letters, digits, dots, dashes and underscores; 64 at most",
-        )
 
 
 def tune_config(arguments: dict[str, Any]) -> "TuneConfig":
@@ -148,14 +135,13 @@ def learn(
     config: "TuneConfig", folder: Path, stored: StoredModel, name: str, *, as_json: bool
 ) -> None:
     """Runs what is prepared in `folder` to its end, shows how it goes, and prints the report."""
+    from baremetalrt.serve.teaching import teach
     from baremetalrt.tuning.curves import draw
     from baremetalrt.tuning.showing import describe
-    from baremetalrt.tuning.tune import tune
 
-    adapter = home() / "adapters" / name
     watcher = _Watcher()
     try:
-        report = tune(config, folder, stored.path, adapter, watcher.show, base_name=stored.name)
+        report, forms = teach(config, folder, stored, name, watcher.show)
     finally:
         watcher.finish()
     if as_json:
@@ -163,7 +149,7 @@ def learn(
         return
     output.note(draw(report.losses, report.held_out_losses))
     print(describe(report))
-    output.note(f"adapter: {adapter}\nreport and curves: {folder}")
+    output.note(f"report and curves: {folder}\n{forms}")
 
 
 class _Watcher:

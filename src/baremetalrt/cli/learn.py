@@ -1,18 +1,21 @@
-"""`bmrt learn`: private documents and mail to a corpus that a model can be trained on."""
+"""`bmrt learn`: private documents and mail to an adapter of a model."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from baremetalrt.cli import output
+from baremetalrt.cli import options, output
+from baremetalrt.cli.finetune import learn, tune_config, tuning_options
 from baremetalrt.cli.reading import ReadingLine
 from baremetalrt.core.errors import UsageError
 from baremetalrt.core.units import format_bytes
+from baremetalrt.weights.store import StoredModel, find_model
 
 if TYPE_CHECKING:
     from baremetalrt.documents.gathering import Summary
     from baremetalrt.documents.judging import GatherConfig
+    from baremetalrt.serve.learning import Corpus
 
 _SHOWN: int = 20
 
@@ -20,10 +23,16 @@ _SHOWN: int = 20
 @click.command("learn")
 @click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--into", "name", metavar="NAME", help="What the result is called.")
+@click.option("--model", metavar="MODEL", shell_complete=options.complete_model)
 @click.option("--dry-run", is_flag=True, help="Say what would be read and what not; keep nothing.")
+@click.option("--gather-only", is_flag=True, help="Read the documents, and do not train yet.")
 @click.option("--replace", is_flag=True, help="Replace what NAME learned before.")
 @click.option(
-    "--seed", type=int, default=0, show_default=True, help="Which documents are held out."
+    "--questions",
+    type=click.IntRange(0, 100_000),
+    default=0,
+    metavar="N",
+    help="Learn questions and answers, too, that the model makes of N passages.",
 )
 @click.option(
     "--held-out",
@@ -33,22 +42,29 @@ _SHOWN: int = 20
     help="The part of the documents that is not trained on, but measured with.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@tuning_options
 def command(
     paths: tuple[Path, ...],
     name: str | None,
+    model: str | None,
     dry_run: bool,
+    gather_only: bool,
     replace: bool,
+    questions: int,
+    held_out: float,
     as_json: bool,
-    **split: Any,
+    **arguments: Any,
 ) -> None:
-    """Read documents and mail below PATHS: text, Markdown, HTML, PDF, DOCX, EML, mbox, Maildir, code.
+    """Teach a model what is in documents and mail, and keep what it learned as the adapter NAME.
 
-    Nothing leaves this machine. What is derived is in one folder, which only you can read; `bmrt forget
-    NAME` deletes it. What cannot be read is listed, with the reason.
+    Reads below PATHS: text, Markdown, HTML, PDF, DOCX, EML, mbox, Maildir, code. Nothing leaves this
+    machine. What is derived is in one folder, which only you can read; `bmrt forget NAME` deletes it.
+    What cannot be read is listed, with the reason. Run the same command again after an interruption: it
+    goes on where it was. A file called `pause` in that folder makes it wait.
     """
     from baremetalrt.serve.learning import gather_corpus, survey, unread_of
 
-    config = _config(**split)
+    config = _config(arguments["seed"], held_out)
     if dry_run:
         with ReadingLine() as line:
             summary, unread = survey(paths, config, line.show)
@@ -61,12 +77,37 @@ def command(
             parameter="name",
             hint="--into NAME, or --dry-run to look first",
         )
+    stored = None
+    if not gather_only:
+        # Before an hour of reading.
+        from baremetalrt.tuning.requirements import prepare
+
+        prepare()
+        stored = find_model(model)
     with ReadingLine() as line:
         corpus = gather_corpus(paths, name, config, may_replace=replace, on_progress=line.show)
     extra = {"name": corpus.name, "folder": str(corpus.folder), "is_new": corpus.is_new}
-    _report(corpus.summary, list(unread_of(corpus.folder)), as_json=as_json, extra=extra)
+    if stored is None or not as_json:
+        _report(corpus.summary, list(unread_of(corpus.folder)), as_json=as_json, extra=extra)
     if not as_json:
         output.note(f"{'in' if corpus.is_new else 'as before, in'} {corpus.folder}")
+    if stored is not None:
+        if questions:
+            _ask(corpus, stored, questions, arguments["seed"])
+        learn(tune_config(arguments), corpus.folder, stored, name, as_json=as_json)
+
+
+def _ask(corpus: "Corpus", stored: StoredModel, count: int, seed: int) -> None:
+    from baremetalrt.serve.teaching import add_questions
+
+    with output.progress(f"asking {stored.name} for questions about {count} passages"):
+        report = add_questions(corpus, stored, count, seed=seed)
+    why = ", ".join(f"{count} {reason}" for reason, count in report.left_out.items())
+    output.note(
+        f"questions: {report.num_kept} of {report.num_passages} kept" + (f"; {why}" if why else "")
+    )
+    for sample in report.samples:
+        output.note(f"  {sample['question']} {sample['answer']}")
 
 
 def _config(seed: int, held_out: float) -> "GatherConfig":

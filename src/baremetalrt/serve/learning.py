@@ -25,10 +25,10 @@ from baremetalrt.documents.gathering import (
 )
 from baremetalrt.documents.judging import GatherConfig
 from baremetalrt.swarm.files import disk_errors
+from baremetalrt.weights.adapters.store import adapters_folder, check_name
 from baremetalrt.weights.store import home
 
 _SUMMARY: Final = "corpus.json"
-_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _REQUIRED: Final = ("charset_normalizer", "pypdfium2", "rensa", "selectolax")
 
 
@@ -60,19 +60,13 @@ def learned_folder(name: str) -> Path:
     Raises:
         UsageError: it is not a name.
     """
-    if not _NAME.fullmatch(name) or name.endswith("."):
-        raise UsageError(
-            f"{name!r} is not a name",
-            code="learn.name",
-            parameter="name",
-            hint="letters, digits, dots, dashes and underscores, 64 at most, and a letter or digit first",
-        )
+    check_name(name)
     return home() / "learned" / name
 
 
 def adapter_folder(name: str) -> Path:
     """Where the adapter of that name is; raises like `learned_folder`."""
-    return home() / "adapters" / learned_folder(name).name
+    return adapters_folder() / check_name(name)
 
 
 def require_readers() -> None:
