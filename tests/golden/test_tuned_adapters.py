@@ -22,6 +22,10 @@ from tiny_models import TinyModel, write
 from tiny_spans import open_span
 
 LENGTH = 60
+# Adapters as strong as these, which nearly double what reaches the logits, enlarge what keys and values
+# in half precision, and eight bits per activation of quantized products, take away.
+TWICE_ROUNDED = 2 * HALF_PRECISION
+QUANTIZED = 0.08
 
 
 def compare(model: TinyModel, folder: Path, config: TuneConfig) -> None:
@@ -31,7 +35,7 @@ def compare(model: TinyModel, folder: Path, config: TuneConfig) -> None:
     adapter = Adapter(tunable, config, 4, "tiny")
     torch.manual_seed(1)
     for parameter in adapter.parameters.values():
-        torch.nn.init.normal_(parameter, std=0.05)
+        torch.nn.init.normal_(parameter, std=0.08)
     adapter.peft.eval()
     with torch.no_grad():
         ids = torch.from_numpy(tokens[None].astype(np.int64))
@@ -55,7 +59,7 @@ def compare(model: TinyModel, folder: Path, config: TuneConfig) -> None:
     differences = np.abs(ours - in_peft).max(axis=1) / np.abs(in_peft).max()
     # A row on the edge between two experts may go to the other one.
     allowed = 3 if model.num_experts else 0
-    assert (differences > HALF_PRECISION).sum() <= allowed
+    assert (differences > TWICE_ROUNDED).sum() <= allowed
 
 
 @pytest.mark.parametrize("name", TUNABLE)
@@ -74,7 +78,7 @@ def test_on_quantized_weights_it_is_too(weights: str, tmp_path: Path) -> None:
     adapter = Adapter(tunable, TuneConfig(method="rslora"), 4, "tiny")
     torch.manual_seed(1)
     for parameter in adapter.parameters.values():
-        torch.nn.init.normal_(parameter, std=0.05)
+        torch.nn.init.normal_(parameter, std=0.08)
     adapter.peft.eval()
     with torch.no_grad():
         ids = torch.from_numpy(tokens[None].astype(np.int64))
@@ -87,4 +91,4 @@ def test_on_quantized_weights_it_is_too(weights: str, tmp_path: Path) -> None:
     ours = run(span, tokens, (LENGTH,), AdapterSet((WeightedAdapter(read, 1.0),)))
     span.close()
     # Activations are quantized to eight bits on the way into each product.
-    assert_close(ours, in_peft, 0.05)
+    assert_close(ours, in_peft, QUANTIZED)
