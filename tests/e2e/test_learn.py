@@ -134,7 +134,7 @@ def test_errors_say_what_to_do(tmp_path: Path) -> None:
         (["learn", "/no/such/place", "--dry-run"], "documents.not-found"),
         (["learn", str(tmp_path)], "learn.no-name"),
         (["learn", str(tmp_path), "--into", "../x", "--gather-only"], "adapter.name"),
-        (["forget", "../x"], "learn.name"),
+        (["forget", "../x"], "adapter.name"),
     ):
         result = bmrt(*arguments, "--json", home=tmp_path / "home")
         assert result.returncode == 2
