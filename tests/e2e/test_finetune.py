@@ -18,11 +18,28 @@ FACTS = (
     "Its lamp burns rapeseed oil, and its keeper climbs two hundred and eleven steps every evening.\n\n"
     "In winter the road to Brenna is closed, and the keeper is paid in coffee, salt and candles.\n\n"
 )
+# Ends the process as soon as anything in it looks up a name or opens a connection.
+WATCHED = """
+import os, sys
+def watch(event, arguments):
+    if event in ("socket.getaddrinfo", "socket.gethostbyname", "socket.connect", "socket.sendto"):
+        os.write(2, f"{event} {arguments}".encode())
+        os._exit(99)
+sys.addaudithook(watch)
+from baremetalrt.cli.main import main
+main()
+"""
 QUICK = ("--rate", "0.002", "--rank", "4", "--epochs", "8", "--on-battery", "--json")
 
 
 def tune(home: Path, *arguments: str) -> dict[str, object]:
-    done = bmrt("finetune", *arguments, *QUICK, home=home, timeout_s=280)
+    done = subprocess.run(
+        [sys.executable, "-c", WATCHED, "finetune", *arguments, *QUICK],
+        capture_output=True,
+        text=True,
+        timeout=280,
+        env=environment(home),
+    )
     assert done.returncode == 0, done.stderr
     report: dict[str, object] = json.loads(done.stdout)
     return report
@@ -33,7 +50,7 @@ def private(path: Path) -> bool:
 
 
 def test_text_teaches_and_everything_stays_private(tmp_path: Path) -> None:
-    """Held-out loss falls; adapter, curves and report are there, for their owner alone."""
+    """Held-out loss falls, nothing is sent, and what is written is for its owner alone."""
     text, lines = tmp_path / "facts.txt", tmp_path / "more.jsonl"
     text.write_text(FACTS)
     lines.write_text(11 * (json.dumps({"text": FACTS}) + "\n"))
@@ -105,7 +122,7 @@ def test_a_killed_command_goes_on_where_it_was(tmp_path: Path) -> None:
             process.wait()
             assert checkpoint.exists()
         reports.append(tune(home, *arguments))
-    for key in ("losses", "held_out_losses", "held_out_perplexity", "settings"):
+    for key in ("losses", "held_out_losses", "held_out_perplexity", "best_step"):
         assert reports[0][key] == reports[1][key], key
 
 

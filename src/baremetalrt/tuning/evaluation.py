@@ -13,8 +13,6 @@ from baremetalrt.tuning.model import TunableModel
 # A span counts as memorized when, after its context, greedy decoding would say it word for word.
 SPAN_TOKENS: Final = 50
 _CONTEXT_TOKENS: Final = 20
-# Rows of logits at once, when only their largest is looked at.
-_ARGMAX_ROWS: Final = 64
 
 
 @dataclass(frozen=True)
@@ -90,7 +88,8 @@ def memorization(model: TunableModel, rows: Sequence[Row], micro_rows: int) -> M
 
 
 def _hits(model: TunableModel, hidden_TD: torch.Tensor, labels_T: torch.Tensor) -> torch.Tensor:
-    likeliest = [model.head.logits(part).argmax(1).cpu() for part in hidden_TD.split(_ARGMAX_ROWS)]
+    parts = hidden_TD.split(model.head.chunk_rows)
+    likeliest = [model.head.logits(part).argmax(1).cpu() for part in parts]
     return torch.cat(likeliest) == labels_T
 
 
