@@ -18,7 +18,8 @@ FACTS = (
     "Its lamp burns rapeseed oil, and its keeper climbs two hundred and eleven steps every evening.\n\n"
     "In winter the road to Brenna is closed, and the keeper is paid in coffee, salt and candles.\n\n"
 )
-# Ends the process as soon as anything in it looks up a name or opens a connection.
+# Ends the process as soon as anything in it looks up a name or opens a connection; says in the end how
+# much memory it ever had resident.
 WATCHED = """
 import os, sys
 def watch(event, arguments):
@@ -27,9 +28,25 @@ def watch(event, arguments):
         os._exit(99)
 sys.addaudithook(watch)
 from baremetalrt.cli.main import main
-main()
+try:
+    main()
+finally:
+    status = open("/proc/self/status").read() if sys.platform == "linux" else "VmHWM: 0 kB"
+    print("peak", status.partition("VmHWM:")[2].split()[0], file=sys.stderr)
 """
-QUICK = ("--rate", "0.002", "--rank", "4", "--epochs", "8", "--on-battery", "--json")
+MEMORY_BYTES = 1_300_000_000
+QUICK = (
+    "--rate",
+    "0.002",
+    "--rank",
+    "4",
+    "--epochs",
+    "8",
+    "--on-battery",
+    "--json",
+    "--memory",
+    "1.3GB",
+)
 
 
 def tune(home: Path, *arguments: str) -> dict[str, object]:
@@ -41,6 +58,7 @@ def tune(home: Path, *arguments: str) -> dict[str, object]:
         env=environment(home),
     )
     assert done.returncode == 0, done.stderr
+    assert int(done.stderr.split()[-1]) * 1024 <= MEMORY_BYTES
     report: dict[str, object] = json.loads(done.stdout)
     return report
 
@@ -50,7 +68,7 @@ def private(path: Path) -> bool:
 
 
 def test_text_teaches_and_everything_stays_private(tmp_path: Path) -> None:
-    """Held-out loss falls, nothing is sent, and what is written is for its owner alone."""
+    """Held-out loss falls, memory suffices, nothing is sent, and what is written is the owner's alone."""
     text, lines = tmp_path / "facts.txt", tmp_path / "more.jsonl"
     text.write_text(FACTS)
     lines.write_text(11 * (json.dumps({"text": FACTS}) + "\n"))

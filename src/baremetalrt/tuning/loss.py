@@ -13,6 +13,7 @@ from baremetalrt.tuning.matrices import Matrix
 
 # Rows of the head whose floats exist at once.
 _TILE_BYTES: Final = 64 << 20
+_PIECE_ROWS: Final = 32
 IGNORED: Final = -100
 
 
@@ -93,7 +94,9 @@ class _CrossEntropy(torch.autograd.Function):
             logits = room[: len(x)]
             head.write_logits(x, logits)
             chosen = logits.gather(1, labels[:, None])
-            total = logits.logsumexp(1, keepdim=True)
+            # In pieces: it makes a copy of what it is given.
+            pieces = logits.split(_PIECE_ROWS)
+            total = torch.cat([piece.logsumexp(1, keepdim=True) for piece in pieces])
             losses[start : start + step] = (total - chosen).squeeze(1)
             if gradient is not None:
                 _to_gradient(logits, labels, total, head, gradient[start : start + step])

@@ -12,8 +12,11 @@ from baremetalrt.tuning.config import TuneConfig
 _FLOAT_BYTES: Final = 4
 # Weights, gradient and two moments of each number of an adapter.
 _ADAPTER_COPIES: Final = 4
-# What Python, PyTorch and transformers take before anything is computed, as measured.
-RUNTIME_BYTES: Final = 500 * MIB
+# Floats of the head that exist at once.
+_HEAD_TILE_BYTES: Final = 64 * MIB
+# What Python, PyTorch and transformers take before anything is computed, and what the C allocator does
+# not give back, as measured.
+RUNTIME_BYTES: Final = 600 * MIB
 _LENGTHS: Final = (2048, 1024, 512, 256, 128, 64)
 _DEFAULT_LENGTH: Final = 512
 # Few steps teach little, many small ones are noisy: aim for so many within these bounds.
@@ -142,8 +145,9 @@ def estimate_bytes(plan: Plan, f: Footprint) -> int:
         12 * f.width + 4 * f.q_width + 4 * f.kv_width + 8 * f.feed_forward_width
     ) + plan.micro_rows * plan.length**2 * (1 + 5 * f.explicit_heads)
     entries = tokens * f.width * f.num_blocks
-    activations = block + entries if plan.checkpointing else block * f.num_blocks
+    # On the way back there are gradients beside what was kept.
+    activations = 2 * block + entries if plan.checkpointing else block * f.num_blocks * 4 // 3
     kept = f.block_elements if plan.keep_block else 0
     head = min(tokens * f.vocabulary_size * _FLOAT_BYTES, plan.logits_bytes)
     elements = adapter + activations + kept + f.largest_matrix
-    return RUNTIME_BYTES + f.file_bytes + head + _FLOAT_BYTES * elements
+    return RUNTIME_BYTES + f.file_bytes + head + _HEAD_TILE_BYTES + _FLOAT_BYTES * elements
