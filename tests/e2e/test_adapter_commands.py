@@ -82,6 +82,7 @@ def test_run_with_adapters(home: Path, files: list[Path], tmp_path: Path) -> Non
     done = bmrt("adapters", "export", "pirate", str(tmp_path / "peft"), home=home)
     assert done.returncode == 0, done.stderr
     config = json.loads((tmp_path / "peft" / "adapter_config.json").read_text())
+    assert (tmp_path / "peft").stat().st_mode & 0o777 == 0o700
     assert config["r"] == 8 and "q_proj" in config["target_modules"]
     assert said("--adapter", str(tmp_path / "peft"), home=home) == pirate
 
@@ -139,6 +140,7 @@ def test_a_merged_model_answers_like_its_adapter(home: Path, tmp_path: Path) -> 
     assert bmrt("adapters", "export", "pirate", str(lora), home=home).returncode == 0
     done = bmrt("adapters", "merge", "pirate", "-o", str(merged), home=home)
     assert done.returncode == 0, done.stderr
+    assert {p.stat().st_mode & 0o777 for p in (merged, lora)} == {0o600}
     old, new = (GGUFFile.open(path) for path in (find_model(None).path, merged))
     adapter = read_gguf_lora(lora)
     for name, m in adapter.matrices.items():

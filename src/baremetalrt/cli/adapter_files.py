@@ -104,11 +104,13 @@ def export_command(name: str, target: Path, form: str | None, base: str | None) 
         raise UsageError(f"{target} exists already", code="file.exists", parameter="target")
     form = form or ("gguf" if target.suffix.lower() == ".gguf" else "peft")
     if form == "gguf":
+        target.touch(mode=0o600)
         shutil.copyfile(stored.gguf_path, target)
     else:
         file = GGUFFile.open(base_model(base or adapter.base_name).path)
         check_base(adapter, file)
         write_peft(adapter, target, file)
+        store.make_private(target)
     print(target)
 
 

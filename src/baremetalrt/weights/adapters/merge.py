@@ -63,7 +63,9 @@ def merge(
         )
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
     try:
-        with source.open("rb") as old, temporary.open("xb") as new:
+        # It holds what the adapter learned: its owner decides who else may read it.
+        temporary.touch(mode=0o600)
+        with source.open("rb") as old, temporary.open("wb") as new:
             _write(file, adapters, old, new, on_progress)
             new.flush()
             os.fsync(new.fileno())

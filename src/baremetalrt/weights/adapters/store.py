@@ -127,7 +127,7 @@ def add(
         try:
             complete(scratch, adapter, privacy=privacy)
             beside(scratch)
-            _make_private(scratch)
+            make_private(scratch)
             scratch.rename(target.folder)
         except BaseException:
             shutil.rmtree(scratch, ignore_errors=True)
@@ -186,8 +186,7 @@ def complete_trained(
     read = read_peft(folder, base, base_content_id=content_id(base))
     adapter = replace(read, base_name=base_name)
     complete(folder, adapter, privacy=privacy)
-    _make_private(folder)
-    folder.chmod(0o700)
+    make_private(folder)
     return adapter
 
 
@@ -216,7 +215,9 @@ def load(adapter: StoredAdapter) -> Adapter:
     )
 
 
-def _make_private(folder: Path) -> None:
+def make_private(folder: Path) -> None:
+    """Lets nobody but the owner read a folder and what is in it."""
+    folder.chmod(0o700)
     for path in folder.glob("**/*"):
         path.chmod(0o700 if path.is_dir() else 0o600)
 
