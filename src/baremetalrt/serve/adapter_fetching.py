@@ -9,6 +9,7 @@ from baremetalrt.core.units import format_bytes
 from baremetalrt.serve.torrents import obtain, whole_model
 from baremetalrt.swarm import catalog
 from baremetalrt.swarm.arrival import wait_for_header
+from baremetalrt.swarm.catalog import Entry
 from baremetalrt.swarm.client import SwarmClient
 from baremetalrt.weights.adapters import store
 from baremetalrt.weights.adapters.adapter import bad
@@ -60,20 +61,25 @@ async def fetch_adapter(
     return await asyncio.to_thread(store.add, replace(adapter, name=called))
 
 
-def forget_torrents(adapter: StoredAdapter) -> int:
-    """Ends the torrents that seed an adapter where it lies; returns how many there were.
-
-    Raises:
-        UsageError: a process is seeding it now.
-    """
-    ended = 0
+def torrents_of(adapter: StoredAdapter) -> list[Entry]:
+    """The torrents that seed an adapter where it lies."""
+    found = []
     for entry in catalog.entries():
         try:
             paths = entry.model_paths(entry.record())
         except IntegrityError:
             continue
         if adapter.gguf_path.absolute() in paths:
-            with entry.locked():
-                entry.remove()
-            ended += 1
-    return ended
+            found.append(entry)
+    return found
+
+
+def forget_torrents(adapter: StoredAdapter) -> None:
+    """Ends the torrents that seed an adapter where it lies.
+
+    Raises:
+        UsageError: a process is seeding it now.
+    """
+    for entry in torrents_of(adapter):
+        with entry.locked():
+            entry.remove()

@@ -8,6 +8,7 @@ from pathlib import Path
 from baremetalrt.core.errors import UsageError
 from baremetalrt.serve.learning import adapter_folder, learned_folder, leftovers
 from baremetalrt.swarm.files import disk_errors
+from baremetalrt.weights.adapters.store import StoredAdapter
 from baremetalrt.weights.store import torrents_folder
 
 
@@ -69,13 +70,10 @@ def forget(plan: Forgetting) -> None:
     Raises:
         CapacityError: something cannot be deleted, or a torrent is in use.
     """
-    from baremetalrt.swarm import catalog
+    from baremetalrt.serve.adapter_fetching import forget_torrents
 
-    for _, torrent in plan.torrents:
-        found = catalog.find(torrent)
-        if found is not None:
-            with found[0].locked():
-                found[0].remove()
+    if plan.torrents:
+        forget_torrents(StoredAdapter(adapter_folder(plan.name)))
     with disk_errors():
         for folder in plan.folders:
             # A link's target is not ours to delete.
@@ -88,14 +86,10 @@ def forget(plan: Forgetting) -> None:
 def _torrents_of(adapter: Path) -> tuple[tuple[str, str], ...]:
     if not torrents_folder().is_dir() or not adapter.exists():
         return ()
-    from baremetalrt.serve.library import models_and_torrents
+    # Here and not above: most machines share no adapter, and libtorrent takes a while to load.
+    from baremetalrt.serve.adapter_fetching import torrents_of
 
-    inside = adapter.resolve()
-    return tuple(
-        (record.name, entry.id)
-        for entry, record in models_and_torrents()[1]
-        if any(path.resolve().is_relative_to(inside) for path in entry.model_paths(record))
-    )
+    return tuple((e.record().name, e.id) for e in torrents_of(StoredAdapter(adapter)))
 
 
 def _num_bytes(folder: Path) -> int:
