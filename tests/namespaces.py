@@ -133,10 +133,10 @@ class Host:
             raise
         return seed
 
-    def answer(self, *arguments: str, home: Path) -> dict[str, Any]:
+    def answer(self, *arguments: str, home: Path, timeout_s: float = TIMEOUT_S) -> dict[str, Any]:
         """What `bmrt … --json` prints; it must succeed."""
         with self.start(*arguments, "--json", home=home) as running:
-            return running.answer()
+            return running.answer(timeout_s)
 
     def close(self) -> None:
         self._probe.close()
@@ -186,9 +186,9 @@ class Running:
         assert self.process.stdout is not None
         return os.read(self.process.stdout.fileno(), 4096).decode()
 
-    def finish(self) -> str:
+    def finish(self, timeout_s: float = TIMEOUT_S) -> str:
         """What it prints until it ends by itself, which must be well."""
-        deadline = time.monotonic() + TIMEOUT_S
+        deadline = time.monotonic() + timeout_s
         while self._listen(deadline):
             pass
         assert time.monotonic() < deadline, f"it does not come to an end: {self.said}"
@@ -196,9 +196,9 @@ class Running:
         assert self.process.returncode == 0, printed.decode() + self.said
         return printed.decode()
 
-    def answer(self) -> dict[str, Any]:
+    def answer(self, timeout_s: float = TIMEOUT_S) -> dict[str, Any]:
         """The JSON that it prints."""
-        found: dict[str, Any] = json.loads(self.finish())
+        found: dict[str, Any] = json.loads(self.finish(timeout_s))
         return found
 
     def end(self) -> None:

@@ -77,7 +77,7 @@ def require_readers() -> None:
         raise UsageError(
             "reading documents needs a few packages that are not installed",
             code="learn.not-installed",
-            hint=f"{sys.executable} -m pip install 'baremetalrt[learn]'",
+            hint=f"{sys.executable} -m pip install 'baremetalrt[learn,tune]'",
         )
 
 

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import sys
 import warnings
 from typing import Final
 
@@ -16,7 +17,8 @@ _NEEDED: Final = (
     "plotille",
     "opacus",
 )
-_INSTALL: Final = "pip install 'baremetalrt[tune]'"
+# Both extras: whoever tunes will want to read documents, and types one command.
+_INSTALL: Final = f"{sys.executable} -m pip install 'baremetalrt[learn,tune]'"
 # Read by these libraries when they are imported: no look-ups, no telemetry, no advice.
 _QUIET: Final = {
     "HF_HUB_OFFLINE": "1",
