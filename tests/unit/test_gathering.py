@@ -253,7 +253,10 @@ def test_without_the_extra_the_error_says_what_to_type(
     with pytest.raises(UsageError) as caught:
         gather_corpus([folder], "ships")
     assert caught.value.code == "learn.not-installed"
-    assert caught.value.hint is not None and "pip install 'baremetalrt[learn]'" in caught.value.hint
+    assert (
+        caught.value.hint is not None
+        and "pip install 'baremetalrt[learn,tune]'" in caught.value.hint
+    )
 
 
 def test_what_a_killed_run_left_is_swept_away(folder: Path) -> None:
