@@ -189,4 +189,4 @@ def test_names_cannot_leave_their_folder(name: str, tmp_path: Path) -> None:
     text.write_text(FACTS)
     done = bmrt("finetune", str(text), "--into", name, home=tmp_path)
     assert done.returncode == 2
-    assert "cannot be the name of an adapter" in done.stderr
+    assert "an adapter cannot be called" in done.stderr
