@@ -54,7 +54,10 @@ def test_options_reach_the_answer(tmp_path: Path) -> None:
     hot = ("Tell me a story.", "-t", "1.5", "-n", "12")
     assert text(*hot, "--seed", "5") == text(*hot, "--seed", "5")
     assert text(*hot, "--seed", "5") != text(*hot, "--seed", "6")
-    schema = '{"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}'
+    # Bounded: a model may go on with digits, and with properties, for ever.
+    number = {"type": "integer", "minimum": 0, "maximum": 999}
+    shape = {"type": "object", "properties": {"n": number}, "required": ["n"]}
+    schema = json.dumps(shape | {"additionalProperties": False})
     assert isinstance(json.loads(text("A number.", "--json-schema", schema))["n"], int)
     grammar = tmp_path / "yes.gbnf"
     grammar.write_text('root ::= "yes" | "no"')

@@ -242,7 +242,7 @@ def test_names_are_names(name: str, folder: Path) -> None:
     """They become folders."""
     with pytest.raises(UsageError) as caught:
         gather_corpus([folder], name)
-    assert caught.value.code == "learn.name"
+    assert caught.value.code == "adapter.name"
 
 
 def test_without_the_extra_the_error_says_what_to_type(

@@ -31,7 +31,8 @@ from baremetalrt.weights.gguf import GGUFFile
 from baremetalrt.weights.store import home
 
 GGUF_NAME: Final = "adapter.gguf"
-_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+# No dot at the end: some file systems drop it.
+_NAME: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9_-])?")
 
 
 @dataclass(frozen=True)
