@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from raw_gguf import RawFile, RawTensor, scalar, string
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from baremetalrt.core.errors import BareMetalError, IntegrityError, UsageError
 from baremetalrt.serve.adapters import AdapterShelf, check_base, parse_names, read_adapter
@@ -77,6 +78,7 @@ def poisoned(number: float) -> Callable[[RawFile], None]:
 
 
 A, B = "blk.0.attn_q.weight.lora_a", "blk.0.attn_q.weight.lora_b"
+SCALE = "blk.0.attn_q.weight.lora_row_scale"
 HOSTILE_GGUF: dict[str, Callable[[RawFile], object]] = {
     "a model": lambda f: f.drop("general.type"),
     "another kind of adapter": lambda f: f.set("adapter.type", string("control_vector")),
@@ -94,6 +96,15 @@ HOSTILE_GGUF: dict[str, Callable[[RawFile], object]] = {
     ),
     "a magnitude of DoRA": lambda f: f.tensors.append(
         RawTensor("blk.0.attn_q.weight.lora_magnitude", (F,), values(F))
+    ),
+    "a scale of too few rows": lambda f: f.tensors.append(
+        RawTensor(SCALE, (F - 1,), values(F - 1))
+    ),
+    "a scale for other rows": lambda f: f.tensors.append(
+        RawTensor("blk.1.attn_q.weight.lora_row_scale", (F,), values(F))
+    ),
+    "a scale that is no number": lambda f: f.tensors.append(
+        RawTensor(SCALE, (F,), np.full(F, np.nan, np.float32).tobytes())
     ),
     "factors that do not belong together": with_tensors(
         RawTensor(A, (D, R), values(D, R)), RawTensor(B, (R + 1, F), values(R + 1, F))
@@ -266,7 +277,8 @@ def test_the_folder_of_these_attacks_is_read(base: GGUFFile, tmp_path: Path) -> 
     ("config", "code"),
     [
         ({"peft_type": "IA3"}, "adapter.unsupported"),
-        ({"use_dora": True}, "adapter.unsupported"),
+        ({"use_dora": True}, "adapter.invalid"),
+        ({"use_qalora": True}, "adapter.unsupported"),
         ({"modules_to_save": ["lm_head"]}, "adapter.unsupported"),
         ({"bias": "all"}, "adapter.unsupported"),
         ({"lora_bias": True}, "adapter.unsupported"),
@@ -296,6 +308,54 @@ def test_a_hostile_configuration_is_refused(
     folder = peft_folder(tmp_path / "peft", **config)
     error = refused(lambda: read_peft(folder, base), code)
     assert code != "adapter.unsupported" or error.hint
+
+
+@pytest.mark.parametrize(
+    ("magnitudes", "code"),
+    [
+        (np.ones(31), "adapter.invalid"),
+        (np.ones((32, 1)), "adapter.invalid"),
+        (np.full(32, np.nan), "adapter.invalid"),
+        (np.full(32, np.inf), "adapter.invalid"),
+    ],
+)
+def test_hostile_magnitudes_are_refused(
+    magnitudes: NDArray[np.float64], code: str, base: GGUFFile, tmp_path: Path
+) -> None:
+    """Too few, of another shape, not finite."""
+    folder = peft_folder(tmp_path / "peft", use_dora=True)
+    with_magnitudes(folder, magnitudes)
+    refused(lambda: read_peft(folder, base), code)
+    with_magnitudes(folder, np.ones(32))
+    assert read_peft(folder, base).is_dora
+
+
+def with_magnitudes(folder: Path, magnitudes: NDArray[np.float64]) -> None:
+    tensors = load_file(folder / "adapter_model.safetensors")
+    tensors[f"{KEY}.lora_magnitude_vector"] = magnitudes.astype(np.float32)
+    save_file(tensors, folder / "adapter_model.safetensors")
+
+
+def test_magnitudes_that_are_not_announced_are_refused(base: GGUFFile, tmp_path: Path) -> None:
+    """And those for factors of another size than the matrix, before anything is multiplied."""
+    folder = peft_folder(tmp_path / "peft")
+    with_magnitudes(folder, np.ones(32))
+    refused(lambda: read_peft(folder, base), "adapter.invalid")
+    folder = peft_folder(tmp_path / "wide", use_dora=True)
+    tensors = load_file(folder / "adapter_model.safetensors")
+    tensors[f"{KEY}.lora_A.weight"] = np.ones((R, D + 32), np.float32)
+    save_file(tensors, folder / "adapter_model.safetensors")
+    with_magnitudes(folder, np.ones(32))
+    refused(lambda: read_peft(folder, base), "adapter.misfit")
+
+
+def test_magnitudes_wait_for_the_weights(base: GGUFFile, tmp_path: Path) -> None:
+    """Their lengths are those of rows that may not have arrived yet."""
+    folder = peft_folder(tmp_path / "peft", use_dora=True)
+    with_magnitudes(folder, np.ones(32))
+    short = tmp_path / "short.gguf"
+    short.write_bytes(base.path.read_bytes()[: base.tensors["blk.0.attn_v.weight"].start + 8])
+    refused(lambda: read_peft(folder, GGUFFile.open(short)), "adapter.arriving")
 
 
 @pytest.mark.parametrize("raw", [b"", b"{", b"[]", b"3", b"\xff\xfe", b"[" * 100_000])

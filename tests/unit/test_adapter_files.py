@@ -133,6 +133,29 @@ def test_every_matrix_goes_to_peft_and_back(architecture: str, tmp_path: Path) -
         np.testing.assert_array_equal(back.matrices[name].b_FR, m.b_FR)
 
 
+@pytest.mark.parametrize("architecture", ["llama", "phi3", "gemma3"])
+def test_magnitudes_go_to_peft_and_back(architecture: str, tmp_path: Path) -> None:
+    """Of DoRA there are lengths of rows in PEFT, and what rows are multiplied by in GGUF."""
+    file = model(tmp_path, CASES[architecture])
+    plain = random_adapter(file.path, targets=lambda name: name.startswith("blk."), rank=3)
+    scaled = {
+        name: replace(m, row_scale_F=np.linspace(0.5, 2.0, len(m.b_FR), dtype=np.float32))
+        for name, m in plain.matrices.items()
+    }
+    adapter = replace(plain, matrices=scaled)
+    write_peft(adapter, tmp_path / "peft", file)
+    write_gguf_lora(adapter, tmp_path / "adapter.gguf")
+    for back in (read_peft(tmp_path / "peft", file), read_gguf_lora(tmp_path / "adapter.gguf")):
+        assert back.is_dora and back.matrices.keys() == adapter.matrices.keys()
+        for name, m in scaled.items():
+            found = back.matrices[name]
+            assert found.row_scale_F is not None and m.row_scale_F is not None
+            np.testing.assert_allclose(found.row_scale_F, m.row_scale_F, rtol=1e-4)
+            np.testing.assert_allclose(found.b_FR, m.b_FR, rtol=1e-4, atol=1e-6)
+    assert adapter.digest != plain.digest
+    assert adapter.num_bytes > plain.num_bytes
+
+
 def test_alpha_rank_and_their_patterns_scale_each_matrix(tmp_path: Path) -> None:
     """Also with rank-stabilized scaling; one alpha in GGUF says the same."""
     file = model(tmp_path, TinyModel("qwen2", biases=True))

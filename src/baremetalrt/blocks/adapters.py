@@ -4,11 +4,11 @@ However many adapters a session uses, every matrix gets one pair of factors: tho
 by side, the second one times its weight. Matrices that multiply the same rows (queries, keys, values;
 gate and up) share the first factor, so that one multiplication serves them all.
 
-Shapes as in `weights/adapters/adapter.py`: a_RD, b_FR; R counts the ranks of all adapters.
+Shapes as in `weights/adapters/adapter.py`: a_RD, b_FR, row_scale_F; R counts the ranks of all adapters.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -21,7 +21,7 @@ from baremetalrt.core.units import GIB, round_up
 from baremetalrt.native import backend
 from baremetalrt.native.backend import BackendDevice, Buffer
 from baremetalrt.native.graph import F32, Tensor, TensorContext
-from baremetalrt.weights.adapters.adapter import Adapter, LowRank, shape_of
+from baremetalrt.weights.adapters.adapter import Adapter, LowRank, combined, shape_of
 
 # Sets of adapters that nobody uses now, kept for the next who does: in numbers and in memory.
 _MAX_IDLE: Final = 8
@@ -29,8 +29,6 @@ _MAX_IDLE_BYTES: Final = GIB
 _SAME_INPUT: Final = (("attn_q", "attn_k", "attn_v"), ("ffn_gate", "ffn_up"))
 _EXPERTS: Final = ("ffn_gate_exps", "ffn_up_exps", "ffn_down_exps")
 _SUFFIX: Final = ".weight"
-# name, block, first factor, second factor, first row and number of rows in the first one
-_Joined = tuple[str, int | None, NDArray[np.float32], NDArray[np.float32], int, int]
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,8 @@ class AdapterSet:
 class Delta:
     """What is added to one product: `rank` rows of `a @ x`, of `total` ones, from `first` on, times `b`.
 
-    `b` lies by columns, `(F, R)` with F the fastest, or `by_rows`, `(R, F)`.
+    `b` lies by columns, `(F, R)` with F the fastest, or `by_rows`, `(R, F)`. Before, the product is
+    multiplied by `row_scale`, `(F)`, where there is one.
     """
 
     a: Tensor
@@ -66,6 +65,20 @@ class Delta:
     rank: int
     total: int
     by_rows: bool
+    row_scale: Tensor | None
+
+
+@dataclass(eq=False)
+class _Joined:
+    """The arrays of a delta: `rank` rows of `a`, from `first` on, belong to `b`."""
+
+    name: str
+    block: int | None
+    a: NDArray[np.float32]
+    b: NDArray[np.float32]
+    first: int
+    rank: int
+    row_scale_F: NDArray[np.float32] | None = None
 
 
 @dataclass
@@ -170,27 +183,37 @@ def _load(adapters: AdapterSet, inventory: Inventory, device: BackendDevice) -> 
         # A head that is the embedding has no factors of its own.
         if weight is None or weight.info.name != name:
             continue
-        parts = _parts(adapters, name, weight)
-        if parts:
-            a_RD, b_FR = _stack(parts)
+        m = _combined(adapters, name, weight)
+        if m is not None:
             # Rows of the embedding are looked up, so its second factor lies by rows; its first is
             # multiplied by transposed.
-            first, second = (a_RD.T, b_FR) if name == EMBEDDING else (a_RD, b_FR.T)
-            arrays.append((name.removesuffix(_SUFFIX), None, first, second, 0, len(a_RD)))
+            a, b = (m.a_RD.T, m.b_FR) if name == EMBEDDING else (m.a_RD, m.b_FR.T)
+            called = name.removesuffix(_SUFFIX)
+            arrays.append(_Joined(called, None, a, b, 0, m.rank, m.row_scale_F))
     if lies_by_rows(device):
-        arrays = [
-            (name, block, a, b if _looked_up(name) else b.T, first, rank)
-            for name, block, a, b, first, rank in arrays
-        ]
+        for one in arrays:
+            one.b = one.b if _looked_up(one.name) else one.b.T
     loaded = LoadedAdapters(adapters.key)
-    distinct = {id(array): array for _, _, a, b, _, _ in arrays for array in (a, b)}
+    distinct = {
+        id(array): array
+        for one in arrays
+        for array in (one.a, one.b, one.row_scale_F)
+        if array is not None
+    }
     tensors = _place(list(distinct.values()), device, loaded)
     placed = dict(zip(distinct, tensors, strict=True))
-    for name, block, a, b, first_row, rank in arrays:
-        by_rows = lies_by_rows(device) or _looked_up(name)
-        delta = Delta(placed[id(a)], placed[id(b)], first_row, rank, a.shape[-2], by_rows)
-        where = loaded.outer if block is None else loaded.blocks.setdefault(block, {})
-        where[name] = delta
+    for one in arrays:
+        delta = Delta(
+            a=placed[id(one.a)],
+            b=placed[id(one.b)],
+            first=one.first,
+            rank=one.rank,
+            total=one.a.shape[-2],
+            by_rows=lies_by_rows(device) or _looked_up(one.name),
+            row_scale=None if one.row_scale_F is None else placed[id(one.row_scale_F)],
+        )
+        where = loaded.outer if one.block is None else loaded.blocks.setdefault(one.block, {})
+        where[one.name] = delta
     return loaded
 
 
@@ -214,26 +237,27 @@ def _join_block(adapters: AdapterSet, index: int, weights: dict[str, Weight]) ->
         target: found
         for name, weight in weights.items()
         for target in _targets(name)
-        if (found := _parts(adapters, f"blk.{index}.{target}{_SUFFIX}", weight))
+        if (found := _combined(adapters, f"blk.{index}.{target}{_SUFFIX}", weight))
     }
     joined: list[_Joined] = []
     for group in (*_SAME_INPUT, *((name,) for name in parts)):
-        members = {name: _stack(parts.pop(name)) for name in group if name in parts}
+        members = {name: parts.pop(name) for name in group if name in parts}
         if not members:
             continue
         if group[0] in _EXPERTS:
-            (name, (a, b)) = next(iter(members.items()))
-            joined.append((name, index, a, b, 0, a.shape[-2]))
+            (name, m) = next(iter(members.items()))
+            joined.append(_Joined(name, index, m.a_RD, m.b_FR, 0, m.rank))
             continue
-        a_RD = np.concatenate([a for a, _ in members.values()])
+        a_RD = np.concatenate([m.a_RD for m in members.values()])
         if "ffn_gate_up.weight" in weights and group[0] == "ffn_gate":
             rows = weights["ffn_gate_up.weight"].info.shape[1] // 2
-            joined.append(("ffn_gate_up", index, a_RD, _diagonal(members, rows), 0, len(a_RD)))
+            b, scale_F = _diagonal(members, rows)
+            joined.append(_Joined("ffn_gate_up", index, a_RD, b, 0, len(a_RD), scale_F))
             continue
         first = 0
-        for name, (a, b_FR) in members.items():
-            joined.append((name, index, a_RD, b_FR.T, first, len(a)))
-            first += len(a)
+        for name, m in members.items():
+            joined.append(_Joined(name, index, a_RD, m.b_FR.T, first, m.rank, m.row_scale_F))
+            first += m.rank
     return joined
 
 
@@ -244,19 +268,12 @@ def _targets(name: str) -> tuple[str, ...]:
     return (name.removesuffix(_SUFFIX),) if name.endswith(_SUFFIX) else ()
 
 
-def _parts(
-    adapters: AdapterSet, tensor: str, weight: Weight
-) -> list[tuple[NDArray[np.float32], NDArray[np.float32]]]:
-    """The factors that the members of a set have for one tensor, the second one scaled."""
-    found = []
+def _combined(adapters: AdapterSet, tensor: str, weight: Weight) -> LowRank | None:
+    """What a set does to one tensor."""
     for member in adapters.members:
-        m = member.adapter.matrices.get(tensor)
-        if m is None:
-            continue
-        _check(m, tensor, weight)
-        factor = np.float32(member.scale * member.adapter.scale_of(tensor))
-        found.append((m.a_RD, m.b_FR * factor))
-    return found
+        if tensor in member.adapter.matrices:
+            _check(member.adapter.matrices[tensor], tensor, weight)
+    return combined(((m.adapter, m.scale) for m in adapters.members), tensor)
 
 
 def _check(m: LowRank, tensor: str, weight: Weight) -> None:
@@ -267,27 +284,20 @@ def _check(m: LowRank, tensor: str, weight: Weight) -> None:
         raise ValueError(f"an adapter of shape {m.target_shape} for {tensor} of shape {shape}")
 
 
-def _stack(
-    parts: Sequence[tuple[NDArray[np.float32], NDArray[np.float32]]],
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Factors side by side: their product is the sum of the products."""
-    return (
-        np.concatenate([a for a, _ in parts], axis=-2),
-        np.concatenate([b for _, b in parts], axis=-1),
-    )
-
-
 def _diagonal(
-    members: dict[str, tuple[NDArray[np.float32], NDArray[np.float32]]], rows: int
-) -> NDArray[np.float32]:
-    """The second factors of gate and up for the joined matrix, by columns: `(R, 2 * rows)`."""
-    out = np.zeros((sum(len(a) for a, _ in members.values()), 2 * rows), np.float32)
+    members: dict[str, LowRank], rows: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+    """Gate's and up's second factors for the joined matrix, `(R, 2 * rows)`, and what scales its rows."""
+    out = np.zeros((sum(m.rank for m in members.values()), 2 * rows), np.float32)
+    scale_F = np.ones(2 * rows, np.float32)
     first = 0
-    for name, (a, b_FR) in members.items():
+    for name, m in members.items():
         column = 0 if name == "ffn_gate" else rows
-        out[first : first + len(a), column : column + rows] = b_FR.T
-        first += len(a)
-    return out
+        out[first : first + m.rank, column : column + rows] = m.b_FR.T
+        if m.row_scale_F is not None:
+            scale_F[column : column + rows] = m.row_scale_F
+        first += m.rank
+    return out, scale_F if any(m.row_scale_F is not None for m in members.values()) else None
 
 
 def _place(

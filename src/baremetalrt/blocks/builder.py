@@ -82,7 +82,7 @@ class BlockBuilder:
         """A matrix, and a bias where the model has one."""
         y = self.g.mul_mat(self.weights[f"{name}.weight"], x)
         if self._deltas and name in self._deltas:
-            y = self.g.add(y, adapted(self.g, self._deltas[name], x, self._lowered))
+            y = adapted(self.g, self._deltas[name], x, y, self._lowered)
         bias = self.weights.get(f"{name}.bias")
         return self.g.add(y, bias) if bias else y
 
@@ -247,13 +247,20 @@ class BlockBuilder:
 
 
 def adapted(
-    g: GraphBuilder, delta: Delta, x: Tensor, lowered: dict[tuple[Tensor, Tensor], Tensor]
+    g: GraphBuilder,
+    delta: Delta,
+    x: Tensor,
+    y: Tensor,
+    lowered: dict[tuple[Tensor, Tensor], Tensor],
 ) -> Tensor:
-    """What adapters add to a product with the rows `x (D, T)`: `(F, T)`."""
+    """What adapters make of `y (F, T)`, the product of a matrix and the rows `x (D, T)`."""
+    if delta.row_scale is not None:
+        y = g.mul(y, delta.row_scale)
     low = lowered.get((delta.a, x))
     if low is None:
         low = lowered[delta.a, x] = g.mul_mat(delta.a, x)
     part = g.part_of_rows(low, delta.first, delta.rank, delta.total)
     if delta.by_rows:
-        return g.mul_mat(delta.b, part if delta.rank == delta.total else g.contiguous(part))
-    return g.out_prod(delta.b, g.transpose(part))
+        part = part if delta.rank == delta.total else g.contiguous(part)
+        return g.add(y, g.mul_mat(delta.b, part))
+    return g.add(y, g.out_prod(delta.b, g.transpose(part)))

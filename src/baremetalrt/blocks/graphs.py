@@ -36,7 +36,7 @@ _NODES_PER_GROUP: Final = 10
 _NODES_PER_EXPERT: Final = 4
 _OUTER_NODES: Final = 32
 # Per matrix that is adapted: two products, two views, a sum.
-_NODES_PER_DELTA: Final = 5
+_NODES_PER_DELTA: Final = 6
 # Prefill of a full and of a last odd chunk, decode before and after the next quantum of cells, for
 # some numbers of sessions. As many again for each set of adapters.
 _MAX_GRAPHS: Final = 12
@@ -253,7 +253,7 @@ class GraphCache:
         normed = g.mul(g.rms_norm(x, h.norm_epsilon), outer["output_norm.weight"])
         y = g.mul_mat(outer["output.weight"], normed)
         if delta is not None:
-            y = g.add(y, adapted(g, delta, normed, {}))
+            y = adapted(g, delta, normed, y, {})
         if "output.bias" in outer:
             y = g.add(y, outer["output.bias"])
         if h.logit_scale != 1.0:

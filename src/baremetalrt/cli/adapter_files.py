@@ -103,6 +103,12 @@ def export_command(name: str, target: Path, form: str | None, base: str | None) 
     if target.exists():
         raise UsageError(f"{target} exists already", code="file.exists", parameter="target")
     form = form or ("gguf" if target.suffix.lower() == ".gguf" else "peft")
+    if form == "gguf" and adapter.is_dora:
+        raise UsageError(
+            f"{stored.name} is DoRA, which other programs do not read from GGUF",
+            code="adapter.unsupported",
+            hint="--format peft, or `bmrt adapters merge` it into a model of its own",
+        )
     if form == "gguf":
         target.touch(mode=0o600)
         shutil.copyfile(stored.gguf_path, target)

@@ -46,7 +46,7 @@ def teach(
     name: str,
     on_progress: "Callable[[Progress], None]",
 ) -> "tuple[Report, str]":
-    """Learns what is in `folder`; the adapter goes into the store. Returns what to say of its forms, too.
+    """Learns what is in `folder`; the adapter goes into the store. Returns how it is used, too.
 
     Raises:
         UsageError, IntegrityError, CapacityError: see `tune`.
@@ -60,7 +60,8 @@ def teach(
             target, GGUFFile.open(stored.path), base_name=stored.name, privacy=report.privacy
         )
     except UsageError as error:
-        # DoRA has no form that GGUF knows: the folder of `peft` is all there is, and nothing older.
+        # A pattern may choose a module that GGUF has no name for: the folder of `peft` is all there is
+        # then, and nothing older.
         for stale in (GGUF_NAME, CARD_NAME):
             (target / stale).unlink(missing_ok=True)
         return report, f"only in the form of peft: {error.message}"

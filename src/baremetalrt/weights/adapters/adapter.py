@@ -1,11 +1,11 @@
 """What an adapter is in memory, and whether it fits a model.
 
 Shapes: an adapter adds `b_FR @ a_RD` times a scale to a matrix of F rows and width D. Of experts, both
-have one more dimension in front.
+have one more dimension in front. DoRA also multiplies the rows of the matrix itself, by `row_scale_F`.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
@@ -26,10 +26,11 @@ _MAX_SCALE: Final = 16.0
 
 @dataclass(frozen=True)
 class LowRank:
-    """The two factors of what is added to one matrix."""
+    """The two factors of what is added to one matrix, and what its own rows are multiplied by before."""
 
     a_RD: NDArray[np.float32]
     b_FR: NDArray[np.float32]
+    row_scale_F: NDArray[np.float32] | None = None
 
     @property
     def rank(self) -> int:
@@ -39,6 +40,12 @@ class LowRank:
     def target_shape(self) -> tuple[int, ...]:
         """The shape of the matrix, fastest dimension first, as ggml has it."""
         return (self.a_RD.shape[-1], *self.b_FR.shape[-2::-1])
+
+    @property
+    def arrays(self) -> tuple[NDArray[np.float32], ...]:
+        """Everything that it consists of."""
+        scale = () if self.row_scale_F is None else (self.row_scale_F,)
+        return (self.a_RD, self.b_FR, *scale)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +75,12 @@ class Adapter:
     @property
     def num_bytes(self) -> int:
         """The memory that it takes in single precision."""
-        return sum(m.a_RD.nbytes + m.b_FR.nbytes for m in self.matrices.values())
+        return sum(array.nbytes for m in self.matrices.values() for array in m.arrays)
+
+    @property
+    def is_dora(self) -> bool:
+        """Whether it multiplies rows of the base, too, which other programs have no file for."""
+        return any(m.row_scale_F is not None for m in self.matrices.values())
 
     @cached_property
     def digest(self) -> str:
@@ -78,9 +90,9 @@ class Adapter:
         digest = hashlib.blake2b(repr(self.alpha).encode(), digest_size=16)
         for name in sorted(self.matrices):
             m = self.matrices[name]
-            digest.update(f"{name} {m.a_RD.shape} {m.b_FR.shape}".encode())
-            digest.update(np.ascontiguousarray(m.a_RD).data)
-            digest.update(np.ascontiguousarray(m.b_FR).data)
+            digest.update(f"{name} {[array.shape for array in m.arrays]}".encode())
+            for array in m.arrays:
+                digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()
 
 
@@ -105,9 +117,20 @@ def checked(adapter: Adapter, *, source: str) -> Adapter:
             raise bad(source, f"{name}: factors of shapes {shapes} cannot be multiplied")
         if not 1 <= m.rank <= MAX_RANK:
             raise bad(source, f"{name} has rank {m.rank}, expected 1 to {MAX_RANK}")
-        if not (np.isfinite(m.a_RD).all() and np.isfinite(m.b_FR).all()):
+        if m.row_scale_F is not None:
+            _check_row_scale(name, m, source)
+        if not all(np.isfinite(array).all() for array in m.arrays):
             raise bad(source, f"{name} holds numbers that are not finite")
     return adapter
+
+
+def _check_row_scale(name: str, m: LowRank, source: str) -> None:
+    if name == EMBEDDING or m.a_RD.ndim != 2:
+        raise bad(
+            source, f"scales rows of {name}: of an embedding and of experts, that is not known"
+        )
+    if m.row_scale_F is None or m.row_scale_F.shape != (len(m.b_FR),):
+        raise bad(source, f"{name}: not one number for each of its {len(m.b_FR)} rows")
 
 
 def check_fits(adapter: Adapter, file: GGUFFile) -> None:
@@ -140,6 +163,30 @@ def check_fits(adapter: Adapter, file: GGUFFile) -> None:
                 f"adapts {name} as {describe_shape(m.target_shape)}, the model has "
                 f"{describe_shape(shape)}",
             )
+
+
+def combined(members: Iterable[tuple[Adapter, float]], tensor: str) -> LowRank | None:
+    """What adapters, each times its weight, do to one tensor together; scales are in the second factor.
+
+    With a weight of `w`, DoRA goes `w` of the way from the matrix to what it makes of it.
+    """
+    found = [(one.matrices[tensor], one, w) for one, w in members if tensor in one.matrices]
+    if not found:
+        return None
+    scaled = [
+        (m.a_RD, m.b_FR * np.float32(weight * one.scale_of(tensor))) for m, one, weight in found
+    ]
+    shifts = [
+        np.float32(weight) * (m.row_scale_F - 1)
+        for m, _, weight in found
+        if m.row_scale_F is not None
+    ]
+    # Factors side by side: their product is the sum of the products.
+    return LowRank(
+        np.concatenate([a for a, _ in scaled], axis=-2),
+        np.concatenate([b for _, b in scaled], axis=-1),
+        (1 + np.sum(shifts, axis=0)).astype(np.float32) if shifts else None,
+    )
 
 
 def check_scale(scale: float) -> float:

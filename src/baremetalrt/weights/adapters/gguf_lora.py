@@ -1,5 +1,8 @@
 """Adapters as llama.cpp has them: a GGUF file with `<tensor>.lora_a` and `<tensor>.lora_b`.
 
+Of DoRA there is `<tensor>.lora_row_scale`, too, which only we read; llama.cpp refuses such a file rather
+than compute something else.
+
 Source: `llama-adapter.cpp` and `convert_lora_to_gguf.py` for keys, names and shapes. In the file,
 `lora_a` is (D, R) and `lora_b` (R, F), fastest dimension first; of the embedding they are exchanged and
 transposed, because rows of it are looked up.
@@ -33,6 +36,8 @@ BASE_NAME: Final = "general.base_model.0.name"
 MAX_ADAPTER_BYTES: Final = 2048 * MIB
 _ALPHA: Final = "adapter.lora.alpha"
 _ALIGNMENT: Final = 32
+_FACTORS: Final = ("lora_a", "lora_b")
+_ROW_SCALE: Final = "lora_row_scale"
 _UINT32, _FLOAT32, _STRING = 4, 6, 8
 
 
@@ -87,13 +92,13 @@ def from_gguf(file: GGUFFile, *, name: str) -> Adapter:
             f"lacks {format_bytes(sum(len(r) for r in missing))} at its end",
             hint="the download is incomplete; fetch it again",
         )
-    pairs = _pairs(file, source)
+    parts = _parts(file, source)
     return checked(
         Adapter(
             name=name,
             architecture=file.architecture,
             alpha=float(alpha),
-            matrices={target: _load(file, target, a, b) for target, (a, b) in pairs.items()},
+            matrices={target: _load(file, target, found) for target, found in parts.items()},
             base_content_id=file.text(BASE_CONTENT_ID),
             base_name=file.text(BASE_NAME),
         ),
@@ -101,35 +106,35 @@ def from_gguf(file: GGUFFile, *, name: str) -> Adapter:
     )
 
 
-def _pairs(file: GGUFFile, source: str) -> dict[str, tuple[TensorInfo, TensorInfo]]:
-    """Both factors by target, with shapes and types compared before anything is read."""
-    factors: dict[str, dict[str, TensorInfo]] = {}
+def _parts(file: GGUFFile, source: str) -> dict[str, dict[str, TensorInfo]]:
+    """What there is for each target, with shapes and types compared before anything is read."""
+    parts: dict[str, dict[str, TensorInfo]] = {}
     for name, info in file.tensors.items():
         target, _, which = name.rpartition(".")
-        if which not in ("lora_a", "lora_b"):
+        if which not in (*_FACTORS, _ROW_SCALE):
             raise bad(source, f"has a tensor {name}, which is no factor of a LoRA")
         if not can_dequantize(info.type):
             raise bad(source, f"has {name} in the type {info.type_name}")
-        factors.setdefault(target, {})[which] = info
-    pairs = {}
-    for target, both in factors.items():
-        if len(both) != 2:
+        parts.setdefault(target, {})[which] = info
+    for target, found in parts.items():
+        if not all(which in found for which in _FACTORS):
             raise bad(source, f"has only one factor for {target}")
-        a, b = both["lora_a"], both["lora_b"]
+        a, b = (found[which] for which in _FACTORS)
         rank = a.shape[0] if target == EMBEDDING else a.shape[1]
         if not 1 <= rank <= MAX_RANK:
             raise bad(source, f"has rank {rank} for {target}, expected 1 to {MAX_RANK}")
         if b.shape[0] != rank or a.shape[3] != 1 or a.shape[2:] != b.shape[2:]:
             shapes = f"{a.describe_shape()} and {b.describe_shape()}"
             raise bad(source, f"has factors of {shapes} for {target}, which cannot be multiplied")
-        pairs[target] = a, b
-    return pairs
+    return parts
 
 
-def _load(file: GGUFFile, target: str, a: TensorInfo, b: TensorInfo) -> LowRank:
+def _load(file: GGUFFile, target: str, found: Mapping[str, TensorInfo]) -> LowRank:
+    a, b = (_values(file, found[which]) for which in _FACTORS)
     if target == EMBEDDING:
-        return LowRank(np.ascontiguousarray(_values(file, b).T), _values(file, a))
-    return LowRank(_values(file, a), _values(file, b))
+        a, b = np.ascontiguousarray(b.T), a
+    scale = found.get(_ROW_SCALE)
+    return LowRank(a, b, None if scale is None else _values(file, scale).reshape(-1))
 
 
 def _values(file: GGUFFile, info: TensorInfo) -> NDArray[np.float32]:
@@ -144,7 +149,7 @@ def _values(file: GGUFFile, info: TensorInfo) -> NDArray[np.float32]:
 
 
 def write_gguf_lora(adapter: Adapter, path: Path, *, title: str | None = None) -> None:
-    """Writes an adapter in single precision, as a file that llama.cpp loads.
+    """Writes an adapter in single precision, as a file that llama.cpp loads unless it is DoRA.
 
     The same adapter gives the same bytes. `title` is what people are shown.
     """
@@ -165,7 +170,9 @@ def write_gguf_lora(adapter: Adapter, path: Path, *, title: str | None = None) -
     for target in sorted(adapter.matrices):
         m = adapter.matrices[target]
         a, b = (m.b_FR, m.a_RD.T) if target == EMBEDDING else (m.a_RD, m.b_FR)
-        tensors[f"{target}.lora_a"], tensors[f"{target}.lora_b"] = a, b
+        tensors |= {f"{target}.{which}": x for which, x in zip(_FACTORS, (a, b), strict=True)}
+        if m.row_scale_F is not None:
+            tensors[f"{target}.{_ROW_SCALE}"] = m.row_scale_F
     with path.open("wb") as f:
         f.write(_header(values, tensors))
         for array in tensors.values():

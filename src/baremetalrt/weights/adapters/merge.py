@@ -14,13 +14,12 @@ from pathlib import Path
 from typing import IO, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from baremetalrt.core.errors import CapacityError, IntegrityError, UsageError
 from baremetalrt.core.units import MIB, format_bytes, round_up
 from baremetalrt.native.graph import row_bytes
 from baremetalrt.native.tensor_types import can_dequantize, can_quantize, dequantize, quantize
-from baremetalrt.weights.adapters.adapter import Adapter, check_fits
+from baremetalrt.weights.adapters.adapter import Adapter, LowRank, check_fits, combined
 from baremetalrt.weights.adapters.gguf_lora import string
 from baremetalrt.weights.gguf import GGUFFile, TensorInfo
 
@@ -123,42 +122,29 @@ def _write(
     new.write(_START.pack(magic, version, num_tensors, num_values + 1))
     new.write(_note(file, adapters))
     for info in sorted(file.tensors.values(), key=lambda t: t.start):
-        parts = [
-            (adapter.matrices[info.name], scale * adapter.scale_of(info.name))
-            for adapter, scale in adapters
-            if info.name in adapter.matrices
-        ]
-        if not parts:
+        m = combined(adapters, info.name)
+        if m is None:
             continue
         _copy(old, new, info.start - old.tell(), on_progress, total)
         # Of experts, one matrix after the other: each factor has one more dimension in front.
-        factors = [
-            (b * np.float32(factor), a) for m, factor in parts for a, b in ((m.a_RD, m.b_FR),)
-        ]
-        rows = info.num_elements // info.shape[0]
         for expert in range(info.shape[2]):
-            pairs = [(b[expert], a[expert]) if a.ndim == 3 else (b, a) for b, a in factors]
-            _merge_matrix(info, rows // info.shape[2], pairs, old, new)
+            one = LowRank(m.a_RD[expert], m.b_FR[expert]) if m.a_RD.ndim == 3 else m
+            _merge_matrix(info, one, old, new)
             on_progress(old.tell() / total)
     _copy(old, new, total - old.tell(), on_progress, total)
 
 
-def _merge_matrix(
-    info: TensorInfo,
-    rows: int,
-    pairs: list[tuple[NDArray[np.float32], NDArray[np.float32]]],
-    old: IO[bytes],
-    new: IO[bytes],
-) -> None:
-    width = info.shape[0]
+def _merge_matrix(info: TensorInfo, m: LowRank, old: IO[bytes], new: IO[bytes]) -> None:
+    width, rows = info.shape[0], len(m.b_FR)
     row = row_bytes(info.type, width)
     step = max(1, _PIECE_BYTES // (4 * width))
     for first in range(0, rows, step):
         count = min(step, rows - first)
         raw = np.frombuffer(old.read(count * row), np.uint8)
         values = dequantize(raw, info.type, width).copy()
-        for b_FR, a_RD in pairs:
-            values += b_FR[first : first + count] @ a_RD
+        if m.row_scale_F is not None:
+            values *= m.row_scale_F[first : first + count, None]
+        values += m.b_FR[first : first + count] @ m.a_RD
         if not np.isfinite(values).all():
             raise UsageError(
                 f"{info.name} would hold numbers that are not finite",

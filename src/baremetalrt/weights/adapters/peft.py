@@ -6,6 +6,7 @@ refused, because reading them runs whatever program is in them.
 
 import json
 from collections import Counter
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,7 +17,7 @@ from safetensors.numpy import save
 
 from baremetalrt.core.errors import UsageError
 from baremetalrt.core.units import format_bytes
-from baremetalrt.weights.adapters import names
+from baremetalrt.weights.adapters import dora, names
 from baremetalrt.weights.adapters.adapter import EMBEDDING, Adapter, LowRank, bad, checked, shape_of
 from baremetalrt.weights.adapters.gguf_lora import BASE_CONTENT_ID, MAX_ADAPTER_BYTES
 from baremetalrt.weights.adapters.peft_config import CONFIG_NAME, PeftConfig, read_peft_config
@@ -25,17 +26,23 @@ from baremetalrt.weights.gguf import GGUFFile
 WEIGHTS_NAME: Final = "adapter_model.safetensors"
 PICKLED: Final = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 # `lora_A.weight` of matrices, `lora_embedding_A` of the embedding; some files keep the adapter's name.
-_FACTORS: Final = {
-    "lora_A.weight": 0,
-    "lora_A.default.weight": 0,
-    "lora_embedding_A": 0,
-    "lora_embedding_A.default": 0,
-    "lora_B.weight": 1,
-    "lora_B.default.weight": 1,
-    "lora_embedding_B": 1,
-    "lora_embedding_B.default": 1,
+_PARTS: Final = {
+    "lora_A": "a",
+    "lora_embedding_A": "a",
+    "lora_B": "b",
+    "lora_embedding_B": "b",
+    "lora_magnitude_vector": "magnitudes",
 }
-_Pair = tuple[NDArray[np.float32], NDArray[np.float32]]
+_SUFFIXES: Final = ("", ".weight", ".default", ".default.weight")
+
+
+@dataclass
+class _Module:
+    """What a file has for one module, as it lies there: `a_RD`, `b_FR`, and, of DoRA, `magnitudes_F`."""
+
+    a: NDArray[np.float32] | None = None
+    b: NDArray[np.float32] | None = None
+    magnitudes: NDArray[np.float32] | None = None
 
 
 def read_peft(
@@ -44,7 +51,8 @@ def read_peft(
     """Reads a PEFT folder as an adapter for this model, with rows in the order of GGUF.
 
     Raises:
-        UsageError: it is no plain LoRA, or for modules that the model does not have.
+        UsageError: it is neither LoRA nor DoRA, or for modules that the model does not have; or it is
+            DoRA, and the weights of the model are not all here.
         IntegrityError: it is damaged, absurd, or holds pickled weights.
     """
     source = str(folder)
@@ -58,7 +66,7 @@ def read_peft(
             hint="known: " + ", ".join(sorted(names.known_architectures())),
         )
     tensors, named_base = _load(folder / WEIGHTS_NAME)
-    modules = _modules(tensors, source)
+    modules = _modules(tensors, config, source)
     matrices, scales = _matrices(modules, config, base, source)
     # One alpha serves all where scales and ranks allow; the rest goes into the second factor.
     alphas = Counter(scales[n] * m.rank for n, m in matrices.items())
@@ -66,7 +74,7 @@ def read_peft(
     for target, m in matrices.items():
         factor = scales[target] / (alpha / m.rank)
         if abs(factor - 1.0) > 1e-9:
-            matrices[target] = LowRank(m.a_RD, m.b_FR * np.float32(factor))
+            matrices[target] = replace(m, b_FR=m.b_FR * np.float32(factor))
     return checked(
         Adapter(
             name=name or folder.name,
@@ -131,32 +139,40 @@ def _values(name: str, tensor: dict[str, Any], source: str) -> NDArray[np.float3
     return array.astype(np.float32, copy=False).reshape(tensor["shape"])
 
 
-def _modules(tensors: dict[str, NDArray[np.float32]], source: str) -> dict[str, _Pair]:
-    """Both factors by module."""
-    halves: dict[str, dict[int, NDArray[np.float32]]] = {}
+def _modules(
+    tensors: dict[str, NDArray[np.float32]], config: PeftConfig, source: str
+) -> dict[str, _Module]:
+    """All parts by module, with their dimensions checked, though not yet their shapes."""
+    modules: dict[str, _Module] = {}
+    endings = [(f".{p}{s}", field) for p, field in _PARTS.items() for s in _SUFFIXES]
     for name, array in tensors.items():
-        found = next((f for f in _FACTORS if name.endswith(f".{f}")), None)
+        found = next(((end, field) for end, field in endings if name.endswith(end)), None)
         if found is None:
-            magnitude = "lora_magnitude" in name
-            what = "a magnitude of DoRA" if magnitude else "no factor of a LoRA"
-            raise bad(source, f"has a tensor {name[:200]}, which is {what}")
-        if array.ndim != 2:
-            raise bad(source, f"has {name[:200]} with {array.ndim} dimensions, expected 2")
-        halves.setdefault(name[: -len(found) - 1], {})[_FACTORS[found]] = array
-    for module, both in halves.items():
-        if len(both) != 2:
-            raise bad(source, f"has only one factor for {module[:200]}")
-    return {module: (both[0], both[1]) for module, both in halves.items()}
+            raise bad(source, f"has a tensor {name[:200]}, which is no factor of a LoRA")
+        end, field = found
+        expected = 1 if field == "magnitudes" else 2
+        if array.ndim != expected:
+            raise bad(source, f"has {name[:200]} with {array.ndim} dimensions, expected {expected}")
+        setattr(modules.setdefault(name.removesuffix(end), _Module()), field, array)
+    for name, module in modules.items():
+        if module.a is None or module.b is None:
+            raise bad(source, f"has only one factor for {name[:200]}")
+        if config.is_dora != (module.magnitudes is not None):
+            what = "no magnitudes" if config.is_dora else "magnitudes of DoRA"
+            raise bad(source, f"has {what} for {name[:200]}, its {CONFIG_NAME} says otherwise")
+    return modules
 
 
 def _matrices(
-    modules: dict[str, _Pair], config: PeftConfig, base: GGUFFile, source: str
+    modules: dict[str, _Module], config: PeftConfig, base: GGUFFile, source: str
 ) -> tuple[dict[str, LowRank], dict[str, float]]:
     """Factors and scales by tensor of GGUF."""
     whole: dict[str, LowRank] = {}
     experts: dict[str, dict[int, LowRank]] = {}
     scales: dict[str, float] = {}
-    for module, (a, b) in modules.items():
+    for module, parts in modules.items():
+        a, b, magnitudes_F = parts.a, parts.b, parts.magnitudes
+        assert a is not None and b is not None
         target = names.target_of(module, base.architecture)
         if target is None or target.tensor not in base.tensors:
             raise UsageError(
@@ -181,15 +197,19 @@ def _matrices(
             if size < 2 or size % 2 or len(b) % size:
                 raise bad(source, f"has {len(b)} rows for {plain[:200]}, not whole heads of {size}")
             b = names.permute(b, size)
+            if magnitudes_F is not None:
+                magnitudes_F = names.permute(magnitudes_F, size)
         found = LowRank(np.ascontiguousarray(a), np.ascontiguousarray(b))
+        if magnitudes_F is not None:
+            found = dora.with_magnitudes(found, scale, magnitudes_F, base, target.tensor)
         if scales.setdefault(target.tensor, scale) != scale:
             raise bad(source, f"scales the experts of {target.tensor} differently")
         if target.expert is None:
             whole[target.tensor] = found
         else:
             experts.setdefault(target.tensor, {})[target.expert] = found
-    for tensor, parts in experts.items():
-        whole[tensor] = _stacked(parts, shape_of(base.tensors[tensor])[-1], tensor, source)
+    for tensor, of_expert in experts.items():
+        whole[tensor] = _stacked(of_expert, shape_of(base.tensors[tensor])[-1], tensor, source)
     return whole, scales
 
 
@@ -211,22 +231,28 @@ def write_peft(adapter: Adapter, folder: Path, base: GGUFFile) -> None:
     """Writes an adapter as `peft` loads it, with rows in the order of `transformers`.
 
     Raises:
-        UsageError: it adapts experts, or something that `transformers` has no module for.
+        UsageError: it adapts experts, or something that `transformers` has no module for; or it is
+            DoRA, and the weights of the model are not all here.
     """
     tensors: dict[str, NDArray[np.float32]] = {}
     ranks: dict[str, int] = {}
     alphas: dict[str, float] = {}
     for tensor, m in adapter.matrices.items():
         module = names.module_of(tensor, adapter.architecture)
-        if module is None:
+        if module is None or (adapter.is_dora and tensor == EMBEDDING):
             raise UsageError(
                 f"{adapter.name} adapts {tensor}, which peft has no name for",
                 code="adapter.unsupported",
                 hint="export it as GGUF",
             )
+        magnitudes_F = None
+        if adapter.is_dora:
+            m, magnitudes_F = dora.magnitudes(m, adapter.scale_of(tensor), base, tensor)
         b = m.b_FR
         if names.is_permuted(tensor, adapter.architecture):
             b = names.unpermute(b, names.head_size(base))
+            if magnitudes_F is not None:
+                magnitudes_F = names.unpermute(magnitudes_F, names.head_size(base))
         prefix = f"base_model.model.{module}"
         if tensor == EMBEDDING:
             tensors[f"{prefix}.lora_embedding_A"] = np.ascontiguousarray(b.T)
@@ -234,6 +260,8 @@ def write_peft(adapter: Adapter, folder: Path, base: GGUFFile) -> None:
         else:
             tensors[f"{prefix}.lora_A.weight"] = np.ascontiguousarray(m.a_RD)
             tensors[f"{prefix}.lora_B.weight"] = np.ascontiguousarray(b)
+        if magnitudes_F is not None:
+            tensors[f"{prefix}.lora_magnitude_vector"] = np.ascontiguousarray(magnitudes_F)
         ranks[module] = m.rank
         alphas[module] = adapter.scale_of(tensor) * m.rank
     rank = Counter(ranks.values()).most_common(1)[0][0]
@@ -252,7 +280,7 @@ def write_peft(adapter: Adapter, folder: Path, base: GGUFFile) -> None:
         "inference_mode": True,
         "init_lora_weights": True,
         "lora_dropout": 0.0,
-        "use_dora": False,
+        "use_dora": adapter.is_dora,
         "use_rslora": False,
     }
     folder.mkdir(parents=True, exist_ok=True)

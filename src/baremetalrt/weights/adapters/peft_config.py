@@ -1,6 +1,6 @@
 """`adapter_config.json` of the `peft` library: what of it changes the arithmetic, checked.
 
-Source: `LoraConfig` of peft; arXiv 2106.09685 and, for rank-stabilized scaling, 2312.03732.
+Source: `LoraConfig` of peft; arXiv 2106.09685, 2312.03732 (rank-stabilized scaling), 2402.09353 (DoRA).
 """
 
 import json
@@ -18,9 +18,8 @@ CONFIG_NAME: Final = "adapter_config.json"
 _MAX_CONFIG_BYTES: Final = MIB
 _MAX_ALPHA: Final = 1e6
 _MAX_PATTERNS: Final = 1 << 14
-# What computes something else than `W x + scale * B A x`, unless it is off.
+# What computes neither LoRA nor DoRA, unless it is off.
 _UNSUPPORTED: Final = {
-    "use_dora": "DoRA",
     "use_qalora": "QALoRA",
     "lora_bias": "biases of its own",
     "fan_in_fan_out": "transposed weights",
@@ -45,6 +44,7 @@ class PeftConfig:
     rank: int
     alpha: float
     is_rank_stabilized: bool = False
+    is_dora: bool = False
     rank_pattern: dict[str, int] = field(default_factory=dict)
     alpha_pattern: dict[str, float] = field(default_factory=dict)
     base_name: str | None = None
@@ -74,7 +74,7 @@ def read_peft_config(path: Path) -> PeftConfig:
     """Reads the configuration of an adapter.
 
     Raises:
-        UsageError: it describes something else than a plain LoRA.
+        UsageError: it describes something else than LoRA or DoRA.
         IntegrityError: it is damaged or absurd.
     """
     source = str(path)
@@ -101,6 +101,7 @@ def read_peft_config(path: Path) -> PeftConfig:
         rank=int(rank),
         alpha=_bounded(_number(found, "lora_alpha", 8, source), source),
         is_rank_stabilized=bool(found.get("use_rslora")),
+        is_dora=bool(found.get("use_dora")),
         rank_pattern={k: int(v) for k, v in _patterns(found, "rank_pattern", source).items()},
         alpha_pattern={
             k: _bounded(v, source) for k, v in _patterns(found, "alpha_pattern", source).items()
@@ -126,7 +127,7 @@ def _refuse_unsupported(found: dict[str, Any], path: Path) -> None:
 
 def _unsupported(path: Path, what: str) -> UsageError:
     return UsageError(
-        f"{path.parent.name} uses {what}, which is not supported: only plain LoRA is",
+        f"{path.parent.name} uses {what}, which is not supported: only LoRA and DoRA are",
         code="adapter.unsupported",
         parameter="adapter",
         hint="merge it with the program that made it, and run the merged model",
