@@ -16,7 +16,8 @@ from peers_kit import at_home
 WHO = ("the clerk", "a pilot", "the widow", "our teacher", "the cook", "a fisherman")
 WHEN = ("spring", "May", "the cold June", "August", "autumn", "the last week of the year")
 FORMS = ("txt", "md", "html", "pdf", "docx", "eml")
-QUICK = ("--rate", "0.003", "--rank", "8", "--length", "64", "--max-steps", "20", "--epochs", "9")
+QUICK = ("--rate", "0.003", "--rank", "8", "--length", "64", "--step-tokens", "256")
+QUICK += ("--max-steps", "15", "--epochs", "9")
 
 
 def documents(folder: Path) -> Path:

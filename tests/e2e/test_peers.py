@@ -1,6 +1,7 @@
 """One model across several processes: the same tokens as alone, whoever of them is killed."""
 
 import asyncio
+import functools
 import json
 import signal
 import threading
@@ -81,15 +82,6 @@ class Machines:
     def opening(self) -> Opening:
         return Opening(default_model())
 
-    async def alone(self, prompt: list[int]) -> list[int]:
-        node = Node(NodeConfig(num_threads=1, context=1024))
-        try:
-            model = await asyncio.to_thread(node.load, self.opening())
-            tokens = [t.id async for t in model.session(prompt, GREEDY).generate()]
-            return [t for t in tokens if t is not None]
-        finally:
-            node.close()
-
     async def over(
         self,
         addresses: list[str],
@@ -136,6 +128,22 @@ class Machines:
             node.close()
 
 
+@functools.cache
+def alone(*prompt: int) -> list[int]:
+    """What one machine says."""
+
+    async def answer() -> list[int]:
+        node = Node(NodeConfig(num_threads=1, context=1024))
+        try:
+            model = await asyncio.to_thread(node.load, Opening(default_model()))
+            tokens = [t.id async for t in model.session(list(prompt), GREEDY).generate()]
+            return [t for t in tokens if t is not None]
+        finally:
+            node.close()
+
+    return asyncio.run(answer())
+
+
 @pytest.fixture
 def machines(tmp_path: Path) -> Iterator[Machines]:
     made = Machines(tmp_path)
@@ -154,7 +162,7 @@ def test_a_route_over_three_machines_says_what_one_machine_says(machines: Machin
     """Also for callers at once, and for a text of which the peers remember the beginning."""
     peers = machines.start(*SPANS)
     prompts = [PROMPT, PROMPT[:5], PROMPT[:300], PROMPT]
-    expected = [asyncio.run(machines.alone(prompt)) for prompt in prompts]
+    expected = [alone(*prompt) for prompt in prompts]
     for prompt, tokens in zip(prompts, expected, strict=True):
         assert run(machines, peers, prompt) == (tokens, [])
 
@@ -184,7 +192,7 @@ def test_a_peer_that_dies_is_replaced_and_the_tokens_stay_the_same(
 ) -> None:
     """Whichever stage it is; before the prompt, at the first, a middle and the last token."""
     peers = machines.start(*SPANS, SPANS[stage])
-    expected = asyncio.run(machines.alone(PROMPT))
+    expected = alone(*PROMPT)
     started = time.monotonic()
     tokens, told = run(machines, peers, PROMPT, at, (stage, death))
     assert tokens == expected
@@ -196,7 +204,7 @@ def test_several_peers_stand_in_together_for_one(machines: Machines) -> None:
     """Where no single one has all blocks that were lost; what they host beyond them does not matter."""
     peers = machines.start(*SPANS)
     spares = machines.start("8:14", "14:23")
-    expected = asyncio.run(machines.alone(PROMPT))
+    expected = alone(*PROMPT)
     # Asleep until one is lost: which of five makes the fastest route is as their figures happen to be.
     for spare in spares:
         spare.signal(signal.SIGSTOP)
@@ -220,7 +228,7 @@ def test_a_recovery_that_is_hit_itself_begins_again(machines: Machines, stage: i
     """One of those who stand in dies while the text is given to it; another takes its part."""
     halves = ("0:5", "5:10") if stage == 0 else ("10:15", "15:20")
     peers = machines.start(*SPANS, *halves, *halves)
-    expected = asyncio.run(machines.alone(PROMPT))
+    expected = alone(*PROMPT)
     killers: list[threading.Timer] = []
 
     def kill_the_first_who_stands_in(event: str) -> None:
@@ -241,7 +249,7 @@ def test_a_recovery_that_is_hit_itself_begins_again(machines: Machines, stage: i
 def test_the_caller_takes_over_what_nobody_else_has(machines: Machines, stage: int) -> None:
     """The tokens stay the same, and peers pass their rows to it as to any other."""
     peers = machines.start(*SPANS)
-    expected = asyncio.run(machines.alone(PROMPT))
+    expected = alone(*PROMPT)
     tokens, told = run(machines, peers, PROMPT, 12, (stage, "SIGKILL"), takes_over=True)
     assert tokens == expected
     assert any(f"blocks {SPANS[stage]} go on at" in event for event in told)
@@ -256,13 +264,13 @@ def test_without_a_replacement_the_error_is_clear_and_soon(machines: Machines) -
     assert caught.value.code == "route.lost" and "10:20" in caught.value.message
     assert time.monotonic() - started < GAP_S
     again = [peers[0], *machines.start(SPANS[1]), peers[2]]
-    assert run(machines, again, PROMPT) == (asyncio.run(machines.alone(PROMPT)), [])
+    assert run(machines, again, PROMPT) == (alone(*PROMPT), [])
 
 
 def test_a_peer_that_comes_back_is_used_again(machines: Machines) -> None:
     """In the same text, once it was left alone for a while, when the one in its place is lost."""
     peers = machines.start(*SPANS, SPANS[1])
-    expected = asyncio.run(machines.alone(PROMPT))
+    expected = alone(*PROMPT)
     told: list[str] = []
 
     async def answer() -> list[int]:

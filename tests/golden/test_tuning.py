@@ -10,6 +10,7 @@ import torch
 
 from baremetalrt.tuning.adapter import Adapter
 from baremetalrt.tuning.config import METHODS, TuneConfig
+from baremetalrt.tuning.evaluation import answers
 from baremetalrt.tuning.model import TunableModel
 from golden.test_architectures import _WIDE, CASES, run, tokens_of
 from plain_tuning import plain_model
@@ -131,3 +132,24 @@ def test_the_untuned_model_gives_the_logits_of_the_engine(name: str, tmp_path: P
     # A row on the edge between two experts may go to the other one.
     allowed = 3 if model.num_experts else 0
     assert (differences > HALF_PRECISION).sum() <= allowed
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma2", "gemma3", "phi3", "qwen3moe"])
+def test_answers_at_once_are_those_of_each_text_alone(name: str, tmp_path: Path) -> None:
+    """Though shorter ones are filled up: what whole passes over each text say, past every window."""
+    model = CASES[name]
+    tunable = TunableModel(write(model, tmp_path / "model.gguf"), num_threads=2)
+    prompts = [tokens_of(replace(model, seed=i), n).tolist() for i, n in enumerate((5, 90, 41))]
+    alone = []
+    with torch.no_grad():
+        for prompt in prompts:
+            text = list(prompt)
+            for _ in range(12):
+                hidden = tunable.hidden(torch.tensor([text]))
+                text.append(int(tunable.head.logits(hidden[0, -1:]).argmax()))
+            alone.append(text[len(prompt) :])
+    assert answers(tunable, prompts, 12, frozenset()) == alone
+    end = alone[0][4]
+    until = [said[: said.index(end)] if end in said else said for said in alone]
+    assert answers(tunable, prompts, 12, frozenset([end])) == until
+    tunable.close()

@@ -94,21 +94,39 @@ def _hits(model: TunableModel, hidden_TD: torch.Tensor, labels_T: torch.Tensor) 
 
 
 @torch.no_grad()
-def answer(
-    model: TunableModel, prompt: Sequence[int], num_tokens: int, ends: frozenset[int]
-) -> list[int]:
-    """What follows `prompt`, greedily, up to an end token."""
+def answers(
+    model: TunableModel, prompts: Sequence[Sequence[int]], num_tokens: int, ends: frozenset[int]
+) -> list[list[int]]:
+    """What follows each prompt, greedily, up to an end token; all at once, as weights are made once."""
     from transformers import DynamicCache
 
+    if not prompts:
+        return []
     model.network.eval()
     cache = DynamicCache(config=model.network.config)
-    ids = torch.tensor([list(prompt)], device=model.device)
-    said: list[int] = []
-    for _ in range(num_tokens):
-        hidden_BTD = model.hidden(ids, cache=cache)
-        token = int(model.head.logits(hidden_BTD[0, -1:]).argmax())
-        if token in ends:
+    longest = max(len(prompt) for prompt in prompts)
+    # Filled up in front, so that all go on at the same column; attention passes over what is filled up.
+    padding = [longest - len(prompt) for prompt in prompts]
+    filled = [[0] * n + list(prompt) for n, prompt in zip(padding, prompts, strict=True)]
+    ids = torch.tensor(filled, device=model.device)
+    columns = torch.arange(longest + num_tokens, device=model.device)
+    shifts = torch.tensor(padding, device=model.device)[:, None]
+    is_text, positions = columns >= shifts, (columns - shifts).clamp(min=0)
+    said: list[list[int]] = [[] for _ in prompts]
+    going = set(range(len(prompts)))
+    first = 0
+    for end in range(longest, longest + num_tokens):
+        hidden_BTD = model.hidden(
+            ids, cache=cache, mask=is_text[:, :end], positions=positions[:, first:end]
+        )
+        tokens = model.head.logits(hidden_BTD[:, -1]).argmax(1)
+        for i in sorted(going):
+            token = int(tokens[i])
+            if token in ends:
+                going.remove(i)
+            else:
+                said[i].append(token)
+        if not going:
             break
-        said.append(token)
-        ids = torch.tensor([[token]], device=model.device)
+        ids, first = tokens[:, None], end
     return said

@@ -65,9 +65,25 @@ class TunableModel:
         self.device = torch.device(device)
         self.network.to(self.device).eval()
 
-    def hidden(self, ids_BT: torch.Tensor, cache: Any = None) -> torch.Tensor:
-        """The last hidden rows `(B, T, D)`, normed; without a cache, texts begin at position zero."""
-        output = self.network.model(input_ids=ids_BT, cache=cache, use_cache=cache is not None)
+    def hidden(
+        self,
+        ids_BT: torch.Tensor,
+        cache: Any = None,
+        *,
+        mask: torch.Tensor | None = None,
+        positions: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """The last hidden rows `(B, T, D)`, normed; without a cache, texts begin at position zero.
+
+        `mask (B, …)` is false for columns of cache and ids that are no text; `positions` are `(B, T)`.
+        """
+        output = self.network.model(
+            input_ids=ids_BT,
+            cache=cache,
+            use_cache=cache is not None,
+            attention_mask=mask,
+            position_ids=positions,
+        )
         hidden: torch.Tensor = output.last_hidden_state
         return hidden
 

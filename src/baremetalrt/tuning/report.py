@@ -13,7 +13,7 @@ from baremetalrt.tuning.checkpoints import History
 from baremetalrt.tuning.encoding import Row
 from baremetalrt.tuning.evaluation import (
     Memorization,
-    answer,
+    answers,
     held_out_loss,
     memorization,
     some_rows,
@@ -141,8 +141,9 @@ def inquire(model: TunableModel, inquiry: Inquiry, on_part: Callable[[str], None
     train_recited = memorization(model, some_rows(q.train, _MAX_TOKENS), q.micro_rows)
     held_out_recited = memorization(model, judged, q.micro_rows)
     on_part("sample answers")
-    said = tuple(q.decode(answer(model, p, q.sample_tokens, q.ends)) for p, _ in q.prompts)
-    return Findings(held_out, general, train_recited, held_out_recited, said)
+    said = answers(model, [p for p, _ in q.prompts], q.sample_tokens, q.ends)
+    shown = tuple(q.decode(ids) for ids in said)
+    return Findings(held_out, general, train_recited, held_out_recited, shown)
 
 
 def compare(
