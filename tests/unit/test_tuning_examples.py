@@ -146,6 +146,7 @@ FOOTPRINT = Footprint(
     block_elements=218_000_000,
     largest_matrix=58_720_256,
     file_bytes=5 * GIB,
+    runtime_bytes=448 * MIB,
     adapter_elements_per_rank=2_600_000,
 )
 

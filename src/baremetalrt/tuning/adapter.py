@@ -6,16 +6,20 @@ from pathlib import Path
 from typing import Any, Final
 
 import peft
+import psutil
 import torch
 from safetensors.torch import save
 
 from baremetalrt.core.errors import UsageError
+from baremetalrt.core.units import MIB, round_up
 from baremetalrt.swarm.files import disk_errors, write_durably
 from baremetalrt.tuning.config import TuneConfig
 from baremetalrt.tuning.linear import QuantizedLinear
 from baremetalrt.tuning.model import TunableModel
 from baremetalrt.tuning.planning import Footprint
 
+# Plans are to be the same the next time, though what is resident differs by a little.
+_RUNTIME_STEP_BYTES: Final = 64 * MIB
 _NAMES: Final = re.compile(r"[\w,\s]+")
 
 
@@ -124,6 +128,7 @@ def footprint_of(model: TunableModel, targets: str | None) -> Footprint:
         block_elements=model.block_elements,
         largest_matrix=max(m.in_features * m.out_features for m in linears),
         file_bytes=model.file.num_bytes,
+        runtime_bytes=round_up(psutil.Process().memory_info().rss, _RUNTIME_STEP_BYTES),
         adapter_elements_per_rank=elements_per_rank(model, targets),
         explicit_heads=h.num_heads if model.attention_is_explicit else 0,
     )

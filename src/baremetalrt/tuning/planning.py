@@ -14,9 +14,8 @@ _FLOAT_BYTES: Final = 4
 _ADAPTER_COPIES: Final = 4
 # Floats of the head that exist at once.
 _HEAD_TILE_BYTES: Final = 64 * MIB
-# What Python, PyTorch and transformers take before anything is computed, and what the C allocator does
-# not give back, as measured.
-RUNTIME_BYTES: Final = 600 * MIB
+# What the C allocator does not give back, as measured.
+_HEAP_BYTES: Final = 160 * MIB
 # Heaps have holes: what was measured was up to a tenth above what was estimated.
 _SLACK: Final = 1.1
 _LENGTHS: Final = (2048, 1024, 512, 256, 128, 64)
@@ -31,7 +30,11 @@ _LOGITS_BYTES: Final = (256 * MIB, 64 * MIB)
 
 @dataclass(frozen=True, kw_only=True)
 class Footprint:
-    """The sizes of a model that memory depends on, in elements unless it says bytes."""
+    """The sizes that memory depends on, in elements unless it says bytes.
+
+    `runtime_bytes` are what Python, PyTorch and transformers take before anything is computed: 410 MiB
+    for a PyTorch that knows the processor alone, 760 MiB for one that was built for graphics cards.
+    """
 
     num_blocks: int
     width: int
@@ -42,6 +45,7 @@ class Footprint:
     block_elements: int
     largest_matrix: int
     file_bytes: int
+    runtime_bytes: int
     adapter_elements_per_rank: int
     # Heads whose attention is written out, row by row and column by column; zero where it is not.
     explicit_heads: int = 0
@@ -76,7 +80,8 @@ def make_plan(
     Raises:
         CapacityError: not even the smallest plan fits into the budget.
     """
-    budget = config.memory_bytes or int(0.7 * free_bytes) + RUNTIME_BYTES
+    # What is resident already is no longer free.
+    budget = config.memory_bytes or int(0.7 * free_bytes) + footprint.runtime_bytes
     rank = config.rank or default_rank(num_tokens)
     wanted = config.length or min(_DEFAULT_LENGTH, max(64, longest))
     wanted = min(wanted, h.training_context)
@@ -152,4 +157,5 @@ def estimate_bytes(plan: Plan, f: Footprint) -> int:
     kept = f.block_elements if plan.keep_block else 0
     head = min(tokens * f.vocabulary_size * _FLOAT_BYTES, plan.logits_bytes)
     elements = adapter + activations + kept + f.largest_matrix
-    return RUNTIME_BYTES + f.file_bytes + head + _HEAD_TILE_BYTES + _FLOAT_BYTES * elements
+    fixed = f.runtime_bytes + _HEAP_BYTES + f.file_bytes + _HEAD_TILE_BYTES
+    return fixed + head + _FLOAT_BYTES * elements
