@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors import safe_open
 
 from commands import BMRT, bmrt, environment
@@ -33,7 +34,8 @@ finally:
     status = open("/proc/self/status").read() if sys.platform == "linux" else "VmHWM: 0 kB"
     print("peak", status.partition("VmHWM:")[2].split()[0], file=sys.stderr)
 """
-MEMORY_BYTES = 1_300_000_000
+# Builds of PyTorch for graphics cards hold 350 MB more before anything is computed.
+MEMORY_BYTES = 1_300_000_000 + (400_000_000 if torch.version.cuda else 0)
 QUICK = (
     "--rate",
     "0.002",
@@ -44,7 +46,7 @@ QUICK = (
     "--on-battery",
     "--json",
     "--memory",
-    "1.3GB",
+    f"{MEMORY_BYTES}B",
 )
 
 
