@@ -1,15 +1,19 @@
 """Questions and answers about passages, made by the model that is to learn them.
 
-What a small model makes up about a text is often wrong. So the answer must be made of the passage's own
-words, and the question must be about it: what is not is left out, and the report says how much that was.
+What a small model says of a text is often wrong, so it is not asked for answers. It picks a sentence of
+the passage and writes the question that the sentence answers. The answer is then whichever sentence of
+the passage that question makes likelier, by the model's own probabilities and without the passage in
+sight; questions that make none of them clearly likelier are left out.
 """
 
+import json
 import re
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 import msgspec
+import numpy as np
 
 from baremetalrt.serve.node import Model
 from baremetalrt.session.grammar import from_json_schema
@@ -17,25 +21,43 @@ from baremetalrt.session.sampling import SamplingOptions
 from baremetalrt.session.session import GenerationOptions
 
 _INSTRUCTION: Final = (
-    "Read the passage. Then write one question that it answers, and the answer, taken from the passage, "
-    "in one sentence. Reply with JSON."
+    "Choose one sentence of the passage that states a fact. Then write the question that it answers, "
+    "naming what it is about. Reply with JSON.\n\nPassage:\n"
 )
-_SCHEMA: Final = {
-    "type": "object",
-    "properties": {
-        # A small model forgets the question mark.
-        "question": {"type": "string", "pattern": '^[A-Z][^?"]{10,160}[?]$'},
-        "answer": {"type": "string", "minLength": 12, "maxLength": 400},
-    },
-    "required": ["question", "answer"],
-    "additionalProperties": False,
-}
-_WORD: Final = re.compile(r"[^\W_]{4,}")
-_MAX_TOKENS: Final = 200
+# Passage, one of its sentences, a question. A small model follows examples, and hardly instructions.
+_EXAMPLES: Final = (
+    (
+        (
+            "The harbour at Vellmar was dug in 1874 by two hundred workers from the quarry. It took nine "
+            "years. The first ship to enter it was the Adelheid, which carried timber from Riga."
+        ),
+        "The harbour at Vellmar was dug in 1874 by two hundred workers from the quarry.",
+        "When was the harbour at Vellmar dug, and by whom?",
+    ),
+    (
+        (
+            "In spring the keeper of Brenna climbed 211 steps each evening. His lamp burnt rapeseed oil. "
+            "He was paid in coffee and salt, because the road was closed by snow until May."
+        ),
+        "He was paid in coffee and salt, because the road was closed by snow until May.",
+        "Why was the keeper of Brenna paid in coffee and salt?",
+    ),
+)
+# What stands before a sentence when its own likelihood is asked for.
+_NO_QUESTION: Final = "Tell me something."
+_QUESTION: Final = {"type": "string", "pattern": '^[^\\s?"][^?"]{9,}[?]$'}
+_MAX_QUESTION_CHARS: Final = 160
+_MAX_TOKENS: Final = 256
+# A sentence ends at a mark with a space behind; Chinese and Japanese ones at the mark.
+_WIDE_MARKS: Final = "\u3002\uff01\uff1f"
+_SENTENCE_END: Final = re.compile(rf"(?<=[.!?])\s+(?=[^\W_a-z]|[\"“„«(])|(?<=[{_WIDE_MARKS}])")
+_MARKS: Final = (".", "!", "?", *_WIDE_MARKS)
+_SENTENCE_CHARS: Final = (40, 400)
+_WORD: Final = re.compile(r"[^\W_]{2,}")
 
 
 class Pair(msgspec.Struct, frozen=True):
-    """A question and its answer, and the passage that they are about."""
+    """A question and its answer, and the document that they are about."""
 
     question: str
     answer: str
@@ -52,12 +74,12 @@ class Pair(msgspec.Struct, frozen=True):
 class QuestionConfig:
     """Which pairs are kept.
 
-    `min_own_words`: the share of an answer's words that must stand in the passage. `min_shared_words`:
-    how many of the question's words must. Words of three letters and less do not count.
+    `min_gain`: by how many nats per token the question must raise the likelihood of its answer.
+    `min_new_words`: how many words the answer must have that the question does not.
     """
 
-    min_own_words: float = 0.8
-    min_shared_words: int = 1
+    min_gain: float = 0.5
+    min_new_words: int = 3
     seed: int = 0
 
 
@@ -79,31 +101,52 @@ async def make_pairs(
     made = Made()
     seen: set[str] = set()
     for number, (passage, origin) in enumerate(passages):
-        reason = "no pair"
-        async for question, answer in _ask(model, passage, config.seed + number):
-            pair = Pair(question, answer, origin)
-            reason = why_not(pair, passage, config) or ("repeated" if question in seen else "")
-            if not reason:
-                seen.add(question)
-                made.pairs.append(pair)
-        if reason:
-            made.left_out[reason] = made.left_out.get(reason, 0) + 1
+        found = await _make_pair(model, passage, origin, config, config.seed + number)
+        if isinstance(found, Pair) and found.question in seen:
+            found = "repeated"
+        if isinstance(found, Pair):
+            seen.add(found.question)
+            made.pairs.append(found)
+        else:
+            made.left_out[found] = made.left_out.get(found, 0) + 1
         on_progress(number + 1, len(passages))
     return made
 
 
-def why_not(pair: Pair, passage: str, config: QuestionConfig) -> str:
-    """Why a pair does not teach what the passage says; empty if it may."""
-    if not pair.question.rstrip().endswith("?"):
+async def _make_pair(
+    model: Model, passage: str, origin: str, config: QuestionConfig, seed: int
+) -> Pair | str:
+    """A pair, or why there is none."""
+    sentences = split_sentences(passage)
+    if len(sentences) < 2:
+        return "too few sentences"
+    question = await _ask(model, passage, sentences, seed)
+    if question is None:
         return "no question"
-    if pair.answer.rstrip().endswith("?"):
-        return "no answer"
-    known = _words(passage)
-    if len(_words(pair.question) & known) < config.min_shared_words:
+    gains = await likelihood_gains(model, question, sentences)
+    best = int(np.argmax(gains))
+    pair = Pair(question, sentences[best], origin)
+    return why_not(pair, gains[best], config) or pair
+
+
+def split_sentences(passage: str) -> list[str]:
+    """The sentences of a passage that are neither fragments nor too long to be an answer."""
+    parts = (part.strip() for part in _SENTENCE_END.split(" ".join(passage.split())))
+    low, high = _SENTENCE_CHARS
+    whole = (
+        part for part in parts if low <= len(part) <= high and part.rstrip('"”»)').endswith(_MARKS)
+    )
+    return list(dict.fromkeys(whole))
+
+
+def why_not(pair: Pair, gain: float, config: QuestionConfig) -> str:
+    """Why a pair does not teach anything; empty if it may."""
+    if len(pair.question) > _MAX_QUESTION_CHARS:
+        return "a question too long"
+    if not gain >= config.min_gain:
         return "about something else"
-    answer = _words(pair.answer)
-    if not answer or len(answer & known) < config.min_own_words * len(answer):
-        return "made up"
+    if len(_words(pair.answer) - _words(pair.question)) < config.min_new_words:
+        return "nothing new in the answer"
     return ""
 
 
@@ -111,21 +154,61 @@ def _words(text: str) -> set[str]:
     return {word.lower() for word in _WORD.findall(text)}
 
 
-async def _ask(model: Model, passage: str, seed: int) -> AsyncIterator[tuple[str, str]]:
-    """What the model makes of a passage: one pair, or none where it runs out of room."""
-    messages = [{"role": "user", "content": f"{_INSTRUCTION}\n\nPassage:\n{passage}"}]
+async def _ask(model: Model, passage: str, sentences: list[str], seed: int) -> str | None:
+    """A question about one of the sentences; none where the model finds no end."""
+    messages = []
+    for text, sentence, question in _EXAMPLES:
+        reply = json.dumps({"answer": sentence, "question": question}, ensure_ascii=False)
+        messages.append({"role": "user", "content": _INSTRUCTION + text})
+        messages.append({"role": "assistant", "content": reply})
+    messages.append({"role": "user", "content": _INSTRUCTION + passage})
     prompt = await model.tokenize_chat(messages)
-    room = model.context_limit - len(prompt)
-    if room < _MAX_TOKENS:
-        return
+    if model.context_limit - len(prompt) < _MAX_TOKENS:
+        return None
+    # The sentence comes first: it is what the question is then about.
+    schema = {
+        "type": "object",
+        "properties": {"answer": {"enum": sentences}, "question": _QUESTION},
+        "required": ["answer", "question"],
+        "additionalProperties": False,
+    }
     options = GenerationOptions(
-        sampling=SamplingOptions(temperature=0.3, top_p=0.9, seed=seed),
+        sampling=SamplingOptions(temperature=0.5, top_p=0.9, seed=seed),
         max_tokens=_MAX_TOKENS,
-        grammar=from_json_schema(_SCHEMA),
+        grammar=from_json_schema(schema),
     )
     text = "".join([token.text async for token in model.session(prompt, options).generate()])
     try:
-        body = msgspec.json.decode(text, type=dict[str, str])
+        return msgspec.json.decode(text, type=dict[str, str])["question"].strip()
     except msgspec.DecodeError:
-        return
-    yield body["question"].strip(), body["answer"].strip()
+        return None
+
+
+async def likelihood_gains(model: Model, question: str, sentences: Sequence[str]) -> list[float]:
+    """By how many nats per token a question makes each sentence likelier."""
+    asked = await model.tokenize_chat([{"role": "user", "content": question}])
+    plain = await model.tokenize_chat([{"role": "user", "content": _NO_QUESTION}])
+    gains = []
+    for sentence in sentences:
+        tokens = model.encode(sentence)
+        with_it, without = [await _log_likelihood(model, p, tokens) for p in (asked, plain)]
+        gains.append((with_it - without) / len(tokens))
+    return gains
+
+
+async def _log_likelihood(model: Model, prompt: list[int], tokens: list[int]) -> float:
+    """The log probability, in nats, of `tokens` after `prompt`."""
+    total, size = 0.0, model.route.chunk_tokens
+    text = prompt + tokens
+    place = await model.route.open((), len(text))
+    try:
+        for start in range(0, len(text), size):
+            part = text[start : start + size]
+            logits_TV = await model.route.forward(place, part, "all")
+            for i, row_V in enumerate(logits_TV, start + 1):
+                if len(prompt) <= i < len(text):
+                    shifted_V = row_V - row_V.max()
+                    total += float(shifted_V[text[i]] - np.log(np.exp(shifted_V).sum()))
+    finally:
+        model.route.release(place, keep=False)
+    return total
