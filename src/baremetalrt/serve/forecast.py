@@ -23,7 +23,7 @@ from baremetalrt.weights.gguf import GGUFFile
 
 _MEASURED_TOKENS: Final = 33
 # Other machines may fail, and have work of their own.
-WORTH_A_ROUTE: Final = 0.8
+_WORTH_A_ROUTE: Final = 0.8
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ async def is_faster_over_peers(file: GGUFFile, config: NodeConfig, neighbours: N
     if hosted is None:
         return False
     here_s = await asyncio.to_thread(_token_s_here, file, config)
-    return hosted.token_s < WORTH_A_ROUTE * here_s
+    return hosted.token_s < _WORTH_A_ROUTE * here_s
 
 
 def _token_s_here(file: GGUFFile, config: NodeConfig) -> float:

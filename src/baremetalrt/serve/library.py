@@ -7,11 +7,12 @@ import logging
 import os
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 from urllib.parse import parse_qsl
 
 from baremetalrt.core.errors import IntegrityError
 from baremetalrt.core.ids import is_infohash
+from baremetalrt.core.units import GIB
 from baremetalrt.weights.store import (
     StoredModel,
     find_model,
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from baremetalrt.swarm.catalog import Entry, Record
 
 _log = logging.getLogger("baremetalrt.swarm")
-_WORTH_ASKING_BYTES = 2 << 30
+_WORTH_ASKING_BYTES: Final = 2 * GIB
 
 
 @dataclass(frozen=True)
