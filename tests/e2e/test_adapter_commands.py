@@ -7,6 +7,7 @@ import json
 import shutil
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,11 @@ import openai
 import pytest
 from numpy.typing import NDArray
 from openai import OpenAI
+from safetensors.numpy import load_file
 
 from baremetalrt.native.tensor_types import dequantize
 from baremetalrt.weights.adapters.gguf_lora import read_gguf_lora, write_gguf_lora
+from baremetalrt.weights.adapters.peft import write_peft
 from baremetalrt.weights.gguf import GGUFFile
 from baremetalrt.weights.store import find_model
 from commands import ServerProcess, bmrt
@@ -85,6 +88,39 @@ def test_run_with_adapters(home: Path, files: list[Path], tmp_path: Path) -> Non
     assert (tmp_path / "peft").stat().st_mode & 0o777 == 0o700
     assert config["r"] == 8 and "q_proj" in config["target_modules"]
     assert said("--adapter", str(tmp_path / "peft"), home=home) == pirate
+
+
+def test_an_adapter_with_magnitudes_is_used_like_any_other(tmp_path: Path) -> None:
+    """From a folder of PEFT into the store, computed with, back into a folder; not as GGUF for others."""
+    home, base = tmp_path / "home", find_model(None).path
+    plain = random_adapter(base, rank=8, seed=3, strength=0.3)
+    scaled = {
+        name: replace(m, row_scale_F=np.linspace(0.8, 1.2, len(m.b_FR), dtype=np.float32))
+        for name, m in plain.matrices.items()
+    }
+    write_peft(replace(plain, matrices=scaled), tmp_path / "made", GGUFFile.open(base))
+    assert json.loads((tmp_path / "made" / "adapter_config.json").read_text())["use_dora"]
+    done = bmrt("adapters", "import", str(tmp_path / "made"), "--name", "dora", home=home)
+    assert done.returncode == 0, done.stderr
+    shown = json.loads(bmrt("adapters", "show", "dora", "--json", home=home).stdout)
+    assert shown["method"] == "DoRA"
+    learned = said("--adapter", "dora", home=home)
+    write_adapter(plain, tmp_path / "plain.gguf")
+    assert learned not in (
+        said(home=home),
+        said("--adapter", str(tmp_path / "plain.gguf"), home=home),
+    )
+    refused = bmrt("adapters", "export", "dora", str(tmp_path / "x.gguf"), home=home)
+    assert refused.returncode == 2 and "DoRA" in refused.stderr
+    assert not (tmp_path / "x.gguf").exists()
+    done = bmrt("adapters", "export", "dora", str(tmp_path / "again"), home=home)
+    assert done.returncode == 0, done.stderr
+    made, again = (
+        load_file(tmp_path / folder / "adapter_model.safetensors") for folder in ("made", "again")
+    )
+    assert made.keys() == again.keys() and len(made) == 3 * len(scaled)
+    for name, numbers in made.items():
+        np.testing.assert_allclose(again[name], numbers, rtol=1e-3, atol=1e-6)
 
 
 def test_what_cannot_be_added_is_one_clear_line(home: Path, tmp_path: Path) -> None:

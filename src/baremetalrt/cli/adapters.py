@@ -70,6 +70,7 @@ def show(name: str, as_json: bool) -> None:
     adapter = load(stored)
     targets = sorted({name.split(".")[-2] for name in adapter.matrices})
     about = {"name": stored.name, **_describe(stored.card())} | {
+        "method": "DoRA" if adapter.is_dora else "LoRA",
         "targets": targets,
         "folder": str(stored.folder),
         "bytes": stored.num_bytes,
