@@ -1,13 +1,12 @@
 """`bmrt finetune`: ready-made examples to a LoRA adapter."""
 
-import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from baremetalrt.cli import options, output
+from baremetalrt.cli.status_line import StatusLine
 from baremetalrt.core.units import parse_bytes
 from baremetalrt.weights.store import StoredModel, find_model
 
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
     from baremetalrt.tuning.config import Progress, TuneConfig
 
 # Where output is no terminal, a line now and then is enough.
-_LINE_EVERY_S: Final = 30.0
+_LOG_INTERVAL_S: Final = 30.0
 
 
 def tuning_options(command: options.F) -> options.F:
@@ -137,44 +136,19 @@ def learn(
     """Runs what is prepared in `folder` to its end, shows how it goes, and prints the report."""
     from baremetalrt.serve.teaching import teach
     from baremetalrt.tuning.curves import draw
-    from baremetalrt.tuning.showing import describe
+    from baremetalrt.tuning.showing import describe, line
 
-    watcher = _Watcher()
-    try:
-        report, forms = teach(config, folder, stored, name, watcher.show)
-    finally:
-        watcher.finish()
+    with StatusLine(log_interval_s=_LOG_INTERVAL_S) as status:
+
+        def show(progress: "Progress") -> None:
+            is_last = progress.num_steps > 0 and progress.step == progress.num_steps
+            if is_last or progress.phase == "paused" or status.is_due:
+                status.show(line(progress))
+
+        report, forms = teach(config, folder, stored, name, show)
     if as_json:
         output.print_json(report.as_json())
         return
     output.note(draw(report.losses, report.held_out_losses))
     print(describe(report))
     output.note(f"report and curves: {folder}\n{forms}")
-
-
-class _Watcher:
-    """Shows progress: one line that changes on a terminal, a line now and then elsewhere."""
-
-    def __init__(self) -> None:
-        self._is_terminal = sys.stderr.isatty()
-        self._width = 0
-        self._shown_at = -_LINE_EVERY_S
-        self._phase = ""
-
-    def show(self, progress: "Progress") -> None:
-        from baremetalrt.tuning.showing import line
-
-        text = line(progress)
-        if self._is_terminal:
-            print(f"\r{text:{self._width}}", end="", file=sys.stderr, flush=True)
-            self._width = len(text)
-            return
-        now = time.monotonic()
-        is_last = progress.num_steps > 0 and progress.step == progress.num_steps
-        if now - self._shown_at >= _LINE_EVERY_S or progress.phase == "paused" or is_last:
-            output.note(text)
-            self._shown_at = now
-
-    def finish(self) -> None:
-        if self._width:
-            print("\r" + " " * self._width + "\r", end="", file=sys.stderr, flush=True)

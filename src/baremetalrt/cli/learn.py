@@ -1,5 +1,7 @@
 """`bmrt learn`: private documents and mail to an adapter of a model."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -7,13 +9,14 @@ import click
 
 from baremetalrt.cli import options, output
 from baremetalrt.cli.finetune import learn, tune_config, tuning_options
-from baremetalrt.cli.reading import ReadingLine
+from baremetalrt.cli.reading import describe
+from baremetalrt.cli.status_line import StatusLine
 from baremetalrt.core.errors import UsageError
 from baremetalrt.core.units import format_bytes
 from baremetalrt.weights.store import StoredModel, find_model
 
 if TYPE_CHECKING:
-    from baremetalrt.documents.gathering import Summary
+    from baremetalrt.documents.gathering import Progress, Summary
     from baremetalrt.documents.judging import GatherConfig
     from baremetalrt.serve.learning import Corpus
 
@@ -66,8 +69,8 @@ def command(
 
     config = _config(arguments["seed"], held_out)
     if dry_run:
-        with ReadingLine() as line:
-            summary, unread = survey(paths, config, line.show)
+        with _reading() as show:
+            summary, unread = survey(paths, config, show)
         _report(summary, unread, as_json=as_json, extra={"dry_run": True})
         return
     if name is None:
@@ -84,8 +87,8 @@ def command(
 
         prepare()
         stored = find_model(model)
-    with ReadingLine() as line:
-        corpus = gather_corpus(paths, name, config, may_replace=replace, on_progress=line.show)
+    with _reading() as show:
+        corpus = gather_corpus(paths, name, config, may_replace=replace, on_progress=show)
     extra = {"name": corpus.name, "folder": str(corpus.folder), "is_new": corpus.is_new}
     if stored is None or not as_json:
         _report(corpus.summary, list(unread_of(corpus.folder)), as_json=as_json, extra=extra)
@@ -97,11 +100,28 @@ def command(
         learn(tune_config(arguments), corpus.folder, stored, name, as_json=as_json)
 
 
+@contextmanager
+def _reading() -> "Iterator[Callable[[Progress], None]]":
+    with StatusLine(after_s=1.0) as line:
+
+        def show(progress: "Progress") -> None:
+            if line.is_due:
+                line.show(describe(progress))
+
+        yield show
+
+
 def _ask(corpus: "Corpus", stored: StoredModel, count: int, seed: int) -> None:
     from baremetalrt.serve.teaching import add_questions
 
-    with output.progress(f"asking {stored.name} for questions about {count} passages"):
-        report = add_questions(corpus, stored, count, seed=seed)
+    with StatusLine(after_s=1.0) as line:
+        report = add_questions(
+            corpus,
+            stored,
+            count,
+            seed=seed,
+            on_progress=lambda done, total: line.update(f"asked about {done} of {total} passages"),
+        )
     why = ", ".join(f"{count} {reason}" for reason, count in report.left_out.items())
     output.note(
         f"questions: {report.num_kept} of {report.num_passages} kept" + (f"; {why}" if why else "")

@@ -1,49 +1,14 @@
-"""One line that says how far the reading of documents is."""
+"""How far the reading of documents is, in a line."""
 
-import sys
-import time
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final
 
-from baremetalrt.cli import output
 from baremetalrt.core.errors import one_line
 from baremetalrt.core.units import format_bytes
 
 if TYPE_CHECKING:
     from baremetalrt.documents.gathering import Progress
 
-_SILENT_S: Final = 1.0
-_TERMINAL_INTERVAL_S: Final = 0.2
-_LOG_INTERVAL_S: Final = 10.0
 _NAME_CHARS: Final = 30
-
-
-class ReadingLine:
-    """A line that is rewritten on a terminal, and one now and then elsewhere. A context manager."""
-
-    def __init__(self) -> None:
-        self._is_terminal = sys.stderr.isatty()
-        self._next_s = time.monotonic() + (_SILENT_S if self._is_terminal else _LOG_INTERVAL_S)
-        self._width = 0
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._width:
-            print("\r" + " " * self._width + "\r", end="", file=sys.stderr, flush=True)
-
-    def show(self, progress: "Progress") -> None:
-        """Shows this, unless something was shown a moment ago."""
-        now_s = time.monotonic()
-        if now_s < self._next_s:
-            return
-        self._next_s = now_s + (_TERMINAL_INTERVAL_S if self._is_terminal else _LOG_INTERVAL_S)
-        line = describe(progress)
-        if not self._is_terminal:
-            output.note(line)
-            return
-        print("\r" + line.ljust(self._width), end="", file=sys.stderr, flush=True)
-        self._width = max(self._width, len(line))
 
 
 def describe(progress: "Progress") -> str:

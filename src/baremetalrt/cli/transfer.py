@@ -2,20 +2,19 @@
 
 import asyncio
 import contextlib
-import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
 from baremetalrt.cli import output
+from baremetalrt.cli.status_line import LOG_INTERVAL_S, StatusLine
 from baremetalrt.core.units import format_bytes
 
 if TYPE_CHECKING:
     from baremetalrt.swarm.torrent import Progress, Torrent
     from baremetalrt.weights.gguf import GGUFFile
 
-_TERMINAL_INTERVAL_S: Final = 0.5
-_LOG_INTERVAL_S: Final = 10.0
+_INTERVAL_S: Final = 0.5
 _MAP_CHARS: Final = 32
 _LONELY_S: Final = 10.0
 
@@ -27,8 +26,7 @@ class Display:
         self.torrent: Torrent | None = None
         self.file: GGUFFile | None = None
         self.status = "starting"
-        self._is_terminal = sys.stderr.isatty()
-        self._width = 0
+        self._status_line = StatusLine()
         self._is_shown = True
 
     @asynccontextmanager
@@ -57,13 +55,11 @@ class Display:
 
     def clear(self) -> None:
         """Takes the line away, so that something else can be printed."""
-        if self._width:
-            print("\r" + " " * self._width + "\r", end="", file=sys.stderr, flush=True)
-            self._width = 0
+        self._status_line.clear()
 
     async def _run(self) -> None:
         waited_s = 0.0
-        interval_s = _TERMINAL_INTERVAL_S if self._is_terminal else _LOG_INTERVAL_S
+        interval_s = _INTERVAL_S if self._status_line.is_terminal else LOG_INTERVAL_S
         hinted = False
         while True:
             await asyncio.sleep(interval_s)
@@ -82,7 +78,7 @@ class Display:
                     "no peers yet; --peer HOST:PORT names one that has the model, "
                     "--swarm NAME the private swarm that it may belong to"
                 )
-            self._show(self._line(progress))
+            self._status_line.show(self._line(progress))
 
     def _line(self, progress: "Progress | None") -> str:
         if progress is None or self.torrent is None:
@@ -93,13 +89,6 @@ class Display:
 
             line += f"  [{draw_blocks(block_map(self.torrent, self.file))}]"
         return line
-
-    def _show(self, line: str) -> None:
-        if not self._is_terminal:
-            output.note(line)
-            return
-        print("\r" + line.ljust(self._width), end="", file=sys.stderr, flush=True)
-        self._width = max(self._width, len(line))
 
 
 def describe(progress: "Progress") -> str:
