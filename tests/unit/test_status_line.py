@@ -1,0 +1,62 @@
+"""The line that says how far something is: rewritten on a terminal, now and then elsewhere."""
+
+import io
+from types import SimpleNamespace
+
+import pytest
+
+from baremetalrt.cli import status_line
+from baremetalrt.cli.status_line import StatusLine
+
+
+class Screen(io.StringIO):
+    """A terminal of forty columns: what is on its last line, as somebody would see it."""
+
+    def isatty(self) -> bool:
+        return True
+
+    @property
+    def seen(self) -> str:
+        line = ""
+        for part in self.getvalue().split("\r"):
+            line = part + line[len(part) :]
+        return line.rstrip()
+
+
+@pytest.fixture
+def screen(monkeypatch: pytest.MonkeyPatch) -> Screen:
+    screen = Screen()
+    # Not `sys.stderr` itself, which pytest puts back before the test.
+    monkeypatch.setattr(status_line, "sys", SimpleNamespace(stderr=screen))
+    monkeypatch.setenv("COLUMNS", "40")
+    return screen
+
+
+def test_a_line_takes_the_place_of_the_last_and_goes_at_the_end(screen: Screen) -> None:
+    with StatusLine() as status:
+        for line in ("a long line about a file", "short", "x" * 100):
+            status.show(line)
+            assert screen.seen == line[:39]
+    assert screen.seen == "" and "\n" not in screen.getvalue()
+
+
+def test_what_is_soon_over_shows_nothing(screen: Screen) -> None:
+    with StatusLine(after_s=60) as status:
+        status.update("reading")
+        assert not status.is_due
+    assert screen.getvalue() == ""
+
+
+def test_a_moment_later_is_not_shown_again(screen: Screen) -> None:
+    with StatusLine() as status:
+        status.update("first")
+        status.update("second")
+        assert screen.seen == "first"
+
+
+def test_in_a_log_there_are_whole_lines_now_and_then(capsys: pytest.CaptureFixture[str]) -> None:
+    with StatusLine(log_interval_s=60) as status:
+        for line in ("first", "second", "x" * 200):
+            status.update(line)
+        status.show("last")
+    assert capsys.readouterr().err == "first\nlast\n"
