@@ -16,11 +16,14 @@ from typing import Any
 import libtorrent as lt
 import pytest
 
+from baremetalrt.core.errors import UsageError
 from baremetalrt.core.spans import BlockSpan, ByteRange
 from baremetalrt.core.units import MIB
+from baremetalrt.serve.library import find_whole_model
 from baremetalrt.swarm.metainfo import Metainfo
 from baremetalrt.weights.gguf import GGUFFile
 from commands import bmrt
+from peers_kit import at_home
 from swarm_kit import (
     Mirror,
     OddPeer,
@@ -99,6 +102,20 @@ def test_a_model_is_pulled_by_link_by_file_and_by_hash(model: Path, tmp_path: Pa
             assert Path(found["path"]).is_relative_to(home)
             assert found["downloaded_bytes"] == model.stat().st_size == torrent["bytes"]
             assert (found["bad_pieces"], found["banned"], found["wasted_bytes"]) == (0, [], 0)
+
+
+def test_a_model_that_was_pulled_is_one_like_others(
+    metainfo: Metainfo, model: Path, home: Path
+) -> None:
+    """Whoever tunes or measures names it; while a part is missing, they are told what to type."""
+    with Seeder(metainfo.raw, model) as seed, at_home(home):
+        pull(metainfo.magnet, "--blocks", "0:1", home=home, peers=[seed.peer])
+        for name in (metainfo.name, metainfo.magnet):
+            with pytest.raises(UsageError) as caught:
+                find_whole_model(name)
+            assert caught.value.code == "model.arriving" and "bmrt pull" in str(caught.value.hint)
+        whole = pull(metainfo.name, home=home, peers=[seed.peer])
+        assert find_whole_model(metainfo.name).path == Path(whole["path"])
 
 
 def test_what_is_here_is_not_fetched_again(metainfo: Metainfo, model: Path, home: Path) -> None:

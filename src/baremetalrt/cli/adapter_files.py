@@ -7,8 +7,7 @@ import click
 
 from baremetalrt.cli import options, output
 from baremetalrt.core.errors import UsageError
-from baremetalrt.serve.library import TorrentReference, resolve
-from baremetalrt.weights.store import StoredModel
+from baremetalrt.serve.library import find_whole_model
 
 _path = click.Path(path_type=Path)
 _base = click.option(
@@ -18,19 +17,6 @@ _base = click.option(
     help="The model that it belongs to.  [default: the embedded one]",
 )
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-
-
-def base_model(reference: str | None) -> StoredModel:
-    """The model of that name, which must be here."""
-    model = resolve(reference)
-    if isinstance(model, TorrentReference):
-        raise UsageError(
-            f"{model.reference[:60]} is not here yet",
-            code="adapter.arriving",
-            parameter="base",
-            hint="`bmrt pull` it first",
-        )
-    return model
 
 
 @click.command("import")
@@ -53,7 +39,7 @@ def import_command(path: Path, name: str | None, base: str | None, as_json: bool
 
     if not path.exists():
         raise UsageError(f"no adapter at {path}", code="adapter.not-found", parameter="path")
-    model = base_model(base)
+    model = find_whole_model(base)
     file = GGUFFile.open(model.path)
     title = path.name if path.is_dir() else path.stem
     called = store.check_name(name or title.replace(" ", "-"))
@@ -113,7 +99,7 @@ def export_command(name: str, target: Path, form: str | None, base: str | None) 
         target.touch(mode=0o600)
         shutil.copyfile(stored.gguf_path, target)
     else:
-        file = GGUFFile.open(base_model(base or adapter.base_name).path)
+        file = GGUFFile.open(find_whole_model(base or adapter.base_name).path)
         check_base(adapter, file)
         write_peft(adapter, target, file)
         store.make_private(target)
@@ -135,7 +121,7 @@ def merge_command(names: tuple[str, ...], base: str | None, target: Path) -> Non
     from baremetalrt.weights.gguf import GGUFFile
 
     choices = [parse_choice(name, allow_paths=True) for name in names]
-    file = GGUFFile.open(base_model(base).path)
+    file = GGUFFile.open(find_whole_model(base).path)
     shelf = AdapterShelf()
     parts = []
     for choice in choices:

@@ -7,7 +7,7 @@ from typing import Any, Final
 import click
 
 from baremetalrt.cli import options, output
-from baremetalrt.weights.store import find_model
+from baremetalrt.serve.library import find_whole_model
 
 _PREFILLS: Final = (128, 512)
 _DECODE_CONTEXT: Final = 128
@@ -30,7 +30,7 @@ def command(model: str | None, repeat: int, as_json: bool, **arguments: Any) -> 
 
     node = Node(options.node_config(arguments, max_sessions=max(_SESSIONS)))
     try:
-        stored = find_model(model)
+        stored = find_whole_model(model)
         with output.progress(f"loading {stored.name}"):
             loaded = node.load(Opening(stored))
         results = asyncio.run(_measure(loaded, repeat))

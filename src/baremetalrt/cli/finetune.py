@@ -8,7 +8,8 @@ import click
 from baremetalrt.cli import options, output
 from baremetalrt.cli.status_line import StatusLine
 from baremetalrt.core.units import parse_bytes
-from baremetalrt.weights.store import StoredModel, find_model
+from baremetalrt.serve.library import find_whole_model
+from baremetalrt.weights.store import StoredModel
 
 if TYPE_CHECKING:
     from baremetalrt.tuning.config import Progress, TuneConfig
@@ -105,7 +106,7 @@ def command(
     from baremetalrt.serve.learning import learned_folder
 
     folder = learned_folder(name)
-    stored = find_model(model)
+    stored = find_whole_model(model)
     from baremetalrt.tuning.requirements import prepare
 
     prepare()

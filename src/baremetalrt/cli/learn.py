@@ -13,7 +13,8 @@ from baremetalrt.cli.reading import describe
 from baremetalrt.cli.status_line import StatusLine
 from baremetalrt.core.errors import UsageError
 from baremetalrt.core.units import format_bytes
-from baremetalrt.weights.store import StoredModel, find_model
+from baremetalrt.serve.library import find_whole_model
+from baremetalrt.weights.store import StoredModel
 
 if TYPE_CHECKING:
     from baremetalrt.documents.gathering import Progress, Summary
@@ -86,7 +87,7 @@ def command(
         from baremetalrt.tuning.requirements import prepare
 
         prepare()
-        stored = find_model(model)
+        stored = find_whole_model(model)
     with _reading() as show:
         corpus = gather_corpus(paths, name, config, may_replace=replace, on_progress=show)
     extra = {"name": corpus.name, "folder": str(corpus.folder), "is_new": corpus.is_new}

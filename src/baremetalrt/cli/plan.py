@@ -8,8 +8,8 @@ import click
 from baremetalrt.cli import options, output
 from baremetalrt.core.errors import UsageError
 from baremetalrt.core.units import format_bytes, parse_bytes
-from baremetalrt.serve.library import has_private_swarm
-from baremetalrt.weights.store import StoredModel, find_model
+from baremetalrt.serve.library import find_whole_model, has_private_swarm
+from baremetalrt.weights.store import StoredModel
 
 
 @click.command("plan")
@@ -29,7 +29,7 @@ def command(model: str | None, as_json: bool, measure: bool, **arguments: Any) -
     are those of decoding one text; links between two other machines are not measured, but taken to be
     like those from here.
     """
-    report = asyncio.run(_report(find_model(model), measure, arguments))
+    report = asyncio.run(_report(find_whole_model(model), measure, arguments))
     if as_json:
         output.print_json(report)
     else:

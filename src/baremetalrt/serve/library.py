@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 from urllib.parse import parse_qsl
 
-from baremetalrt.core.errors import IntegrityError
+from baremetalrt.core.errors import IntegrityError, UsageError
 from baremetalrt.core.ids import is_infohash
 from baremetalrt.core.units import GIB
 from baremetalrt.weights.store import (
@@ -51,6 +51,23 @@ def resolve(reference: str | None) -> StoredModel | TorrentReference:
     if is_magnet_or_hash(reference):
         return TorrentReference(reference)
     return find_model(reference)
+
+
+def find_whole_model(reference: str | None) -> StoredModel:
+    """The model of that name, all of which is here: a file, or a torrent that is complete.
+
+    Raises:
+        UsageError: nothing is called that, or it is still to come.
+    """
+    model = resolve(reference)
+    if isinstance(model, TorrentReference):
+        raise UsageError(
+            f"{model.reference[:60]} is not all here yet",
+            code="model.arriving",
+            parameter="model",
+            hint="`bmrt pull` it first",
+        )
+    return model
 
 
 def has_private_swarm() -> bool:
