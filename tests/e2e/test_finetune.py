@@ -43,6 +43,8 @@ QUICK = (
     "4",
     "--epochs",
     "8",
+    "--samples",
+    "0",
     "--on-battery",
     "--json",
     "--memory",

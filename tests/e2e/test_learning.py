@@ -41,6 +41,8 @@ def test_documents_become_an_adapter_that_answers(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     held_out = report["held_out_perplexity"]
+    assert len(report["samples"]) == 2
+    assert all(sample["before"] != sample["after"] for sample in report["samples"])
     assert held_out["after"] < 0.9 * held_out["before"]
 
     base = default_model()

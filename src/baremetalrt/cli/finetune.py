@@ -58,6 +58,14 @@ def tuning_options(command: options.F) -> options.F:
                 show_default=True,
                 help="Stop after so many evaluations without gain.",
             ),
+            click.option(
+                "--samples",
+                "num_samples",
+                type=click.IntRange(0, 32),
+                default=2,
+                show_default=True,
+                help="How many answers of before and after the report shows.",
+            ),
             click.option("--seed", type=int, default=0, show_default=True),
             click.option("--memory", metavar="SIZE", help="Memory that may be used."),
             click.option(
