@@ -43,8 +43,6 @@ QUICK = (
     "4",
     "--epochs",
     "8",
-    "--samples",
-    "0",
     "--on-battery",
     "--json",
     "--memory",
@@ -78,7 +76,7 @@ def test_text_teaches_and_everything_stays_private(tmp_path: Path) -> None:
     report = tune(
         tmp_path,
         *(str(text), str(lines), "--into", "brenna", "--length", "64"),
-        *("--step-tokens", "128", "--max-steps", "6"),
+        *("--step-tokens", "128", "--max-steps", "6", "--samples", "0"),
     )
     held_out = report["held_out_perplexity"]
     assert held_out["after"] < 0.8 * held_out["before"]
