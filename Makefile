@@ -39,7 +39,8 @@ test-interop: $(VENV)/test-ready
 	$(BIN)/pytest -m interop
 
 # Ratios to llama.cpp on the same library, QWEN=1 adds the 491 MB model; then ratios of torrents, in
-# minutes; then tuning in place against plain transformers and peft, and what real documents teach.
+# minutes; then tuning in place against plain transformers and peft, what real documents
+# teach, and the questions that are asked about them.
 bench: $(VENV)/test-ready
 	$(BIN)/python bench/against_llama_cpp.py $(if $(QWEN),--qwen)
 	$(BIN)/python bench/swarm.py
@@ -49,6 +50,7 @@ bench: $(VENV)/test-ready
 	$(BIN)/python bench/adapters.py $(if $(QWEN),--qwen)
 	$(BIN)/python bench/tuning.py $(if $(QWEN),--qwen)
 	$(BIN)/python bench/learning.py $(if $(QWEN),--qwen)
+	$(BIN)/python bench/questions.py $(if $(QWEN),--qwen)
 
 # After a change to the protocol of the compute plane.
 protocol: $(VENV)/test-ready

@@ -103,6 +103,13 @@ HOSTILE_GGUF: dict[str, Callable[[RawFile], object]] = {
     "a scale for other rows": lambda f: f.tensors.append(
         RawTensor("blk.1.attn_q.weight.lora_row_scale", (F,), values(F))
     ),
+    "a scale beside an adapted embedding": lambda f: f.tensors.extend(
+        [
+            RawTensor(SCALE, (F,), values(F)),
+            RawTensor("token_embd.weight.lora_a", (R, D), values(R, D)),
+            RawTensor("token_embd.weight.lora_b", (R, 300), values(R, 300)),
+        ]
+    ),
     "a scale that is no number": lambda f: f.tensors.append(
         RawTensor(SCALE, (F,), np.full(F, np.nan, np.float32).tobytes())
     ),
@@ -311,21 +318,16 @@ def test_a_hostile_configuration_is_refused(
 
 
 @pytest.mark.parametrize(
-    ("magnitudes", "code"),
-    [
-        (np.ones(31), "adapter.invalid"),
-        (np.ones((32, 1)), "adapter.invalid"),
-        (np.full(32, np.nan), "adapter.invalid"),
-        (np.full(32, np.inf), "adapter.invalid"),
-    ],
+    "magnitudes", [np.ones(31), np.ones((32, 1)), np.full(32, np.nan), np.full(32, np.inf)]
 )
 def test_hostile_magnitudes_are_refused(
-    magnitudes: NDArray[np.float64], code: str, base: GGUFFile, tmp_path: Path
+    magnitudes: NDArray[np.float64], base: GGUFFile, tmp_path: Path
 ) -> None:
     """Too few, of another shape, not finite."""
     folder = peft_folder(tmp_path / "peft", use_dora=True)
     with_magnitudes(folder, magnitudes)
-    refused(lambda: read_peft(folder, base), code)
+    error = refused(lambda: read_peft(folder, base), "adapter.invalid")
+    assert error.source == str(folder)
     with_magnitudes(folder, np.ones(32))
     assert read_peft(folder, base).is_dora
 

@@ -5,10 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import peft
+import psutil
 import pytest
 import torch
 
-from baremetalrt.tuning.adapter import Adapter
+from baremetalrt.core.errors import UsageError
+from baremetalrt.tuning.adapter import Adapter, footprint_of
 from baremetalrt.tuning.config import METHODS, TuneConfig
 from baremetalrt.tuning.evaluation import answers
 from baremetalrt.tuning.model import TunableModel
@@ -111,7 +113,22 @@ def test_targets_by_name_and_by_pattern(tmp_path: Path) -> None:
         model = TunableModel(path, num_threads=1)
         adapter = Adapter(model, TuneConfig(targets=targets), 2, "tiny")
         assert len(adapter.parameters) == 2 * count
+        # A tiny model in a process with all of PyTorch.
+        resident = psutil.Process().memory_info().rss
+        assert 0.9 * resident <= footprint_of(model, targets).runtime_bytes <= 1.5 * resident
         model.close()
+
+
+@pytest.mark.parametrize("targets", [r".*mlp\.gate", r".*(q_proj|gate)", "lm_head", "nothing"])
+def test_what_has_no_form_in_gguf_is_refused_before_it_is_tuned(
+    targets: str, tmp_path: Path
+) -> None:
+    """Routers of experts, alone or among others, the head, and what is not there."""
+    model = TunableModel(write(CASES["qwen3moe"], tmp_path / "model.gguf"), num_threads=1)
+    with pytest.raises(UsageError) as caught:
+        Adapter(model, TuneConfig(targets=targets), 2, "tiny")
+    assert caught.value.code == "tune.targets" and "q_proj" in str(caught.value.hint)
+    model.close()
 
 
 @pytest.mark.parametrize("name", TUNABLE)

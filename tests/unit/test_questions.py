@@ -26,31 +26,27 @@ from baremetalrt.serve.questions import (
 )
 from baremetalrt.weights.store import default_model, find_model
 
-PASSAGE = (
-    "The harbour at Vellmar was dug in 1874 by two hundred workers from the quarry. It took nine years "
-    "and cost eleven lives. The first ship to enter it was the Adelheid, which carried timber from Riga."
-)
-
-
+# About something else than the examples that the model is shown.
 FIRST, _, LAST = SENTENCES = (
-    "The harbour at Vellmar was dug in 1874 by two hundred workers from the quarry.",
-    "It took nine years and cost eleven lives.",
-    "The first ship to enter it was the Adelheid, which carried timber from Riga.",
+    "The bridge over the Tarn was built of granite in 1768 by masons from Aveyron.",
+    "It has seven arches and stood through the flood of 1930.",
+    "The first toll for crossing it was a bundle of hay, which the miller collected.",
 )
+PASSAGE = " ".join(SENTENCES)
 
 
 @pytest.mark.parametrize(
     ("question", "answer", "gain", "reason"),
     [
-        ("Who dug the harbour?", FIRST, 1.2, ""),
-        ("Who dug the harbour?", FIRST, 0.2, "about something else"),
-        ("Who dug the harbour?", FIRST, float("nan"), "about something else"),
+        ("Who built the bridge?", FIRST, 1.2, ""),
+        ("Who built the bridge?", FIRST, 0.2, "about something else"),
+        ("Who built the bridge?", FIRST, float("nan"), "about something else"),
         ("When was the lighthouse built?", "The lighthouse was built in 1903.", 2.0, ""),
         ("What was it all about?", "This was it all about.", 2.0, "nothing new in the answer"),
-        ("Who dug the harbour" + " at Vellmar" * 20 + "?", FIRST, 2.0, "a question too long"),
+        ("Who built the bridge" + " of granite" * 20 + "?", FIRST, 2.0, "a question too long"),
         (
-            "Was it so that the harbour at Vellmar was dug in 1874 by two hundred quarry workers?",
-            FIRST,
+            "Was the bridge over the Tarn built of granite in 1768 by masons?",
+            FIRST.replace(" from Aveyron", ""),
             3.0,
             "nothing new in the answer",
         ),
@@ -100,8 +96,8 @@ def model() -> Iterator[Model]:
 @pytest.mark.parametrize(
     ("question", "answer"),
     [
-        ("Who dug the harbour at Vellmar?", FIRST),
-        ("Which ship was the first to enter the harbour?", LAST),
+        ("Who built the bridge over the Tarn?", FIRST),
+        ("What was the first toll for crossing the bridge?", LAST),
     ],
 )
 def test_a_question_makes_its_answer_likelier(model: Model, question: str, answer: str) -> None:

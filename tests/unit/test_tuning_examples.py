@@ -14,7 +14,7 @@ from baremetalrt.session.tokenizer import Tokenizer
 from baremetalrt.tuning.config import TuneConfig
 from baremetalrt.tuning.encoding import IGNORED, Row, conversation_tokens, tokenize
 from baremetalrt.tuning.examples import Example, read_files, split
-from baremetalrt.tuning.planning import Footprint, count_steps, make_plan
+from baremetalrt.tuning.planning import Footprint, count_steps, estimate_bytes, make_plan
 from baremetalrt.weights.gguf import GGUFFile
 from baremetalrt.weights.store import default_model
 
@@ -167,6 +167,21 @@ def test_less_memory_means_smaller_plans_until_none_fits() -> None:
     with pytest.raises(CapacityError) as caught:
         plan(memory_bytes=900 * MIB)
     assert caught.value.code == "tune.memory"
+
+
+def test_what_is_resident_before_counts() -> None:
+    """In the estimate, byte by byte, and in what is free; a plan that just fits does not any more."""
+    chosen = plan(memory_bytes=24 * GIB)
+    _, h = read_model(GGUFFile.open(default_model().path))
+    sizes = {"num_tokens": 200_000, "longest": 200_000, "free_bytes": 64 * GIB}
+    larger = replace(FOOTPRINT, runtime_bytes=FOOTPRINT.runtime_bytes + GIB)
+    assert estimate_bytes(chosen, larger) == chosen.estimated_bytes + GIB
+    budget = int(1.1 * chosen.estimated_bytes) + MIB
+    tight = TuneConfig(memory_bytes=budget)
+    h = replace(h, training_context=8192)
+    assert make_plan(tight, FOOTPRINT, h, **sizes).estimated_bytes == chosen.estimated_bytes
+    less = make_plan(tight, larger, h, **sizes)
+    assert not chosen.checkpointing and less.checkpointing and less.estimated_bytes <= budget
 
 
 def test_what_is_given_is_not_chosen() -> None:

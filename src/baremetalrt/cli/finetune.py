@@ -154,10 +154,10 @@ def learn(
             if is_last or progress.phase == "paused" or status.is_due:
                 status.show(line(progress))
 
-        report, forms = teach(config, folder, stored, name, show)
+        report = teach(config, folder, stored, name, show)
     if as_json:
         output.print_json(report.as_json())
         return
     output.note(draw(report.losses, report.held_out_losses))
     print(describe(report))
-    output.note(f"report and curves: {folder}\n{forms}")
+    output.note(f"report and curves: {folder}\nuse it: bmrt run {stored.name} --adapter {name}")

@@ -17,7 +17,7 @@ import numpy as np
 
 from baremetalrt.serve.node import Model
 from baremetalrt.session.grammar import from_json_schema
-from baremetalrt.session.sampling import SamplingOptions
+from baremetalrt.session.sampling import SamplingOptions, log_probabilities
 from baremetalrt.session.session import GenerationOptions
 
 _INSTRUCTION: Final = (
@@ -210,8 +210,7 @@ async def _log_likelihood(model: Model, prompt: list[int], tokens: list[int]) ->
             logits_TV = await model.route.forward(place, part, "all")
             for i, row_V in enumerate(logits_TV, start + 1):
                 if len(prompt) <= i < len(text):
-                    shifted_V = row_V - row_V.max()
-                    total += float(shifted_V[text[i]] - np.log(np.exp(shifted_V).sum()))
+                    total += float(log_probabilities(row_V)[text[i]])
     finally:
         model.route.release(place, keep=False)
     return total

@@ -13,8 +13,7 @@ from baremetalrt.core.errors import UsageError
 from baremetalrt.documents.passages import split_passages
 from baremetalrt.serve.learning import Corpus
 from baremetalrt.swarm.files import disk_errors, write_durably
-from baremetalrt.weights.adapters.card import CARD_NAME
-from baremetalrt.weights.adapters.store import GGUF_NAME, adapters_folder, complete_trained
+from baremetalrt.weights.adapters.store import adapters_folder, complete_trained
 from baremetalrt.weights.gguf import GGUFFile
 from baremetalrt.weights.store import StoredModel
 
@@ -45,8 +44,8 @@ def teach(
     stored: StoredModel,
     name: str,
     on_progress: "Callable[[Progress], None]",
-) -> "tuple[Report, str]":
-    """Learns what is in `folder`; the adapter goes into the store. Returns how it is used, too.
+) -> "Report":
+    """Learns what is in `folder`; the adapter goes into the store as `name`.
 
     Raises:
         UsageError, IntegrityError, CapacityError: see `tune`.
@@ -55,17 +54,10 @@ def teach(
 
     target = adapters_folder() / name
     report = tune(config, folder, stored.path, target, on_progress, base_name=stored.name)
-    try:
-        complete_trained(
-            target, GGUFFile.open(stored.path), base_name=stored.name, privacy=report.privacy
-        )
-    except UsageError as error:
-        # A pattern may choose a module that GGUF has no name for: the folder of `peft` is all there is
-        # then, and nothing older.
-        for stale in (GGUF_NAME, CARD_NAME):
-            (target / stale).unlink(missing_ok=True)
-        return report, f"only in the form of peft: {error.message}"
-    return report, f"use it: bmrt run {stored.name} --adapter {name}"
+    complete_trained(
+        target, GGUFFile.open(stored.path), base_name=stored.name, privacy=report.privacy
+    )
+    return report
 
 
 def add_questions(

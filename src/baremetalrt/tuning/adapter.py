@@ -8,6 +8,7 @@ from typing import Any, Final
 import peft
 import psutil
 import torch
+from peft.tuners.lora import LoraLayer
 from safetensors.torch import save
 
 from baremetalrt.core.errors import UsageError
@@ -51,15 +52,20 @@ class Adapter:
             for module in model.network.modules():
                 if isinstance(module, QuantizedLinear):
                     module.materializes = True
+        # Before `peft` wraps them.
+        known = ", ".join(model.linear_names())
         try:
             self.peft: Any = peft.get_peft_model(model.network, self.config)
         except ValueError as error:
-            raise UsageError(
-                f"no module of this model matches {config.targets!r}",
-                code="tune.targets",
-                parameter="targets",
-                hint="known modules: " + ", ".join(model.linear_names()),
+            raise _bad_targets(
+                f"no module of this model matches {config.targets!r}", known
             ) from error
+        for name, module in self.peft.named_modules():
+            # Of routers, `peft` adapts the bare parameter, which has no form in GGUF.
+            if isinstance(module, LoraLayer) and not isinstance(
+                module.get_base_layer(), QuantizedLinear
+            ):
+                raise _bad_targets(f"{config.targets!r} matches {name}, no linear layer", known)
         self.parameters: dict[str, torch.nn.Parameter] = {
             name: p for name, p in self.peft.named_parameters() if p.requires_grad
         }
@@ -95,6 +101,12 @@ class Adapter:
         body["inference_mode"] = True
         body["base_model_name_or_path"] = self._base_name
         return body
+
+
+def _bad_targets(what: str, known: str) -> UsageError:
+    return UsageError(
+        what, code="tune.targets", parameter="targets", hint=f"known modules: {known}"
+    )
 
 
 def target_modules(targets: str | None, model: TunableModel) -> list[str] | str:

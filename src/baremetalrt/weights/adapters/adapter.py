@@ -107,6 +107,12 @@ def checked(adapter: Adapter, *, source: str) -> Adapter:
         raise bad(source, "adapts nothing")
     if not math.isfinite(adapter.alpha) or not 0.0 <= adapter.alpha <= _MAX_ALPHA:
         raise bad(source, f"has an alpha of {adapter.alpha}, expected 0 to {_MAX_ALPHA:.0f}")
+    if adapter.is_dora and any(
+        n == EMBEDDING or m.a_RD.ndim != 2 for n, m in adapter.matrices.items()
+    ):
+        raise bad(
+            source, "scales rows, and adapts an embedding or experts, where that is not known"
+        )
     for name, m in adapter.matrices.items():
         if m.a_RD.ndim not in (2, 3) or m.a_RD.ndim != m.b_FR.ndim:
             raise bad(
@@ -117,20 +123,11 @@ def checked(adapter: Adapter, *, source: str) -> Adapter:
             raise bad(source, f"{name}: factors of shapes {shapes} cannot be multiplied")
         if not 1 <= m.rank <= MAX_RANK:
             raise bad(source, f"{name} has rank {m.rank}, expected 1 to {MAX_RANK}")
-        if m.row_scale_F is not None:
-            _check_row_scale(name, m, source)
+        if m.row_scale_F is not None and m.row_scale_F.shape != m.b_FR.shape[:-1]:
+            raise bad(source, f"{name}: not one number for each of its {m.b_FR.shape[-2]} rows")
         if not all(np.isfinite(array).all() for array in m.arrays):
             raise bad(source, f"{name} holds numbers that are not finite")
     return adapter
-
-
-def _check_row_scale(name: str, m: LowRank, source: str) -> None:
-    if name == EMBEDDING or m.a_RD.ndim != 2:
-        raise bad(
-            source, f"scales rows of {name}: of an embedding and of experts, that is not known"
-        )
-    if m.row_scale_F is None or m.row_scale_F.shape != (len(m.b_FR),):
-        raise bad(source, f"{name}: not one number for each of its {len(m.b_FR)} rows")
 
 
 def check_fits(adapter: Adapter, file: GGUFFile) -> None:

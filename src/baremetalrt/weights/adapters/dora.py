@@ -7,35 +7,36 @@ computed: they are taken once, when an adapter is read.
 Source: arXiv 2402.09353, and `dora.py` of peft.
 """
 
-from typing import Final
-
 import numpy as np
 from numpy.typing import NDArray
 
-from baremetalrt.core.errors import IntegrityError, UsageError
-from baremetalrt.core.units import MIB
-from baremetalrt.native.graph import row_bytes
-from baremetalrt.native.tensor_types import can_dequantize, dequantize
+from baremetalrt.core.errors import UsageError
+from baremetalrt.native.tensor_types import can_dequantize
 from baremetalrt.weights.adapters.adapter import LowRank, bad, shape_of
+from baremetalrt.weights.adapters.rows import read_rows
 from baremetalrt.weights.gguf import GGUFFile, describe_shape
-
-_PIECE_BYTES: Final = 8 * MIB
 
 
 def with_magnitudes(
-    m: LowRank, scale: float, magnitudes_F: NDArray[np.float32], base: GGUFFile, tensor: str
+    m: LowRank,
+    scale: float,
+    magnitudes_F: NDArray[np.float32],
+    base: GGUFFile,
+    tensor: str,
+    *,
+    source: str,
 ) -> LowRank:
     """The factors of DoRA as what is computed with; `m` and `scale` are those of the LoRA within.
+
+    `source` is who is to blame.
 
     Raises:
         UsageError: the factors do not fit, or the base is not all here or of a type that cannot be read.
         IntegrityError: there is not one magnitude for every row, or a row has no length.
     """
     if magnitudes_F.shape != (len(m.b_FR),):
-        raise bad(
-            tensor,
-            f"has magnitudes of shape {magnitudes_F.shape} for {len(m.b_FR)} rows of {tensor}",
-        )
+        shape = magnitudes_F.shape
+        raise bad(source, f"has magnitudes of shape {shape} for {len(m.b_FR)} rows of {tensor}")
     if shape_of(base.tensors[tensor]) != m.target_shape:
         raise UsageError(
             f"the adapter has factors of DoRA for {describe_shape(m.target_shape)} in {tensor}, which is "
@@ -46,7 +47,7 @@ def with_magnitudes(
         )
     lengths_F = _row_lengths(m, scale, base, tensor)
     if not lengths_F.all():
-        raise bad(tensor, f"takes away whole rows of {tensor}, which then have no direction")
+        raise bad(source, f"takes away whole rows of {tensor}, which then have no direction")
     scale_F = magnitudes_F / lengths_F
     return LowRank(m.a_RD, m.b_FR * scale_F[:, None], scale_F)
 
@@ -62,7 +63,7 @@ def magnitudes(
 
 
 def _row_lengths(m: LowRank, scale: float, base: GGUFFile, tensor: str) -> NDArray[np.float32]:
-    """The length of every row of `W + scale * b @ a`, some rows at a time."""
+    """The length of every row of `W + scale * b @ a`."""
     info = base.tensors[tensor]
     if not can_dequantize(info.type):
         raise UsageError(
@@ -77,21 +78,12 @@ def _row_lengths(m: LowRank, scale: float, base: GGUFFile, tensor: str) -> NDArr
             parameter="adapter",
             hint="`bmrt pull` the model first",
         )
-    width, num_rows = info.shape[0], info.num_elements // info.shape[0]
-    row, step = row_bytes(info.type, width), max(1, _PIECE_BYTES // (4 * width))
-    lengths_F = np.empty(num_rows, np.float32)
+    lengths_F = np.empty(len(m.b_FR), np.float32)
     scaled_FR = m.b_FR * np.float32(scale)
     with base.paths[info.file].open("rb") as f:
         f.seek(info.start)
-        for first in range(0, num_rows, step):
-            count = min(step, num_rows - first)
-            raw = np.frombuffer(f.read(count * row), np.uint8)
-            if raw.nbytes != count * row:
-                raise IntegrityError(
-                    f"{base.path.name} ends within {tensor}",
-                    code="gguf.truncated",
-                    source=str(base.path),
-                )
-            sum_ND = dequantize(raw, info.type, width) + scaled_FR[first : first + count] @ m.a_RD
-            lengths_F[first : first + count] = np.linalg.norm(sum_ND, axis=1)
+        for first, rows_ND in read_rows(f, info, len(lengths_F)):
+            end = first + len(rows_ND)
+            sum_ND = rows_ND + scaled_FR[first:end] @ m.a_RD
+            lengths_F[first:end] = np.linalg.norm(sum_ND, axis=1)
     return lengths_F

@@ -17,10 +17,10 @@ import numpy as np
 
 from baremetalrt.core.errors import CapacityError, IntegrityError, UsageError
 from baremetalrt.core.units import MIB, format_bytes, round_up
-from baremetalrt.native.graph import row_bytes
-from baremetalrt.native.tensor_types import can_dequantize, can_quantize, dequantize, quantize
+from baremetalrt.native.tensor_types import can_dequantize, can_quantize, quantize
 from baremetalrt.weights.adapters.adapter import Adapter, LowRank, check_fits, combined
 from baremetalrt.weights.adapters.gguf_lora import string
+from baremetalrt.weights.adapters.rows import read_rows
 from baremetalrt.weights.gguf import GGUFFile, TensorInfo
 
 MERGED_KEY: Final = "baremetalrt.merged"
@@ -135,16 +135,10 @@ def _write(
 
 
 def _merge_matrix(info: TensorInfo, m: LowRank, old: IO[bytes], new: IO[bytes]) -> None:
-    width, rows = info.shape[0], len(m.b_FR)
-    row = row_bytes(info.type, width)
-    step = max(1, _PIECE_BYTES // (4 * width))
-    for first in range(0, rows, step):
-        count = min(step, rows - first)
-        raw = np.frombuffer(old.read(count * row), np.uint8)
-        values = dequantize(raw, info.type, width).copy()
-        if m.row_scale_F is not None:
-            values *= m.row_scale_F[first : first + count, None]
-        values += m.b_FR[first : first + count] @ m.a_RD
+    for first, rows_ND in read_rows(old, info, len(m.b_FR)):
+        end = first + len(rows_ND)
+        values = rows_ND * (1 if m.row_scale_F is None else m.row_scale_F[first:end, None])
+        values += m.b_FR[first:end] @ m.a_RD
         if not np.isfinite(values).all():
             raise UsageError(
                 f"{info.name} would hold numbers that are not finite",

@@ -6,7 +6,7 @@ refused, because reading them runs whatever program is in them.
 
 import json
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -36,13 +36,8 @@ _PARTS: Final = {
 _SUFFIXES: Final = ("", ".weight", ".default", ".default.weight")
 
 
-@dataclass
-class _Module:
-    """What a file has for one module, as it lies there: `a_RD`, `b_FR`, and, of DoRA, `magnitudes_F`."""
-
-    a: NDArray[np.float32] | None = None
-    b: NDArray[np.float32] | None = None
-    magnitudes: NDArray[np.float32] | None = None
+# `a` is (R, D) and `b` (F, R) as the file has them; `magnitudes` of DoRA is (F).
+_Module = dict[str, NDArray[np.float32]]
 
 
 def read_peft(
@@ -144,20 +139,20 @@ def _modules(
 ) -> dict[str, _Module]:
     """All parts by module, with their dimensions checked, though not yet their shapes."""
     modules: dict[str, _Module] = {}
-    endings = [(f".{p}{s}", field) for p, field in _PARTS.items() for s in _SUFFIXES]
+    endings = {f".{name}{end}": part for name, part in _PARTS.items() for end in _SUFFIXES}
     for name, array in tensors.items():
-        found = next(((end, field) for end, field in endings if name.endswith(end)), None)
-        if found is None:
+        ending = next((ending for ending in endings if name.endswith(ending)), None)
+        if ending is None:
             raise bad(source, f"has a tensor {name[:200]}, which is no factor of a LoRA")
-        end, field = found
-        expected = 1 if field == "magnitudes" else 2
+        part = endings[ending]
+        expected = 1 if part == "magnitudes" else 2
         if array.ndim != expected:
             raise bad(source, f"has {name[:200]} with {array.ndim} dimensions, expected {expected}")
-        setattr(modules.setdefault(name.removesuffix(end), _Module()), field, array)
+        modules.setdefault(name.removesuffix(ending), {})[part] = array
     for name, module in modules.items():
-        if module.a is None or module.b is None:
+        if not {"a", "b"} <= module.keys():
             raise bad(source, f"has only one factor for {name[:200]}")
-        if config.is_dora != (module.magnitudes is not None):
+        if config.is_dora != ("magnitudes" in module):
             what = "no magnitudes" if config.is_dora else "magnitudes of DoRA"
             raise bad(source, f"has {what} for {name[:200]}, its {CONFIG_NAME} says otherwise")
     return modules
@@ -171,8 +166,7 @@ def _matrices(
     experts: dict[str, dict[int, LowRank]] = {}
     scales: dict[str, float] = {}
     for module, parts in modules.items():
-        a, b, magnitudes_F = parts.a, parts.b, parts.magnitudes
-        assert a is not None and b is not None
+        a, b, magnitudes_F = parts["a"], parts["b"], parts.get("magnitudes")
         target = names.target_of(module, base.architecture)
         if target is None or target.tensor not in base.tensors:
             raise UsageError(
@@ -201,7 +195,9 @@ def _matrices(
                 magnitudes_F = names.permute(magnitudes_F, size)
         found = LowRank(np.ascontiguousarray(a), np.ascontiguousarray(b))
         if magnitudes_F is not None:
-            found = dora.with_magnitudes(found, scale, magnitudes_F, base, target.tensor)
+            found = dora.with_magnitudes(
+                found, scale, magnitudes_F, base, target.tensor, source=source
+            )
         if scales.setdefault(target.tensor, scale) != scale:
             raise bad(source, f"scales the experts of {target.tensor} differently")
         if target.expert is None:
@@ -239,7 +235,7 @@ def write_peft(adapter: Adapter, folder: Path, base: GGUFFile) -> None:
     alphas: dict[str, float] = {}
     for tensor, m in adapter.matrices.items():
         module = names.module_of(tensor, adapter.architecture)
-        if module is None or (adapter.is_dora and tensor == EMBEDDING):
+        if module is None:
             raise UsageError(
                 f"{adapter.name} adapts {tensor}, which peft has no name for",
                 code="adapter.unsupported",
