@@ -330,7 +330,7 @@ def test_a_merged_file_holds_the_sum(name: str, tmp_path: Path) -> None:
         file.path, seed=2, rank=2, targets=lambda n: "blk.1" in n and "_q" not in n
     )
     target = tmp_path / "merged.gguf"
-    merge(file, [(one, 0.5), (two, -1.0)], target)
+    assert merge(file, [(one, 0.5), (two, -1.0)], target) == pytest.approx(1, rel=1e-4)
     merged = GGUFFile.open(target)
     assert merged.get(MERGED_KEY) is not None and "tiny-1 * 0.5" in str(merged.get(MERGED_KEY))
     old, new = file.path.read_bytes(), target.read_bytes()
@@ -356,12 +356,34 @@ def test_a_merged_file_holds_the_sum(name: str, tmp_path: Path) -> None:
         assert caught.value.code == code
 
 
+@pytest.mark.parametrize("strength", [0.01, 1.0])
+def test_merging_says_how_much_is_left(strength: float, tmp_path: Path) -> None:
+    """Steps of four bits swallow most of a small change, and little of a large one."""
+    tiny = TinyModel("llama", weights="Q4_0", width=256, head_size=64, feed_forward_width=512)
+    file = model(tmp_path, tiny)
+    adapter = random_adapter(file.path, strength=strength, targets=lambda n: "ffn_up" in n)
+    kept = merge(file, [(adapter, 1.0)], tmp_path / "merged.gguf")
+    merged = GGUFFile.open(tmp_path / "merged.gguf")
+    along = whole = 0.0
+    for name, m in adapter.matrices.items():
+        old, new = (
+            dequantize(
+                np.fromfile(f.path, np.uint8, t.num_bytes, offset=t.start), t.type, t.shape[0]
+            ).copy()
+            for f, t in ((f, f.tensors[name]) for f in (file, merged))
+        )
+        change = delta(m, adapter.scale_of(name))
+        along, whole = along + np.vdot(change, new - old), whole + np.vdot(change, change)
+    assert kept == pytest.approx(along / whole, rel=1e-3, abs=1e-3)
+    assert kept < 0.5 if strength < 0.1 else kept > 0.9
+
+
 def test_merging_keeps_the_type_of_each_tensor(tmp_path: Path) -> None:
     """Q4_0 stays Q4_0, in the same order and size; the line of metadata moves all tensors alike."""
     tiny = TinyModel("llama", weights="Q4_0", width=256, head_size=64, feed_forward_width=512)
     file = model(tmp_path, tiny)
     nothing = random_adapter(file.path, strength=0.0)
-    merge(file, [(nothing, 1.0)], tmp_path / "same.gguf")
+    assert merge(file, [(nothing, 1.0)], tmp_path / "same.gguf") == 1
     merged = GGUFFile.open(tmp_path / "same.gguf")
     offset = merged.data_offsets[0] - file.data_offsets[0]
     assert {n: (t.type, t.start) for n, t in merged.tensors.items()} == {

@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Final
 
 import click
 
@@ -9,6 +10,8 @@ from baremetalrt.cli import options, output
 from baremetalrt.core.errors import UsageError
 from baremetalrt.serve.library import find_whole_model
 
+# Below this share, a merged model may well answer as if nothing had been merged.
+_MUCH_KEPT: Final = 0.9
 _path = click.Path(path_type=Path)
 _base = click.option(
     "--base",
@@ -129,5 +132,10 @@ def merge_command(names: tuple[str, ...], base: str | None, target: Path) -> Non
         check_base(adapter, file)
         parts.append((adapter, choice.scale))
     with output.progress(f"merging into {target.name}"):
-        merge(file, parts, target)
+        kept = merge(file, parts, target)
+    if kept < _MUCH_KEPT:
+        output.note(
+            f"{100 * kept:.0f} % of what is changed is left after quantization; merge into a model of "
+            "more bits, or use the adapter as it is"
+        )
     print(target)

@@ -17,7 +17,7 @@ import numpy as np
 
 from baremetalrt.core.errors import CapacityError, IntegrityError, UsageError
 from baremetalrt.core.units import MIB, format_bytes, round_up
-from baremetalrt.native.tensor_types import can_dequantize, can_quantize, quantize
+from baremetalrt.native.tensor_types import can_dequantize, can_quantize, dequantize, quantize
 from baremetalrt.weights.adapters.adapter import Adapter, LowRank, check_fits, combined
 from baremetalrt.weights.adapters.gguf_lora import string
 from baremetalrt.weights.adapters.rows import read_rows
@@ -36,8 +36,10 @@ def merge(
     target: Path,
     *,
     on_progress: Callable[[float], None] = lambda fraction: None,
-) -> None:
+) -> float:
     """Writes `file` with these adapters, each times its weight, to `target`.
+
+    Returns the share of what they change that is left: steps of four bits swallow most of a small one.
 
     Raises:
         UsageError: an adapter does not fit, the file is split or merged before, or one of its types
@@ -65,7 +67,7 @@ def merge(
         # It holds what the adapter learned: its owner decides who else may read it.
         temporary.touch(mode=0o600)
         with source.open("rb") as old, temporary.open("wb") as new:
-            _write(file, adapters, old, new, on_progress)
+            kept = _write(file, adapters, old, new, on_progress)
             new.flush()
             os.fsync(new.fileno())
         temporary.replace(target)
@@ -75,6 +77,7 @@ def merge(
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
+    return kept
 
 
 def _check_mergeable(
@@ -116,7 +119,8 @@ def _write(
     old: IO[bytes],
     new: IO[bytes],
     on_progress: Callable[[float], None],
-) -> None:
+) -> float:
+    kept, wanted = 0.0, 0.0
     total = os.fstat(old.fileno()).st_size
     magic, version, num_tensors, num_values = _START.unpack(old.read(_START.size))
     new.write(_START.pack(magic, version, num_tensors, num_values + 1))
@@ -129,12 +133,18 @@ def _write(
         # Of experts, one matrix after the other: each factor has one more dimension in front.
         for expert in range(info.shape[2]):
             one = LowRank(m.a_RD[expert], m.b_FR[expert]) if m.a_RD.ndim == 3 else m
-            _merge_matrix(info, one, old, new)
+            along, whole = _merge_matrix(info, one, old, new)
+            kept, wanted = kept + along, wanted + whole
             on_progress(old.tell() / total)
     _copy(old, new, total - old.tell(), on_progress, total)
+    return kept / wanted if wanted else 1.0
 
 
-def _merge_matrix(info: TensorInfo, m: LowRank, old: IO[bytes], new: IO[bytes]) -> None:
+def _merge_matrix(
+    info: TensorInfo, m: LowRank, old: IO[bytes], new: IO[bytes]
+) -> tuple[float, float]:
+    """How far the written rows went in the direction of the change, and its length squared."""
+    along, whole = 0.0, 0.0
     for first, rows_ND in read_rows(old, info, len(m.b_FR)):
         end = first + len(rows_ND)
         values = rows_ND * (1 if m.row_scale_F is None else m.row_scale_F[first:end, None])
@@ -145,7 +155,13 @@ def _merge_matrix(info: TensorInfo, m: LowRank, old: IO[bytes], new: IO[bytes]) 
                 code="merge.overflow",
                 hint="merge with a smaller weight",
             )
-        new.write(quantize(values, info.type).data)
+        written = quantize(values, info.type)
+        new.write(written.data)
+        change = values - rows_ND
+        came = dequantize(written, info.type, info.shape[0]) - rows_ND
+        along += float(np.vdot(change, came))
+        whole += float(np.vdot(change, change))
+    return along, whole
 
 
 def _copy(
