@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test lint test-slow test-interop bench protocol clean
+.PHONY: run learn test lint test-slow test-interop bench protocol clean
 .DEFAULT_GOAL := run
 
 $(VENV)/run-ready: pyproject.toml packaging/default-model.txt
@@ -16,8 +16,12 @@ $(VENV)/run-ready: pyproject.toml packaging/default-model.txt
 	touch $@
 
 $(VENV)/test-ready: $(VENV)/run-ready
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[learn,tune,test]'
 	touch $@
+
+# What `bmrt learn` and `bmrt finetune` need besides: readers of documents, and PyTorch.
+learn: $(VENV)/run-ready
+	$(BIN)/python -m pip install --disable-pip-version-check --editable '.[learn,tune]'
 
 run: $(VENV)/run-ready
 	@$(BIN)/bmrt run "What is a torrent, in two sentences?"

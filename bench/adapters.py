@@ -22,11 +22,11 @@ from typing import Any
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as `bmrt` does
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from baremetalrt.blocks.adapters import AdapterSet, WeightedAdapter
+from baremetalrt.blocks.loaded_adapters import AdapterSet, WeightedAdapter
 from baremetalrt.devices.processor import default_threads
-from baremetalrt.serve.node import Model, Node, NodeConfig
-from baremetalrt.serve.opening import Opening
-from baremetalrt.session.sampling import SamplingOptions
+from baremetalrt.node.node import Model, Node, NodeConfig
+from baremetalrt.node.opening import Opening
+from baremetalrt.session.options import SampleOptions
 from baremetalrt.session.session import GenerationOptions
 from baremetalrt.weights.adapters import store
 from baremetalrt.weights.adapters.adapter import Adapter
@@ -53,7 +53,7 @@ def make(path: Path, seed: int) -> Adapter:
 
 async def _speeds(model: Model, length: int, num_tokens: int, seed: int) -> tuple[float, float]:
     options = GenerationOptions(
-        sampling=SamplingOptions(temperature=0.0), max_tokens=num_tokens, ignore_end=True
+        sampling=SampleOptions(temperature=0.0), max_tokens=num_tokens, ignore_end=True
     )
     session = model.session(prompt(length, seed), options)
     async for _ in session.generate():

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from baremetalrt.devices.processor import default_threads
-from baremetalrt.serve.node import Node, NodeConfig
-from baremetalrt.serve.opening import Opening
+from baremetalrt.node.node import Node, NodeConfig
+from baremetalrt.node.opening import Opening
 from baremetalrt.weights.store import StoredModel, find_model
 from processes import Worker
 from qwen import fetch_qwen

@@ -10,9 +10,9 @@ from typing import Any
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as `bmrt` does
 
-from baremetalrt.serve.node import Model, Node, NodeConfig
-from baremetalrt.serve.opening import Opening
-from baremetalrt.session.sampling import SamplingOptions
+from baremetalrt.node.node import Model, Node, NodeConfig
+from baremetalrt.node.opening import Opening
+from baremetalrt.session.options import SampleOptions
 from baremetalrt.session.session import GenerationOptions
 from baremetalrt.weights.store import StoredModel
 from processes import peak_memory_bytes
@@ -21,7 +21,7 @@ from processes import peak_memory_bytes
 async def _one(model: Model, prompt: list[int], num_tokens: int) -> dict[str, Any]:
     # Prompts without meaning may end at once; llama.cpp's side goes on regardless.
     options = GenerationOptions(
-        sampling=SamplingOptions(temperature=0.0), max_tokens=num_tokens, ignore_end=True
+        sampling=SampleOptions(temperature=0.0), max_tokens=num_tokens, ignore_end=True
     )
     session = model.session(prompt, options)
     started, first, ids = time.perf_counter(), 0.0, []

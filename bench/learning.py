@@ -15,7 +15,7 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-from baremetalrt.weights.store import home
+from baremetalrt.core.places import home
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from commands import bmrt

@@ -19,13 +19,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from baremetalrt.hosting.neighbours import Neighbours, the_membership
+from baremetalrt.hosting.remote_model import model_over_peers
+from baremetalrt.node.node import Model, Node, NodeConfig
+from baremetalrt.node.opening import Opening
 from baremetalrt.peers.chain import RemoteChain
 from baremetalrt.peers.wire import ENCODINGS, Activations
-from baremetalrt.serve.neighbours import Neighbours, the_membership
-from baremetalrt.serve.node import Model, Node, NodeConfig
-from baremetalrt.serve.opening import Opening
-from baremetalrt.serve.remote import model_over_peers
-from baremetalrt.session.sampling import SamplingOptions
+from baremetalrt.session.options import SampleOptions
 from baremetalrt.session.session import GenerationOptions
 from baremetalrt.weights.store import default_model
 
@@ -42,7 +42,7 @@ EIGHT = 8
 
 def options(num_tokens: int) -> GenerationOptions:
     return GenerationOptions(
-        sampling=SamplingOptions(temperature=0), max_tokens=num_tokens, ignore_end=True
+        sampling=SampleOptions(temperature=0), max_tokens=num_tokens, ignore_end=True
     )
 
 

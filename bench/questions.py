@@ -14,9 +14,9 @@ from itertools import pairwise
 from pathlib import Path
 
 from baremetalrt.documents.passages import split_passages
-from baremetalrt.serve.node import Node, NodeConfig
-from baremetalrt.serve.opening import Opening
-from baremetalrt.serve.questions import Made, QuestionConfig, make_pairs
+from baremetalrt.learning.questions import Made, QuestionConfig, make_pairs
+from baremetalrt.node.node import Node, NodeConfig
+from baremetalrt.node.opening import Opening
 from baremetalrt.weights.store import StoredModel, find_model
 from learning import SPEECH, fetch, members
 from qwen import fetch_qwen

@@ -10,7 +10,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from baremetalrt.weights.store import home
+from baremetalrt.core.places import home
 
 _SHA256 = "1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32"
 _NUM_PARTS = 6

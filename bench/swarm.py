@@ -26,15 +26,16 @@ import gguf
 import libtorrent as lt
 import numpy as np
 
+from baremetalrt.core.places import HOME_VARIABLE
 from baremetalrt.devices.processor import default_threads
 from baremetalrt.native.holes import punch_hole
-from baremetalrt.serve.torrents import add_torrent
-from baremetalrt.swarm.arrival import header_ranges, wait_for_header
-from baremetalrt.swarm.checking import signatures
 from baremetalrt.swarm.client import SwarmClient
 from baremetalrt.swarm.config import SwarmConfig
+from baremetalrt.swarm.fetching import header_ranges, wait_for_header
 from baremetalrt.swarm.metainfo import read_metainfo
-from baremetalrt.weights.store import HOME_VARIABLE, find_model
+from baremetalrt.swarm.obtaining import add_torrent
+from baremetalrt.swarm.piece_checker import signatures
+from baremetalrt.weights.store import find_model
 
 BMRT = [sys.executable, "-m", "baremetalrt"]
 MB = 1_000_000

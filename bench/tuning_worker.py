@@ -14,9 +14,9 @@ ARGUMENTS: dict[str, Any] = json.loads(sys.argv[1])
 
 import torch  # noqa: E402
 
-from baremetalrt.tuning.adapter import Adapter  # noqa: E402
 from baremetalrt.tuning.config import TuneConfig  # noqa: E402
 from baremetalrt.tuning.model import TunableModel  # noqa: E402
+from baremetalrt.tuning.trained_adapter import TrainableAdapter  # noqa: E402
 from baremetalrt.tuning.trainer import make_optimizer  # noqa: E402
 from processes import peak_memory_bytes  # noqa: E402
 
@@ -27,7 +27,7 @@ Step = Callable[[torch.Tensor], torch.Tensor]
 def ours(path: Path) -> tuple[Step, Any]:
     model = TunableModel(path, num_threads=ARGUMENTS["num_threads"])
     model.set_checkpointing(ARGUMENTS["checkpointing"])
-    adapter = Adapter(model, CONFIG, ARGUMENTS["rank"], "bench")
+    adapter = TrainableAdapter(model, CONFIG, ARGUMENTS["rank"], "bench")
     adapter.peft.train()
     return lambda ids: model.token_losses(ids[:, :-1], ids[:, 1:]).mean(), adapter.peft
 

@@ -13,14 +13,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
-from baremetalrt.swarm.authority import (
+from baremetalrt.membership.authority import (
     create_swarm,
     find_membership,
     keep_membership,
     load_authority,
     utc_now,
 )
-from baremetalrt.swarm.certificates import certificate_pem, issue, key_pem, new_key
+from baremetalrt.membership.certificates import certificate_pem, issue, key_pem, new_key
 from commands import BMRT, environment
 from swarm_kit import LOOPBACK, make_home
 

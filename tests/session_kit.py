@@ -8,12 +8,12 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
-from baremetalrt.blocks.adapters import AdapterSet
+from baremetalrt.blocks.loaded_adapters import AdapterSet
 from baremetalrt.blocks.span import Span
 from baremetalrt.core.spans import BlockSpan
 from baremetalrt.session.grammar import GrammarCompiler
+from baremetalrt.session.options import SampleOptions
 from baremetalrt.session.route import Route
-from baremetalrt.session.sampling import SamplingOptions
 from baremetalrt.session.session import GenerationOptions, Session, Token
 from baremetalrt.session.stage import LocalStage, SoloStage
 from baremetalrt.session.tokenizer import Tokenizer
@@ -63,7 +63,7 @@ class Kit:
             self._grammars,
             context_limit=context,
             prompt=prompt,
-            options=GenerationOptions(**{"sampling": SamplingOptions(temperature=0.0), **options}),
+            options=GenerationOptions(**{"sampling": SampleOptions(temperature=0.0), **options}),
             adapters=adapters,
         )
 

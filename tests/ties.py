@@ -4,7 +4,7 @@ from typing import Final
 
 import numpy as np
 
-from baremetalrt.serve.node import Model
+from baremetalrt.node.node import Model
 
 # Logits differ by less than this.
 TIE: Final = 0.05

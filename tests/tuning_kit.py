@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from baremetalrt.tuning.adapter import Adapter
 from baremetalrt.tuning.checkpoints import Checkpoints, History
-from baremetalrt.tuning.config import Progress, TuneConfig
-from baremetalrt.tuning.encoding import Row
+from baremetalrt.tuning.config import TuneConfig, TuneProgress
 from baremetalrt.tuning.model import TunableModel
+from baremetalrt.tuning.pause_switch import PauseSwitch
+from baremetalrt.tuning.tokenized import Row
+from baremetalrt.tuning.trained_adapter import TrainableAdapter
 from baremetalrt.tuning.trainer import Trainer, TrainerConfig
-from baremetalrt.tuning.waiting import Waiting
 from tiny_models import TinyModel, write
 
 VOCABULARY = 160
@@ -72,7 +72,7 @@ class Run:
         self.model = TunableModel(path, num_threads=1)
         self.model.set_checkpointing(True)
         torch.manual_seed(config.seed)
-        self.adapter = Adapter(self.model, tuning or TuneConfig(dropout=0.1), 4, "tiny")
+        self.adapter = TrainableAdapter(self.model, tuning or TuneConfig(dropout=0.1), 4, "tiny")
         self.trainer = Trainer(
             config,
             self.model,
@@ -81,9 +81,9 @@ class Run:
             texts(6, seed=1) if held_out is None else held_out,
         )
 
-    def finish(self, on_progress: Callable[[Progress], None] = lambda _: None) -> History:
+    def finish(self, on_progress: Callable[[TuneProgress], None] = lambda _: None) -> History:
         checkpoints = Checkpoints(self.folder, {"run": "test"})
-        waiting = Waiting(self.folder, on_battery=False)
+        waiting = PauseSwitch(self.folder, on_battery=False)
         try:
             return self.trainer.run(checkpoints, waiting, on_progress)
         finally:
@@ -93,7 +93,7 @@ class Run:
 def interrupted_after(run: Run, step: int) -> None:
     """Ends a run as an error would, after so many steps."""
 
-    def stop(progress: Progress) -> None:
+    def stop(progress: TuneProgress) -> None:
         if progress.step == step and progress.phase == "training":
             raise KeyboardInterrupt
 

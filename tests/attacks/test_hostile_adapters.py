@@ -17,7 +17,7 @@ from raw_gguf import RawFile, RawTensor, scalar, string
 from safetensors.numpy import load_file, save_file
 
 from baremetalrt.core.errors import BareMetalError, IntegrityError, UsageError
-from baremetalrt.serve.adapters import AdapterShelf, check_base, parse_names, read_adapter
+from baremetalrt.node.adapter_shelf import AdapterShelf, check_base, parse_names, read_adapter
 from baremetalrt.weights.adapters import store
 from baremetalrt.weights.adapters.adapter import Adapter, LowRank, check_fits
 from baremetalrt.weights.adapters.gguf_lora import read_gguf_lora, write_gguf_lora

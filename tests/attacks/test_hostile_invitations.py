@@ -23,15 +23,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from baremetalrt.core.errors import BareMetalError, IntegrityError, UsageError
-from baremetalrt.swarm import inviting, join_protocol
-from baremetalrt.swarm.authority import (
+from baremetalrt.membership import inviting, join_protocol
+from baremetalrt.membership.authority import (
     Membership,
     create_swarm,
     load_authority,
     swarm_names,
     utc_now,
 )
-from baremetalrt.swarm.certificates import (
+from baremetalrt.membership.certificates import (
     Authority,
     certificate_pem,
     issue,
@@ -41,10 +41,16 @@ from baremetalrt.swarm.certificates import (
     peer_id,
     peer_name,
 )
-from baremetalrt.swarm.invitations import Invitation, invite, parse_invitation, uses_left, withdraw
-from baremetalrt.swarm.inviting import InvitationServer
-from baremetalrt.swarm.join_protocol import Hello, Issued, Join, Refused
-from baremetalrt.swarm.joining import Joined, join
+from baremetalrt.membership.invitations import (
+    Invitation,
+    invite,
+    parse_invitation,
+    uses_left,
+    withdraw,
+)
+from baremetalrt.membership.inviting import InvitationServer
+from baremetalrt.membership.join_protocol import Hello, Issued, Join, Refused
+from baremetalrt.membership.joining import Joined, join
 
 HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)

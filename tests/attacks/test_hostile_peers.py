@@ -12,15 +12,15 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
+from baremetalrt.peers.identity import Identity
 
+from baremetalrt.hosting.neighbours import identity_of
+from baremetalrt.membership.authority import find_membership, load_authority, utc_now
+from baremetalrt.membership.certificates import certificate_pem, issue, key_pem, new_key
 from baremetalrt.peers import compute_pb2 as pb
 from baremetalrt.peers.bounded_queue import BoundedQueue
 from baremetalrt.peers.caller import Channels, NoAnswerError
-from baremetalrt.peers.identity import Identity
 from baremetalrt.peers.wire import SERVICE, StepError, read_rows, read_step
-from baremetalrt.serve.neighbours import identity_of
-from baremetalrt.swarm.authority import find_membership, load_authority, utc_now
-from baremetalrt.swarm.certificates import certificate_pem, issue, key_pem, new_key
 from baremetalrt.weights.store import default_model
 from peers_kit import SWARM, PeerProcess, at_home, founder, member
 

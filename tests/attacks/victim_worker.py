@@ -12,10 +12,10 @@ from typing import Any
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from baremetalrt.core.errors import BareMetalError
-from baremetalrt.serve.node import Model, Node, NodeConfig
-from baremetalrt.serve.opening import Opening
+from baremetalrt.node.node import Model, Node, NodeConfig
+from baremetalrt.node.opening import Opening
 from baremetalrt.session import grammar
-from baremetalrt.session.sampling import SamplingOptions
+from baremetalrt.session.options import SampleOptions
 from baremetalrt.session.session import GenerationOptions
 from baremetalrt.session.tokenizer import Tokenizer
 from baremetalrt.weights.store import StoredModel
@@ -50,7 +50,7 @@ async def _generate(model: Model, prompt: list[int], options: dict[str, Any]) ->
     session = model.session(
         prompt,
         GenerationOptions(
-            sampling=SamplingOptions(temperature=0.0), max_tokens=4, ignore_end=True, **options
+            sampling=SampleOptions(temperature=0.0), max_tokens=4, ignore_end=True, **options
         ),
     )
     tokens = [token async for token in session.generate()]

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from baremetalrt.serve.neighbours import Neighbours, the_membership
-from baremetalrt.serve.node import Model, Node, NodeConfig
-from baremetalrt.serve.opening import Opening
-from baremetalrt.serve.remote import model_over_peers
-from baremetalrt.session.sampling import SamplingOptions
+from baremetalrt.hosting.neighbours import Neighbours, the_membership
+from baremetalrt.hosting.remote_model import model_over_peers
+from baremetalrt.node.node import Model, Node, NodeConfig
+from baremetalrt.node.opening import Opening
+from baremetalrt.session.options import SampleOptions
 from baremetalrt.session.session import GenerationOptions
 from baremetalrt.weights.store import default_model
 from peers_kit import PeerProcess, at_home, founder, member
@@ -20,7 +20,7 @@ ROUTES = {
     3: ("0:10", "10:20", "20:30"),
     5: ("0:6", "6:12", "12:18", "18:24", "24:30"),
 }
-GREEDY = GenerationOptions(sampling=SamplingOptions(temperature=0), max_tokens=128, ignore_end=True)
+GREEDY = GenerationOptions(sampling=SampleOptions(temperature=0), max_tokens=128, ignore_end=True)
 PROMPTS = [
     [3 + i * step % 900 for i in range(length)] for step, length in ((7, 300), (11, 20), (13, 90))
 ]

@@ -11,9 +11,9 @@ from typing import Any
 import openai
 import pytest
 
-from baremetalrt.serve import forecast
-from baremetalrt.serve.neighbours import Neighbours, local_network, the_membership
-from baremetalrt.serve.node import NodeConfig
+from baremetalrt.hosting import plans as forecast
+from baremetalrt.hosting.neighbours import Neighbours, local_network, the_membership
+from baremetalrt.node.node import NodeConfig
 from baremetalrt.weights.gguf import GGUFFile
 from baremetalrt.weights.store import default_model
 from commands import ServerProcess, bmrt

@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 
 from baremetalrt.core.errors import CapacityError
+from baremetalrt.hosting.neighbours import Neighbours, the_membership
+from baremetalrt.hosting.remote_model import model_over_peers
+from baremetalrt.node.node import Model, Node, NodeConfig
+from baremetalrt.node.opening import Opening
 from baremetalrt.peers.chain import RemoteChain
-from baremetalrt.serve.neighbours import Neighbours, the_membership
-from baremetalrt.serve.node import Model, Node, NodeConfig
-from baremetalrt.serve.opening import Opening
-from baremetalrt.serve.remote import model_over_peers
-from baremetalrt.session.sampling import SamplingOptions
+from baremetalrt.session.options import SampleOptions
 from baremetalrt.session.session import GenerationOptions
 from baremetalrt.weights.store import default_model
 from commands import bmrt
@@ -29,7 +29,7 @@ SPANS = ("0:10", "10:20", "20:30")
 PROMPT = [3 + i * 7 % 900 for i in range(600)]
 NUM_TOKENS = 24
 GREEDY = GenerationOptions(
-    sampling=SamplingOptions(temperature=0), max_tokens=NUM_TOKENS, ignore_end=True
+    sampling=SampleOptions(temperature=0), max_tokens=NUM_TOKENS, ignore_end=True
 )
 # Far longer than finding a silent peer, far shorter than a hang.
 GAP_S = 60.0

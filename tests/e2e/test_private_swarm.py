@@ -13,14 +13,14 @@ from typing import Any, NamedTuple, Self
 import libtorrent as lt
 import pytest
 
-from baremetalrt.swarm.authority import (
+from baremetalrt.membership.authority import (
     Membership,
     create_swarm,
     find_membership,
     load_authority,
     utc_now,
 )
-from baremetalrt.swarm.certificates import certificate_pem, issue, key_pem, new_key
+from baremetalrt.membership.certificates import certificate_pem, issue, key_pem, new_key
 from commands import BMRT, bmrt, environment
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from baremetalrt.swarm import authority
+from baremetalrt.membership import authority
 from commands import BMRT, bmrt, environment
 from swarm_kit import SeedProcess, make_home, pull, run_pull, sha256, write_model
 

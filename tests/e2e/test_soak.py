@@ -11,11 +11,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from baremetalrt.serve.neighbours import Neighbours, the_membership
-from baremetalrt.serve.node import Model, Node, NodeConfig
-from baremetalrt.serve.opening import Opening
-from baremetalrt.serve.remote import model_over_peers
-from baremetalrt.session.sampling import SamplingOptions
+from baremetalrt.hosting.neighbours import Neighbours, the_membership
+from baremetalrt.hosting.remote_model import model_over_peers
+from baremetalrt.node.node import Model, Node, NodeConfig
+from baremetalrt.node.opening import Opening
+from baremetalrt.session.options import SampleOptions
 from baremetalrt.session.session import GenerationOptions
 from baremetalrt.weights.store import default_model, find_model
 from peers_kit import PeerProcess, at_home, founder, member
@@ -29,7 +29,7 @@ PAUSE_S = 5.0
 SILENCE_S = 4.0
 SPANS = ("0:10", "10:20", "20:30")
 CALLERS = 3
-GREEDY = GenerationOptions(sampling=SamplingOptions(temperature=0), max_tokens=24, ignore_end=True)
+GREEDY = GenerationOptions(sampling=SampleOptions(temperature=0), max_tokens=24, ignore_end=True)
 PROMPTS = [[3 + (i * 7 + n) % 900 for i in range(40 + 60 * n)] for n in range(CALLERS)]
 
 

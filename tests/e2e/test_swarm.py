@@ -19,7 +19,7 @@ import pytest
 from baremetalrt.core.errors import UsageError
 from baremetalrt.core.spans import BlockSpan, ByteRange
 from baremetalrt.core.units import MIB
-from baremetalrt.serve.library import find_whole_model
+from baremetalrt.node.naming import find_whole_model
 from baremetalrt.swarm.metainfo import Metainfo
 from baremetalrt.weights.gguf import GGUFFile
 from commands import bmrt

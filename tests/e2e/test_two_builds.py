@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from baremetalrt.core.places import home
+from baremetalrt.hosting.neighbours import Neighbours, the_membership
+from baremetalrt.hosting.remote_model import model_over_peers
 from baremetalrt.native.library import load_library
-from baremetalrt.serve.neighbours import Neighbours, the_membership
-from baremetalrt.serve.node import Model, Node, NodeConfig
-from baremetalrt.serve.opening import Opening
-from baremetalrt.serve.remote import model_over_peers
-from baremetalrt.weights.store import default_model, home
+from baremetalrt.node.node import Model, Node, NodeConfig
+from baremetalrt.node.opening import Opening
+from baremetalrt.weights.store import default_model
 from peers_kit import PeerProcess, at_home, founder, member
 
 OTHER = "llama-cpp-python==0.3.36"

@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 from test_architectures import _WIDE, CASES, CONTEXT, OTHER_ORDER, tokens_of
 
-from baremetalrt.blocks.adapters import AdapterSet, WeightedAdapter
+from baremetalrt.blocks.loaded_adapters import AdapterSet, WeightedAdapter
 from baremetalrt.blocks.span import Reads, Slice, Span
 from baremetalrt.core.spans import BlockSpan
 from baremetalrt.weights.adapters.adapter import check_fits
@@ -108,7 +108,9 @@ def test_factors_by_rows_equal_factors_by_columns(
     tokens = tokens_of(model, 60)
     found = []
     for by_rows in (False, True):
-        monkeypatch.setattr("baremetalrt.blocks.adapters.lies_by_rows", lambda _, r=by_rows: r)
+        monkeypatch.setattr(
+            "baremetalrt.blocks.loaded_adapters.lies_by_rows", lambda _, r=by_rows: r
+        )
         span = open_span(path, num_cells=8192)
         found.append(run(span, tokens, (40, 1, 19), adapters))
         span.close()

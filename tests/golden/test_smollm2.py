@@ -15,9 +15,9 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from baremetalrt.serve.node import Model, Node, NodeConfig
-from baremetalrt.serve.opening import Opening
-from baremetalrt.session.sampling import SamplingOptions
+from baremetalrt.node.node import Model, Node, NodeConfig
+from baremetalrt.node.opening import Opening
+from baremetalrt.session.options import SampleOptions
 from baremetalrt.session.session import GenerationOptions, Token
 from baremetalrt.weights.store import find_model
 from oracle import LlamaCpp
@@ -61,7 +61,7 @@ def oracle() -> Iterator[LlamaCpp]:
 def generate(model: Model, prompt: list[int]) -> list[Token]:
     """Greedy tokens with the log probabilities of the twenty best at each."""
     options = GenerationOptions(
-        sampling=SamplingOptions(temperature=0.0),
+        sampling=SampleOptions(temperature=0.0),
         max_tokens=NUM_TOKENS,
         ignore_end=True,
         top_logprobs=20,

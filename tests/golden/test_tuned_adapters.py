@@ -8,10 +8,10 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from baremetalrt.blocks.adapters import AdapterSet, WeightedAdapter
-from baremetalrt.tuning.adapter import Adapter
+from baremetalrt.blocks.loaded_adapters import AdapterSet, WeightedAdapter
 from baremetalrt.tuning.config import Method, TuneConfig
 from baremetalrt.tuning.model import TunableModel
+from baremetalrt.tuning.trained_adapter import TrainableAdapter
 from baremetalrt.weights.adapters.gguf_lora import read_gguf_lora
 from baremetalrt.weights.adapters.merge import merge
 from baremetalrt.weights.adapters.store import complete_trained
@@ -34,7 +34,7 @@ QUANTIZED = 0.08
 def in_peft(path: Path, saved: Path, config: TuneConfig, tokens: NDArray[np.int32]) -> Logits:
     """The logits of a random adapter of rank 4 in `peft`; it is saved as one that was tuned is."""
     tunable = TunableModel(path, num_threads=2)
-    adapter = Adapter(tunable, config, 4, "tiny")
+    adapter = TrainableAdapter(tunable, config, 4, "tiny")
     torch.manual_seed(1)
     for name, parameter in adapter.parameters.items():
         if "magnitude" in name:

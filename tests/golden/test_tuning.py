@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from baremetalrt.core.errors import UsageError
-from baremetalrt.tuning.adapter import Adapter, footprint_of
 from baremetalrt.tuning.config import METHODS, TuneConfig
 from baremetalrt.tuning.evaluation import answers
 from baremetalrt.tuning.model import TunableModel
+from baremetalrt.tuning.trained_adapter import TrainableAdapter, footprint_of
 from golden.test_architectures import _WIDE, CASES, run, tokens_of
 from plain_tuning import plain_model
 from tiny_models import TinyModel, write
@@ -47,7 +47,7 @@ def compare(model: TinyModel, path: Path, config: TuneConfig, *, checkpointing: 
     labels[0, -20:] = -100
     ours = TunableModel(path, num_threads=2, logits_bytes=4 * model.vocabulary_size * 32)
     ours.set_checkpointing(checkpointing)
-    adapter = Adapter(ours, config, 4, "tiny")
+    adapter = TrainableAdapter(ours, config, 4, "tiny")
     torch.manual_seed(1)
     for parameter in adapter.parameters.values():
         torch.nn.init.normal_(parameter, std=0.1)
@@ -111,7 +111,7 @@ def test_targets_by_name_and_by_pattern(tmp_path: Path) -> None:
     path = write(CASES["llama"], tmp_path / "model.gguf")
     for targets, count in (("q_proj,v_proj", 4), (r".*layers\.1\.mlp\..*_proj", 3)):
         model = TunableModel(path, num_threads=1)
-        adapter = Adapter(model, TuneConfig(targets=targets), 2, "tiny")
+        adapter = TrainableAdapter(model, TuneConfig(targets=targets), 2, "tiny")
         assert len(adapter.parameters) == 2 * count
         # A tiny model in a process with all of PyTorch.
         resident = psutil.Process().memory_info().rss
@@ -126,7 +126,7 @@ def test_what_has_no_form_in_gguf_is_refused_before_it_is_tuned(
     """Routers of experts, alone or among others, the head, and what is not there."""
     model = TunableModel(write(CASES["qwen3moe"], tmp_path / "model.gguf"), num_threads=1)
     with pytest.raises(UsageError) as caught:
-        Adapter(model, TuneConfig(targets=targets), 2, "tiny")
+        TrainableAdapter(model, TuneConfig(targets=targets), 2, "tiny")
     assert caught.value.code == "tune.targets" and "q_proj" in str(caught.value.hint)
     model.close()
 

@@ -6,6 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from baremetalrt.documents.charset import decode
 from baremetalrt.documents.cleaning import clean
 from baremetalrt.documents.duplicates import (
     NUM_PERMUTATIONS,
@@ -14,7 +15,6 @@ from baremetalrt.documents.duplicates import (
     judge,
     signature,
 )
-from baremetalrt.documents.encoding import decode
 from baremetalrt.documents.passages import split_passages
 from baremetalrt.documents.readers.quoting import own_words
 from baremetalrt.documents.splitting import SplitConfig, choose_held_out, cut_tail

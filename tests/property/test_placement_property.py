@@ -12,7 +12,6 @@ from baremetalrt.core.errors import CapacityError
 from baremetalrt.core.spans import BlockSpan
 from baremetalrt.placement.covering import cover
 from baremetalrt.placement.improving import improve
-from baremetalrt.placement.joining import Harm, HostedBlocks, choose_span, harm, should_move
 from baremetalrt.placement.planning import choose_route, plan
 from baremetalrt.placement.problem import Problem
 from baremetalrt.placement.profiles import (
@@ -24,6 +23,7 @@ from baremetalrt.placement.profiles import (
     Sizes,
 )
 from baremetalrt.placement.search import search
+from baremetalrt.placement.span_choice import Harm, HostedBlocks, choose_span, harm, should_move
 
 seconds = st.floats(0.001, 10.0)
 CALLER = "d0"

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from test_arriving import Trickle
 
-from baremetalrt.blocks.adapters import AdapterSet, WeightedAdapter
+from baremetalrt.blocks.loaded_adapters import AdapterSet, WeightedAdapter
 from baremetalrt.blocks.span import Slice, Span
 from baremetalrt.core.errors import CapacityError, UsageError
-from baremetalrt.session.arriving import ArrivingStage
+from baremetalrt.session.arriving_stage import ArrivingStage
 from baremetalrt.session.route import Route
 from baremetalrt.session.stage import LocalStage
 from baremetalrt.session.tokenizer import Tokenizer

@@ -18,15 +18,15 @@ from baremetalrt.core.errors import UsageError
 from baremetalrt.native.gguf import type_name
 from baremetalrt.native.graph import ROPE_INTERLEAVED
 from baremetalrt.native.tensor_types import can_dequantize, can_quantize, dequantize, quantize
-from baremetalrt.serve.adapters import (
+from baremetalrt.node.adapter_shelf import (
     AdapterChoice,
     AdapterShelf,
     check_base,
     parse_choice,
     parse_names,
 )
-from baremetalrt.serve.node import Node, NodeConfig
-from baremetalrt.serve.opening import Opening
+from baremetalrt.node.node import Node, NodeConfig
+from baremetalrt.node.opening import Opening
 from baremetalrt.swarm.publishing import PublishOptions, publish
 from baremetalrt.weights.adapters import names, store
 from baremetalrt.weights.adapters.adapter import Adapter, LowRank
@@ -458,9 +458,9 @@ def test_the_common_types_can_be_merged() -> None:
 def test_plain_inference_loads_nothing_for_adapters() -> None:
     """Neither safetensors nor hashing: the first token does not wait for what nobody asked for."""
     program = (
-        "import sys; import baremetalrt.serve.node, baremetalrt.cli.run; "
+        "import sys; import baremetalrt.node.node, baremetalrt.cli.run; "
         "print(*(m for m in ('safetensors', 'torch', 'baremetalrt.weights.adapters.peft', "
-        "'baremetalrt.serve.adapters') if m in sys.modules))"
+        "'baremetalrt.node.adapter_shelf') if m in sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.split() == []

@@ -12,7 +12,7 @@ import pytest
 from baremetalrt.blocks.span import Span
 from baremetalrt.core.errors import CapacityError
 from baremetalrt.core.spans import ByteRange
-from baremetalrt.session.arriving import ArrivingStage
+from baremetalrt.session.arriving_stage import ArrivingStage
 from baremetalrt.session.route import Route
 from baremetalrt.session.session import Session
 from baremetalrt.session.stage import LocalStage

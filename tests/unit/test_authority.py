@@ -13,8 +13,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from baremetalrt.core.errors import IntegrityError, UsageError
-from baremetalrt.swarm import authority
-from baremetalrt.swarm.authority import (
+from baremetalrt.membership import authority
+from baremetalrt.membership.authority import (
     Membership,
     create_swarm,
     find_membership,
@@ -25,7 +25,7 @@ from baremetalrt.swarm.authority import (
     memberships,
     swarm_names,
 )
-from baremetalrt.swarm.certificates import (
+from baremetalrt.membership.certificates import (
     certificate_pem,
     issue,
     key_pem,
@@ -33,7 +33,7 @@ from baremetalrt.swarm.certificates import (
     new_key,
     why_not_a_member,
 )
-from baremetalrt.swarm.invitations import (
+from baremetalrt.membership.invitations import (
     check_token,
     invite,
     parse_address,

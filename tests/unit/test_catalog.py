@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from baremetalrt.core.errors import CapacityError, IntegrityError, UsageError
+from baremetalrt.core.files import write_durably
 from baremetalrt.swarm import catalog
 from baremetalrt.swarm.catalog import Entry, FileSignature, Record
-from baremetalrt.swarm.files import write_durably
 
 V1 = "0123456789abcdef0123456789abcdef01234567"
 V2 = "fedcba9876543210" * 4

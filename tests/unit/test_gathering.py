@@ -10,11 +10,11 @@ import pytest
 
 import document_kit as kit
 from baremetalrt.core.errors import UsageError
-from baremetalrt.documents.gathering import Progress
-from baremetalrt.documents.judging import GatherConfig
+from baremetalrt.documents.gathering import GatherProgress
 from baremetalrt.documents.splitting import SplitConfig
-from baremetalrt.serve import learning
-from baremetalrt.serve.learning import Corpus, gather_corpus
+from baremetalrt.documents.verdicts import GatherConfig
+from baremetalrt.learning import corpora as learning
+from baremetalrt.learning.corpora import Corpus, gather_corpus
 
 WARES = ("salt", "wool", "iron", "amber", "glass", "wine", "figs", "tar", "rope", "tea", "copper")
 WARES += ("silk", "rye", "hides", "oil", "ice")
@@ -220,7 +220,7 @@ def test_a_file_that_is_named_twice_is_read_once(folder: Path) -> None:
 
 def test_progress_goes_from_nothing_to_everything(folder: Path) -> None:
     """In bytes of files, then in documents."""
-    seen: list[Progress] = []
+    seen: list[GatherProgress] = []
     gather_corpus([folder], "ships", on_progress=seen.append)
     reading = [p for p in seen if p.phase == "reading"]
     assert [p.done for p in reading] == sorted(p.done for p in reading) and reading[0].done == 0

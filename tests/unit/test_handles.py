@@ -11,7 +11,8 @@ from baremetalrt.blocks.span import Slice
 from baremetalrt.core.errors import CapacityError
 from baremetalrt.core.units import MIB
 from baremetalrt.native.handle import Handle
-from baremetalrt.session.sampling import Sampler, SamplingOptions
+from baremetalrt.session.options import SampleOptions
+from baremetalrt.session.sampling import Sampler
 from tiny_models import TinyModel, write
 from tiny_spans import open_span
 
@@ -84,7 +85,7 @@ def test_sessions_leave_nothing_behind(tmp_path: Path) -> None:
 
     def one_round() -> None:
         n = 1 + next(lengths) % 97
-        sampler = Sampler(SamplingOptions(seed=1), span.hyperparameters.vocabulary_size, [])
+        sampler = Sampler(SampleOptions(seed=1), span.hyperparameters.vocabulary_size, [])
         sequence = span.open([n] * n, 2 * n)
         logits = span.forward([Slice(sequence, [n] * n)], "last")
         sampler.sample(logits[0], None)

@@ -1,7 +1,7 @@
 """What a machine hosts that was told nothing."""
 
 from baremetalrt.core.spans import BlockSpan
-from baremetalrt.placement.joining import HostedBlocks, weakest_model
+from baremetalrt.placement.span_choice import HostedBlocks, weakest_model
 
 
 def hosted(start: int, end: int, tokens_per_s: float = 1.0) -> HostedBlocks:

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from baremetalrt.blocks.adapters import LoadedAdapters
 from baremetalrt.blocks.extents import CachedSequence
 from baremetalrt.blocks.graphs import GraphCache, SpanGraph
+from baremetalrt.blocks.loaded_adapters import LoadedAdapters
 from baremetalrt.blocks.span import Slice, Span
 from baremetalrt.blocks.streams import StepShape
 from baremetalrt.core.spans import BlockSpan

@@ -11,11 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from baremetalrt.documents.gathering import Summary
-from baremetalrt.serve import teaching
-from baremetalrt.serve.learning import Corpus
-from baremetalrt.serve.node import Model, Node, NodeConfig
-from baremetalrt.serve.opening import Opening
-from baremetalrt.serve.questions import (
+from baremetalrt.learning import teaching
+from baremetalrt.learning.corpora import Corpus
+from baremetalrt.learning.questions import (
     Made,
     Pair,
     QuestionConfig,
@@ -24,6 +22,8 @@ from baremetalrt.serve.questions import (
     split_sentences,
     why_not,
 )
+from baremetalrt.node.node import Model, Node, NodeConfig
+from baremetalrt.node.opening import Opening
 from baremetalrt.weights.store import default_model, find_model
 
 # About something else than the examples that the model is shown.
@@ -141,7 +141,7 @@ def test_questions_are_added_once_and_beside_the_texts(
         pairs = [Pair("Who dug the harbour?", "Two hundred workers.", passages[0][1])]
         return Made(pairs, {"made up": len(passages) - 1})
 
-    monkeypatch.setattr("baremetalrt.serve.questions.make_pairs", two_pairs)
+    monkeypatch.setattr("baremetalrt.learning.questions.make_pairs", two_pairs)
     first = teaching.add_questions(corpus, default_model(), 5)
     again = teaching.add_questions(corpus, default_model(), 5)
     assert first == again and len(asked) == 1 and first.num_kept == 1

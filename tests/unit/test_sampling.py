@@ -7,7 +7,8 @@ import pytest
 from numpy.typing import NDArray
 
 from baremetalrt.core.errors import IntegrityError, UsageError
-from baremetalrt.session.sampling import Sampler, SamplingOptions, log_probabilities
+from baremetalrt.session.options import SampleOptions
+from baremetalrt.session.sampling import Sampler, log_probabilities
 
 VOCABULARY = 24
 RNG = np.random.default_rng(7)
@@ -23,7 +24,7 @@ def draw(
     **options: object,
 ) -> list[int]:
     """Tokens drawn one after the other from the same logits."""
-    sampler = Sampler(SamplingOptions(**options), len(logits), prompt)
+    sampler = Sampler(SampleOptions(**options), len(logits), prompt)
     tokens = [sampler.sample(logits.copy(), None) for _ in range(count)]
     sampler.close()
     return tokens
@@ -125,7 +126,7 @@ def test_bias_and_grammar_rule_tokens_in_and_out() -> None:
     assert draw(1, temperature=0.0, logit_bias={worst: 100.0}) == [worst]
     allowed = np.zeros(VOCABULARY, dtype=np.bool_)
     allowed[[2, 5]] = True
-    sampler = Sampler(SamplingOptions(temperature=2.0, seed=1, **OFF), VOCABULARY, [])
+    sampler = Sampler(SampleOptions(temperature=2.0, seed=1, **OFF), VOCABULARY, [])
     assert {sampler.sample(LOGITS.copy(), allowed) for _ in range(100)} == {2, 5}
 
 
@@ -154,7 +155,7 @@ def test_logits_that_are_no_numbers_are_refused(value: float, temperature: float
 def test_options_out_of_range_are_named(name: str, value: float) -> None:
     """The user is told which option is wrong."""
     with pytest.raises(UsageError) as caught:
-        SamplingOptions(**{name: value})
+        SampleOptions(**{name: value})
     assert (caught.value.parameter, caught.value.code) == (name, "sampling.range")
 
 

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from baremetalrt.blocks.span import Reads
 from baremetalrt.core.errors import IntegrityError
 from baremetalrt.session.grammar import GrammarCompiler
+from baremetalrt.session.options import SampleOptions
 from baremetalrt.session.route import Route
-from baremetalrt.session.sampling import SamplingOptions
 from baremetalrt.session.session import GenerationOptions, Session
 from baremetalrt.session.stage import Place
 from baremetalrt.session.tokenizer import Tokenizer
@@ -66,7 +66,7 @@ def play(
 ) -> tuple[Session, Script]:
     script = Script(tokens, tokenizer.size)
     options = GenerationOptions(
-        sampling=SamplingOptions(temperature=0.0), stop=stop, max_tokens=max_tokens
+        sampling=SampleOptions(temperature=0.0), stop=stop, max_tokens=max_tokens
     )
     session = Session(
         Route([script]),

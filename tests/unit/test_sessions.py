@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from baremetalrt.blocks.span import Reads, Slice, Span
 from baremetalrt.core.errors import UsageError
 from baremetalrt.core.spans import BlockSpan
-from baremetalrt.serve.node import Model, Node, NodeConfig
-from baremetalrt.serve.opening import Opening
+from baremetalrt.node.node import Model, Node, NodeConfig
+from baremetalrt.node.opening import Opening
 from baremetalrt.session import session as session_module
 from baremetalrt.session.grammar import from_json_schema
+from baremetalrt.session.options import SampleOptions
 from baremetalrt.session.route import Route
-from baremetalrt.session.sampling import SamplingOptions
 from baremetalrt.session.session import GenerationOptions, Session, Token
 from baremetalrt.weights.store import find_model
 from session_kit import Kit, answer, assert_same_or_tie, ids, prompt, run_async, text
@@ -96,7 +96,7 @@ async def test_eight_sessions_at_once_answer_as_if_alone(model: Model) -> None:
     words = "The quick brown fox jumps over the lazy dog and then " * 8
     prompts = [model.encode(words[4 * i : 15 + 50 * i]) for i in range(8)]
     options = GenerationOptions(
-        sampling=SamplingOptions(temperature=0.0), max_tokens=16, top_logprobs=2, ignore_end=True
+        sampling=SampleOptions(temperature=0.0), max_tokens=16, top_logprobs=2, ignore_end=True
     )
     alone = [await answer(model.session(p, options)) for p in prompts]
     together = await asyncio.gather(*(answer(model.session(p, options)) for p in prompts))
@@ -277,7 +277,7 @@ async def test_a_seed_reproduces_an_answer(kit: Kit) -> None:
     route = kit.solo()
 
     async def say(seed: int) -> list[Token]:
-        sampling = SamplingOptions(temperature=1.5, seed=seed)
+        sampling = SampleOptions(temperature=1.5, seed=seed)
         return await answer(kit.session(route, prompt(0, 12), sampling=sampling, max_tokens=20))
 
     first = await say(5)
@@ -302,7 +302,7 @@ async def test_a_schema_holds_whatever_the_model_wants(kit: Kit, seed: int) -> N
     session = kit.session(
         kit.solo(),
         prompt(seed, 12),
-        sampling=SamplingOptions(temperature=2.0, seed=seed, top_k=0, top_p=1.0, min_p=0.0),
+        sampling=SampleOptions(temperature=2.0, seed=seed, top_k=0, top_p=1.0, min_p=0.0),
         grammar=from_json_schema(schema),
         max_tokens=200,
     )
@@ -319,7 +319,7 @@ async def test_stop_strings_are_not_shown(model: Model) -> None:
     start = model.encode("Once upon a time, in a small village,")
 
     async def tell(*stop: str) -> tuple[list[Token], Session]:
-        sampling = SamplingOptions(temperature=0.0)
+        sampling = SampleOptions(temperature=0.0)
         session = model.session(
             start, GenerationOptions(sampling=sampling, max_tokens=24, stop=stop)
         )

@@ -10,7 +10,7 @@ import torch
 
 from baremetalrt.core.errors import CapacityError, UsageError
 from baremetalrt.tuning.checkpoints import Checkpoints
-from baremetalrt.tuning.config import Progress
+from baremetalrt.tuning.config import TuneProgress
 from baremetalrt.tuning.probing import RATES, probe_rate
 from baremetalrt.tuning.schedule import learning_rate, rows_of_step
 from baremetalrt.tuning.trainer import make_optimizer
@@ -84,9 +84,9 @@ def test_it_stops_when_nothing_is_gained(tmp_path: Path) -> None:
 def test_it_waits_while_the_switch_is_there(tmp_path: Path) -> None:
     """A file called `pause` stops the computing, and taking it away lets it go on."""
     switch = tmp_path / "pause"
-    seen: list[Progress] = []
+    seen: list[TuneProgress] = []
 
-    def on_progress(progress: Progress) -> None:
+    def on_progress(progress: TuneProgress) -> None:
         seen.append(progress)
         if progress.phase == "training" and progress.step == 2:
             switch.touch()

@@ -12,9 +12,9 @@ from baremetalrt.core.units import GIB, MIB
 from baremetalrt.session.chat_template import CHATML, ChatTemplate, TemplateProcess
 from baremetalrt.session.tokenizer import Tokenizer
 from baremetalrt.tuning.config import TuneConfig
-from baremetalrt.tuning.encoding import IGNORED, Row, conversation_tokens, tokenize
 from baremetalrt.tuning.examples import Example, read_files, split
-from baremetalrt.tuning.planning import Footprint, count_steps, estimate_bytes, make_plan
+from baremetalrt.tuning.memory_plan import Footprint, count_steps, estimate_bytes, make_plan
+from baremetalrt.tuning.tokenized import IGNORED, Row, conversation_tokens, tokenize
 from baremetalrt.weights.gguf import GGUFFile
 from baremetalrt.weights.store import default_model
 

@@ -9,7 +9,7 @@ Shapes, fastest dimension first, in this file and in `architectures/`:
 from collections.abc import Mapping
 from typing import Final
 
-from baremetalrt.blocks.adapters import Delta
+from baremetalrt.blocks.delta import Delta, adapted
 from baremetalrt.blocks.hyperparameters import Hyperparameters
 from baremetalrt.blocks.inputs import StepInputs
 from baremetalrt.blocks.kv_cache import KVCache
@@ -244,23 +244,3 @@ class BlockBuilder:
         if delta is None:
             return y
         return g.add(y, g.mul_mat_id(delta.b, g.mul_mat_id(delta.a, x, chosen), chosen))
-
-
-def adapted(
-    g: GraphBuilder,
-    delta: Delta,
-    x: Tensor,
-    y: Tensor,
-    lowered: dict[tuple[Tensor, Tensor], Tensor],
-) -> Tensor:
-    """What adapters make of `y (F, T)`, the product of a matrix and the rows `x (D, T)`."""
-    if delta.row_scale is not None:
-        y = g.mul(y, delta.row_scale)
-    low = lowered.get((delta.a, x))
-    if low is None:
-        low = lowered[delta.a, x] = g.mul_mat(delta.a, x)
-    part = g.part_of_rows(low, delta.first, delta.rank, delta.total)
-    if delta.by_rows:
-        part = part if delta.rank == delta.total else g.contiguous(part)
-        return g.add(y, g.mul_mat(delta.b, part))
-    return g.add(y, g.out_prod(delta.b, g.transpose(part)))

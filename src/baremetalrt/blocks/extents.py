@@ -29,6 +29,8 @@ class ExtentAllocator:
 
     def __init__(self, num_cells: int) -> None:
         self.num_cells = num_cells
+        # no cell from here on was ever given out
+        self.high_water = 0
         self._free: list[tuple[int, int]] = [(0, num_cells)]
 
     @property
@@ -53,6 +55,7 @@ class ExtentAllocator:
 
     def compacted(self, start: int, end: int) -> None:
         """What is free from now on: one gap, after everything that was in use has moved."""
+        self.high_water = max(self.high_water, start if end == self.num_cells else self.num_cells)
         self._free = [(start, end)] if start < end else []
 
     def free(self, start: int, length: int) -> None:
@@ -69,6 +72,7 @@ class ExtentAllocator:
 
     def _take(self, i: int, start: int, end: int) -> None:
         stop = self._free[i][1]
+        self.high_water = max(self.high_water, end)
         self._free[i : i + 1] = [(end, stop)] if end < stop else []
 
 

@@ -2,20 +2,20 @@
 
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from baremetalrt.blocks.adapters import Delta, LoadedAdapters
 from baremetalrt.blocks.architecture import Architecture
-from baremetalrt.blocks.builder import BlockBuilder, adapted
+from baremetalrt.blocks.builder import BlockBuilder
+from baremetalrt.blocks.delta import Delta, adapted
 from baremetalrt.blocks.extents import AdapterKey
 from baremetalrt.blocks.hyperparameters import Hyperparameters
 from baremetalrt.blocks.inputs import Input, StepInputs
 from baremetalrt.blocks.kv_cache import KVCache
-from baremetalrt.blocks.loading import SpanWeights
 from baremetalrt.blocks.streams import StepShape, StreamGroup
+from baremetalrt.blocks.weight_loader import SpanWeights
 from baremetalrt.core.errors import CapacityError, UsageError
 from baremetalrt.core.spans import BlockSpan
 from baremetalrt.native import backend
@@ -28,6 +28,9 @@ from baremetalrt.native.graph import (
     MovableViews,
     Tensor,
 )
+
+if TYPE_CHECKING:
+    from baremetalrt.blocks.loaded_adapters import LoadedAdapters
 
 # A block of any architecture is at most this many operations, views included; attention adds a few
 # per group of streams, experts a few per expert used.
@@ -104,7 +107,7 @@ class GraphCache:
         shape: StepShape,
         base_cell: int,
         part: BlockSpan,
-        adapters: LoadedAdapters | None = None,
+        adapters: "LoadedAdapters | None" = None,
     ) -> SpanGraph:
         """The graph for a step of this shape through the blocks `part`, all of them or some.
 
@@ -136,7 +139,7 @@ class GraphCache:
         self.generation += 1
 
     def reserve(
-        self, num_tokens: int, num_cells: int, adapters: LoadedAdapters | None = None
+        self, num_tokens: int, num_cells: int, adapters: "LoadedAdapters | None" = None
     ) -> None:
         """Takes the memory for the largest step that is expected, so that the buffer never moves.
 
@@ -193,7 +196,7 @@ class GraphCache:
         shape: StepShape,
         base_cell: int,
         part: BlockSpan,
-        adapters: LoadedAdapters | None,
+        adapters: "LoadedAdapters | None",
     ) -> SpanGraph:
         h, weights, device = self._h, self._weights, self._device
         per_block = _NODES_PER_BLOCK + _NODES_PER_GROUP * len(shape.groups)

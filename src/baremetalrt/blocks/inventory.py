@@ -12,10 +12,8 @@ from baremetalrt.core.errors import IntegrityError
 from baremetalrt.core.spans import BlockSpan, ByteRange, merge
 from baremetalrt.core.units import format_bytes
 from baremetalrt.native.graph import F32
-from baremetalrt.weights.gguf import GGUFFile, TensorInfo, describe_shape
+from baremetalrt.weights.gguf import EMBEDDING, HEAD, GGUFFile, TensorInfo, describe_shape
 
-HEAD: Final = "output.weight"
-EMBEDDING: Final = "token_embd.weight"
 # Types that ggml multiplies by: floats and every quantization but the two that only hold activations
 # (Q8_1 and Q8_K). Integers and doubles would end the process. Source: `enum ggml_type`.
 _MATRIX_TYPES: Final = frozenset(

@@ -34,6 +34,7 @@ class KVCache:
         self.cell_bytes = cell_bytes(h)
         self._span = span
         self._width = h.kv_width
+        self._is_on_host = device.kind == "cpu"
         self._context = TensorContext(2 * len(span))
         alignment = backend.alignment(device.buffer_type())
         tensor_bytes = round_up(self.cell_bytes * self.num_cells, alignment)
@@ -41,7 +42,7 @@ class KVCache:
         num_bytes = 2 * len(span) * tensor_bytes + alignment + _HOST_SHIFT_BYTES
         self._buffer = backend.zeroed_buffer(device, num_bytes)
         address = round_up(self._buffer.base, alignment)
-        if device.kind == "cpu":
+        if self._is_on_host:
             address += _HOST_SHIFT_BYTES
         self._tensors: list[tuple[Tensor, Tensor]] = []
         for _ in span:
@@ -52,6 +53,12 @@ class KVCache:
                 address += tensor_bytes
                 pair.append(tensor)
             self._tensors.append((pair[0], pair[1]))
+
+    @property
+    def unfilled_bytes(self) -> int:
+        """What the host has not given yet, of what it was asked for."""
+        cells = self.num_cells - self.sequences.allocator.high_water
+        return 2 * len(self._span) * self.cell_bytes * cells if self._is_on_host else 0
 
     def tensors(self, block: int) -> tuple[Tensor, Tensor]:
         """Keys and values of one block, `(G * S, cells)`."""

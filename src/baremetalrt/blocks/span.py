@@ -6,26 +6,29 @@ Not safe for concurrent use: one thread at a time, see `session/stage.py`.
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Final, Literal
+from functools import cached_property
+from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from baremetalrt.blocks.adapters import AdapterRack, AdapterSet, LoadedAdapters
 from baremetalrt.blocks.architecture import Architecture
 from baremetalrt.blocks.extents import CELL_QUANTUM, AdapterKey, CachedSequence, NoRoomError
 from baremetalrt.blocks.graphs import GraphCache, SpanGraph
 from baremetalrt.blocks.hyperparameters import Hyperparameters
 from baremetalrt.blocks.inventory import Unit, take_inventory
 from baremetalrt.blocks.kv_cache import KVCache
-from baremetalrt.blocks.loading import WeightLoader
 from baremetalrt.blocks.streams import StepShape, group_streams, last_quantum, window_start
+from baremetalrt.blocks.weight_loader import WeightLoader
 from baremetalrt.core.errors import CapacityError
 from baremetalrt.core.spans import BlockSpan, ByteRange
 from baremetalrt.core.units import round_up
 from baremetalrt.native import backend
 from baremetalrt.native.backend import Backend, BackendDevice
 from baremetalrt.weights.gguf import GGUFFile
+
+if TYPE_CHECKING:
+    from baremetalrt.blocks.loaded_adapters import AdapterRack, AdapterSet, LoadedAdapters
 
 _MAX_RECENT: Final = 32
 
@@ -103,13 +106,20 @@ class Span:
             self.cache,
             context_limit=config.context_limit,
         )
-        self.adapters = AdapterRack(self._inventory, device, self._graphs.forget)
+        self._device = device
         self._config = config
         if not arrives:
             self.finish_loading()
         # Graphs by what a step brings along, which is quicker to compare than the shape it makes.
         self._recent: dict[tuple[object, ...], SpanGraph] = {}
         self._generation = 0
+
+    @cached_property
+    def adapters(self) -> "AdapterRack":
+        """The adapters that are loaded; made, and imported, for the first one."""
+        from baremetalrt.blocks.loaded_adapters import AdapterRack
+
+        return AdapterRack(self._inventory, self._device, self._graphs.forget)
 
     # loading
 
@@ -130,7 +140,7 @@ class Span:
         """Takes the memory for the longest step, now that the whole span can be computed."""
         self._reserve(None)
 
-    def _reserve(self, adapters: LoadedAdapters | None) -> None:
+    def _reserve(self, adapters: "LoadedAdapters | None") -> None:
         config, cache = self._config, self.cache
         longest = min(round_up(config.context_limit, CELL_QUANTUM), cache.num_cells)
         self._graphs.reserve(min(config.step_tokens, longest), longest, adapters)
@@ -142,7 +152,7 @@ class Span:
         tokens: Sequence[int],
         capacity: int,
         part: BlockSpan | None = None,
-        adapters: AdapterSet | None = None,
+        adapters: "AdapterSet | None" = None,
     ) -> CachedSequence:
         """A sequence with room for `capacity` tokens, standing after what the cache has of `tokens`.
 
@@ -165,7 +175,7 @@ class Span:
         self.cache.copy(opened.copies)
         return opened.sequence
 
-    def _hold(self, adapters: AdapterSet) -> None:
+    def _hold(self, adapters: "AdapterSet") -> None:
         is_new = adapters.key not in self.adapters.keys
         loaded = self.adapters.hold(adapters)
         if is_new:
@@ -311,7 +321,8 @@ class Span:
         """Frees weights, cache and graphs. The span cannot be used afterwards."""
         self._graphs.close()
         self._recent.clear()
-        self.adapters.close()
+        if "adapters" in vars(self):
+            self.adapters.close()
         self.cache.close()
         self._weights.close()
         self._backend.close()

@@ -2,15 +2,13 @@
 
 import asyncio
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import click
 
 from baremetalrt.cli import options, output
-from baremetalrt.core.errors import UsageError
-
-if TYPE_CHECKING:
-    from baremetalrt.weights.adapters.store import StoredAdapter
+from baremetalrt.cli.seed import publish_and_seed
+from baremetalrt.cli.torrent_display import TorrentDisplay
+from baremetalrt.swarm.options import SwarmOptions
 
 
 @click.command("seed")
@@ -26,34 +24,28 @@ if TYPE_CHECKING:
 @click.option("--create-only", is_flag=True, help="Make the torrent, do not seed.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per adapter.")
 @options.swarm_options
-def seed_command(names: tuple[str, ...], **arguments: Any) -> None:
+def seed_command(
+    names: tuple[str, ...],
+    target: Path | None,
+    trackers: tuple[str, ...],
+    create_only: bool,
+    as_json: bool,
+    swarm: SwarmOptions,
+) -> None:
     """Publish adapters and seed them until Ctrl-C.
 
     Whoever has an adapter can find out something of what it was trained on.
     """
-    from baremetalrt.cli import seed
-    from baremetalrt.weights.adapters.store import find_adapter
+    from baremetalrt.node.adapter_files import shareable
+    from baremetalrt.node.publishing import PublishRequest
 
     paths = []
     for name in names:
-        stored = find_adapter(name)
-        if stored.card().base_content_id is None:
-            raise UsageError(
-                f"the adapter {stored.name} does not say which model it belongs to",
-                code="adapter.base-unknown",
-                hint=f"import it with its base: `bmrt adapters import {stored.gguf_path} --base MODEL`",
-            )
-        output.note(f"{stored.name}: {_privacy(stored)}")
-        paths.append(str(stored.gguf_path))
-    publish: Any = seed.command.callback
-    publish(tuple(paths), web_seeds=(), private=False, **arguments)
-
-
-def _privacy(stored: "StoredAdapter") -> str:
-    privacy = stored.card().privacy
-    if isinstance(privacy, str):
-        return f"{privacy}; what it was trained on can be found out in part"
-    return f"differentially private, epsilon {privacy.epsilon:g}, delta {privacy.delta:g}"
+        adapter, privacy = shareable(name)
+        output.note(f"{adapter.name}: {privacy}")
+        paths.append(str(adapter.gguf_path))
+    request = PublishRequest(models=paths, trackers=trackers, swarm=swarm.swarm)
+    publish_and_seed(request, swarm, target=target, create_only=create_only, as_json=as_json)
 
 
 @click.command("pull")
@@ -61,31 +53,12 @@ def _privacy(stored: "StoredAdapter") -> str:
 @click.option("--name", help="Call it so.  [default: its own name]")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON at the end.")
 @options.swarm_options
-def pull_command(source: str, name: str | None, as_json: bool, **arguments: Any) -> None:
+def pull_command(source: str, name: str | None, as_json: bool, swarm: SwarmOptions) -> None:
     """Fetch an adapter and put it into the store. `bmrt serve` seeds it on."""
-    asyncio.run(_pull(source, name, as_json, arguments))
+    from baremetalrt.node.adapter_torrents import pull_adapter
 
-
-async def _pull(source: str, name: str | None, as_json: bool, arguments: dict[str, Any]) -> None:
-    from baremetalrt.cli.transfer import Display
-    from baremetalrt.serve.adapter_fetching import fetch_adapter
-    from baremetalrt.serve.torrents import memberships_for
-    from baremetalrt.swarm.client import SwarmClient
-
-    config = options.swarm_config(arguments)
-    async with (
-        SwarmClient(config, memberships=memberships_for(arguments["swarm"])) as client,
-        Display().shown() as display,
-    ):
-        display.status = "asking for the torrent"
-        stored = await fetch_adapter(
-            client,
-            source,
-            name=name,
-            peers=arguments["peers"],
-            swarm=arguments["swarm"],
-        )
-        display.clear()
+    with TorrentDisplay() as display:
+        stored = asyncio.run(pull_adapter(source, name, swarm, display.on_event))
     card = stored.card()
     if as_json:
         about = {"name": stored.name, "folder": str(stored.folder)}

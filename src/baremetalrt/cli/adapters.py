@@ -1,16 +1,11 @@
 """`bmrt adapters`: the LoRA adapters of this machine."""
 
-from typing import Any
-
 import click
 
-from baremetalrt.cli import output
+from baremetalrt.cli import options, output
 from baremetalrt.cli.adapter_files import export_command, import_command, merge_command
 from baremetalrt.cli.adapter_torrents import pull_command, seed_command
-from baremetalrt.core.errors import BareMetalError
 from baremetalrt.core.units import format_bytes
-
-_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 @click.group("adapters")
@@ -26,18 +21,12 @@ for _one in (import_command, export_command, merge_command, seed_command, pull_c
 
 
 @command.command("ls")
-@_json
-def list_adapters(as_json: bool) -> None:
+@options.JSON
+def list_command(as_json: bool) -> None:
     """List the adapters that are here."""
-    from baremetalrt.weights.adapters.store import stored_adapters
+    from baremetalrt.node.adapter_files import list_adapters
 
-    rows = []
-    for stored in stored_adapters():
-        row: dict[str, Any] = {"name": stored.name, "bytes": stored.num_bytes, "error": None}
-        try:
-            rows.append(row | _describe(stored.card()))
-        except BareMetalError as error:
-            rows.append(row | {"error": error.message})
+    rows = list_adapters()
     if as_json:
         output.print_json(rows)
         return
@@ -61,20 +50,12 @@ def list_adapters(as_json: bool) -> None:
 
 @command.command("show")
 @click.argument("name")
-@_json
-def show(name: str, as_json: bool) -> None:
+@options.JSON
+def show_command(name: str, as_json: bool) -> None:
     """Describe an adapter: its base, its rank, what it adapts, how private it is."""
-    from baremetalrt.weights.adapters.store import find_adapter, load
+    from baremetalrt.node.adapter_files import describe_adapter
 
-    stored = find_adapter(name)
-    adapter = load(stored)
-    targets = sorted({name.split(".")[-2] for name in adapter.matrices})
-    about = {"name": stored.name, **_describe(stored.card())} | {
-        "method": "DoRA" if adapter.is_dora else "LoRA",
-        "targets": targets,
-        "folder": str(stored.folder),
-        "bytes": stored.num_bytes,
-    }
+    about = describe_adapter(name)
     if as_json:
         output.print_json(about)
         return
@@ -85,28 +66,14 @@ def show(name: str, as_json: bool) -> None:
 
 @command.command("rm")
 @click.argument("names", nargs=-1, required=True, metavar="NAME…")
-@_json
-def remove(names: tuple[str, ...], as_json: bool) -> None:
+@options.JSON
+def remove_command(names: tuple[str, ...], as_json: bool) -> None:
     """Remove adapters, and stop sharing them. What others have fetched is theirs."""
-    from baremetalrt.serve.adapter_fetching import forget_torrents
-    from baremetalrt.weights.adapters import store
+    from baremetalrt.node.adapter_files import remove_adapters
 
-    found = [store.find_adapter(name) for name in names]
-    for one in found:
-        forget_torrents(one)
-    removed = [(one.name, store.remove(one)) for one in found]
+    removed = remove_adapters(names)
     if as_json:
         output.print_json([{"name": name, "freed_bytes": freed} for name, freed in removed])
         return
     for name, freed in removed:
         output.note(f"removed {name}: {format_bytes(freed)} freed")
-
-
-def _describe(card: Any) -> dict[str, Any]:
-    """A card as JSON, without its version."""
-    import msgspec
-
-    about: dict[str, Any] = msgspec.to_builtins(card)
-    about.pop("format")
-    about.pop("name")
-    return about

@@ -13,16 +13,15 @@ from prompt_toolkit import PromptSession
 from prompt_toolkit.completion import WordCompleter
 from prompt_toolkit.history import FileHistory
 
-from baremetalrt.cli import options, output
-from baremetalrt.cli.opened import arriving_model
-from baremetalrt.cli.run import adapted, describe_speed, generation_options, over_peers
-from baremetalrt.cli.transfer import Display
+from baremetalrt.cli import output
+from baremetalrt.cli.answering import AnswerOptions, describe_speed
+from baremetalrt.cli.model_display import ModelDisplay
 from baremetalrt.core.errors import BareMetalError, UsageError
-from baremetalrt.serve.library import TorrentReference
-from baremetalrt.serve.node import Model, Node
-from baremetalrt.serve.opening import Opening
+from baremetalrt.core.places import home
+from baremetalrt.hosting.open_model import OpenedModel, OpenRequest, adapted, open_model
+from baremetalrt.node.answering import Answered, AnswerRequest, answer
+from baremetalrt.node.model import Model
 from baremetalrt.session.session import GenerationOptions
-from baremetalrt.weights.store import StoredModel, home
 
 _COMMANDS: Final = {
     "/help": "this list",
@@ -43,54 +42,30 @@ class _Chat:
     base: Model
     options: GenerationOptions
     system: str | None
+    opened: OpenedModel
+    # shows how the model is arriving while an answer waits for it
+    display: ModelDisplay
     messages: list[dict[str, str]] = field(default_factory=list)
     speed: str = "nothing was answered yet"
-    # shows how the model is arriving while an answer waits for it
-    display: Display | None = None
 
     def begin(self) -> None:
         self.messages = [{"role": "system", "content": self.system}] if self.system else []
 
 
-def chat(model: StoredModel | TorrentReference, arguments: dict[str, Any]) -> None:
+async def chat(request: OpenRequest, how: AnswerOptions) -> None:
     """Talks until the user leaves."""
-    asyncio.run(_chat(model, arguments))
-
-
-async def _chat(model: StoredModel | TorrentReference, arguments: dict[str, Any]) -> None:
-    async with _opened(model, arguments) as (loaded, display):
-        base = loaded.without_adapters()
-        made = generation_options(arguments)
-        state = _Chat(loaded, base, made, arguments["system"], display=display)
-        state.begin()
-        output.note(
-            f"{loaded.name} · {loaded.context_limit} tokens of context · /help for commands"
-        )
-        await _talk(state)
-
-
-@asynccontextmanager
-async def _opened(
-    model: StoredModel | TorrentReference, arguments: dict[str, Any]
-) -> AsyncIterator[tuple[Model, Display | None]]:
-    if over_peers(model, arguments):
-        from baremetalrt.cli.over_peers import opened_over_peers
-
-        async with opened_over_peers(model, arguments) as loaded:
-            yield loaded, None
-        return
-    if isinstance(model, TorrentReference):
-        async with arriving_model(model, arguments) as (loaded, display):
+    with ModelDisplay() as display:
+        async with open_model(request, display.on_event) as opened:
             display.finish()
-            yield loaded, display
-        return
-    node = Node(options.node_config(arguments, max_sessions=1))
-    try:
-        with output.progress(f"loading {model.name}"):
-            loaded = adapted(node.load(Opening(model)), arguments)
-        yield loaded, None
-    finally:
-        node.close()
+            model = opened.model
+            state = _Chat(
+                model, model.without_adapters(), how.generation(), how.system, opened, display
+            )
+            state.begin()
+            output.note(
+                f"{model.name} · {model.context_limit} tokens of context · /help for commands"
+            )
+            await _talk(state)
 
 
 async def _talk(state: _Chat) -> None:
@@ -117,31 +92,26 @@ async def _talk(state: _Chat) -> None:
                 state.messages.append({"role": "user", "content": line})
                 await _answer(state)
         except BareMetalError as error:
-            output.note(f"error: {error.message}")
-            if error.hint:
-                output.note(f"hint: {error.hint}")
+            output.note_error(error)
 
 
 async def _answer(state: _Chat) -> None:
     """Streams an answer to the conversation so far; what was said stays, even when interrupted."""
     text: list[str] = []
+    asked = AnswerRequest(options=state.options, messages=state.messages)
     try:
-        async with _interruptible():
-            session = state.model.session(
-                await state.model.tokenize_chat(state.messages), state.options
-            )
-            if state.display is not None:
-                state.display.show()
-            async with aclosing(session.generate()) as tokens:
-                async for token in tokens:
-                    if state.display is not None and not text:
-                        state.display.finish()
-                    text.append(token.text)
-                    print(token.text, end="", flush=True)
-            state.speed = describe_speed(session)
+        async with _interruptible(), aclosing(answer(state.model, asked)) as events:
+            state.display.show(state.opened.arrival)
+            async for said in events:
+                if isinstance(said, Answered):
+                    state.speed = describe_speed(said.stats)
+                    continue
+                if not text:
+                    state.display.finish()
+                text.append(said.text)
+                print(said.text, end="", flush=True)
     except BareMetalError:
-        if state.display is not None:
-            state.display.finish()
+        state.display.finish()
         if not text:
             # Nothing came of the message: it can be sent again, or changed.
             state.messages.pop()
@@ -192,7 +162,7 @@ async def _command(state: _Chat, line: str) -> bool:
             raise UsageError("there is nothing to answer yet")
         await _answer(state)
     elif name == "/adapter":
-        state.model = adapted(state.base, {"adapters": tuple(rest.split())})
+        state.model = await adapted(state.base, rest.split())
         output.note(f"{state.model.name} answers from now on")
     elif name == "/save":
         if not rest:

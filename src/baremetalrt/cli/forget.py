@@ -4,7 +4,7 @@ import sys
 
 import click
 
-from baremetalrt.cli import output
+from baremetalrt.cli import options, output
 from baremetalrt.core.errors import UsageError
 from baremetalrt.core.units import format_bytes
 
@@ -12,14 +12,14 @@ from baremetalrt.core.units import format_bytes
 @click.command("forget")
 @click.argument("name")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@options.JSON
 def command(name: str, yes: bool, as_json: bool) -> None:
     """Delete all that was learned as NAME: corpus, checkpoints, reports, adapter.
 
     Your documents stay where they are. Deleted files are not overwritten: a disk may hold their bytes
     until others take their place.
     """
-    from baremetalrt.serve.forgetting import forget, plan_forgetting
+    from baremetalrt.learning.forgetting import forget, plan_forgetting
 
     plan = plan_forgetting(name)
     for folder in plan.folders:

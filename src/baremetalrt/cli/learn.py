@@ -1,27 +1,17 @@
 """`bmrt learn`: private documents and mail to an adapter of a model."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from baremetalrt.cli import options, output
-from baremetalrt.cli.finetune import learn, tune_config, tuning_options
-from baremetalrt.cli.reading import describe
-from baremetalrt.cli.status_line import StatusLine
+from baremetalrt.cli.learn_display import LearnDisplay, print_corpus, print_learned
+from baremetalrt.cli.tuning_options import TuneConfig, tuning_options
 from baremetalrt.core.errors import UsageError
-from baremetalrt.core.units import format_bytes
-from baremetalrt.serve.library import find_whole_model
-from baremetalrt.weights.store import StoredModel
 
 if TYPE_CHECKING:
-    from baremetalrt.documents.gathering import Progress, Summary
-    from baremetalrt.documents.judging import GatherConfig
-    from baremetalrt.serve.learning import Corpus
-
-_SHOWN: int = 20
+    from baremetalrt.learning.learn import Documents, Learned
 
 
 @click.command("learn")
@@ -45,7 +35,7 @@ _SHOWN: int = 20
     show_default=True,
     help="The part of the documents that is not trained on, but measured with.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@options.JSON
 @tuning_options
 def command(
     paths: tuple[Path, ...],
@@ -57,7 +47,7 @@ def command(
     questions: int,
     held_out: float,
     as_json: bool,
-    **arguments: Any,
+    tuning: TuneConfig,
 ) -> None:
     """Teach a model what is in documents and mail, and keep what it learned as the adapter NAME.
 
@@ -66,13 +56,17 @@ def command(
     What cannot be read is listed, with the reason. Run the same command again after an interruption: it
     goes on where it was. A file called `pause` in that folder makes it wait.
     """
-    from baremetalrt.serve.learning import gather_corpus, survey, unread_of
+    from baremetalrt.learning.learn import Documents, LearnRequest, learn
 
-    config = _config(arguments["seed"], held_out)
+    documents = Documents(
+        paths=paths,
+        held_out=held_out,
+        num_questions=questions,
+        may_replace=replace,
+        seed=tuning.seed,
+    )
     if dry_run:
-        with _reading() as show:
-            summary, unread = survey(paths, config, show)
-        _report(summary, unread, as_json=as_json, extra={"dry_run": True})
+        _look(documents, as_json=as_json)
         return
     if name is None:
         raise UsageError(
@@ -81,87 +75,38 @@ def command(
             parameter="name",
             hint="--into NAME, or --dry-run to look first",
         )
-    stored = None
-    if not gather_only:
-        # Before an hour of reading.
-        from baremetalrt.tuning.requirements import prepare
-
-        prepare()
-        stored = find_whole_model(model)
-    with _reading() as show:
-        corpus = gather_corpus(paths, name, config, may_replace=replace, on_progress=show)
-    extra = {"name": corpus.name, "folder": str(corpus.folder), "is_new": corpus.is_new}
-    if stored is None or not as_json:
-        _report(corpus.summary, list(unread_of(corpus.folder)), as_json=as_json, extra=extra)
-    if not as_json:
-        output.note(f"{'in' if corpus.is_new else 'as before, in'} {corpus.folder}")
-    if stored is not None:
-        if questions:
-            _ask(corpus, stored, questions, arguments["seed"])
-        learn(tune_config(arguments), corpus.folder, stored, name, as_json=as_json)
-
-
-@contextmanager
-def _reading() -> "Iterator[Callable[[Progress], None]]":
-    with StatusLine(after_s=1.0) as line:
-
-        def show(progress: "Progress") -> None:
-            if line.is_due:
-                line.show(describe(progress))
-
-        yield show
-
-
-def _ask(corpus: "Corpus", stored: StoredModel, count: int, seed: int) -> None:
-    from baremetalrt.serve.teaching import add_questions
-
-    with StatusLine(after_s=1.0) as line:
-        report = add_questions(
-            corpus,
-            stored,
-            count,
-            seed=seed,
-            on_progress=lambda done, total: line.update(f"asked about {done} of {total} passages"),
-        )
-    why = ", ".join(f"{count} {reason}" for reason, count in report.left_out.items())
-    output.note(
-        f"questions: {report.num_kept} of {report.num_passages} kept" + (f"; {why}" if why else "")
+    request = LearnRequest(
+        name=name, source=documents, model=model, tuning=None if gather_only else tuning
     )
-    for sample in report.samples:
-        output.note(f"  {sample['question']} {sample['answer']}")
+    with LearnDisplay(is_silent=as_json) as display:
+        learned = learn(request, display.on_event)
+    if learned.report is not None:
+        print_learned(learned, as_json=as_json)
+    elif as_json:
+        _print_gathered(learned)
 
 
-def _config(seed: int, held_out: float) -> "GatherConfig":
-    from baremetalrt.documents.judging import GatherConfig
-    from baremetalrt.documents.splitting import SplitConfig
+def _look(documents: "Documents", *, as_json: bool) -> None:
+    from baremetalrt.learning.learn import survey_documents
 
-    return GatherConfig(split=SplitConfig(fraction=held_out, seed=seed))
-
-
-def _report(
-    summary: "Summary", unread: list[dict[str, str]], *, as_json: bool, extra: dict[str, Any]
-) -> None:
+    with LearnDisplay() as display:
+        found = survey_documents(documents, display.on_event)
     if as_json:
-        import msgspec
-
-        output.print_json({**extra, **msgspec.to_builtins(summary), "unread_items": unread})
+        about = {"dry_run": True, **found.summary.as_json(), "unread_items": found.unread}
+        output.print_json(about)
         return
-    kinds = [(kind, count) for kind, count in summary.documents.items()]
-    if kinds:
-        output.print_table(("read", "documents"), kinds)
-    for entry in unread[:_SHOWN]:
-        output.note(f"not read: {entry['origin']}: {entry['reason']} ({entry['code']})")
-    if len(unread) > _SHOWN:
-        where = "unread.jsonl" if "folder" in extra else "--json"
-        output.note(f"… and {len(unread) - _SHOWN} more, which {where} lists")
-    for code, count in summary.unread.items() if len(unread) > _SHOWN else ():
-        output.note(f"  {count} × {code}")
-    output.note(
-        f"{summary.num_files} files, {format_bytes(summary.file_bytes)}; left out: "
-        f"{summary.num_duplicates} duplicates, {summary.num_near_duplicates} near-duplicates, "
-        f"{summary.num_repeated_lines} lines that many documents share"
-    )
-    output.note(
-        f"to train on: {summary.num_train} documents, {format_bytes(summary.train_bytes)}; "
-        f"held out: {summary.num_held_out}, {format_bytes(summary.held_out_bytes)}"
+    print_corpus(found.summary, found.unread, is_kept=False)
+
+
+def _print_gathered(learned: "Learned") -> None:
+    corpus = learned.corpus
+    assert corpus is not None
+    output.print_json(
+        {
+            "name": corpus.name,
+            "folder": str(corpus.folder),
+            "is_new": corpus.is_new,
+            **corpus.summary.as_json(),
+            "unread_items": corpus.unread(),
+        }
     )

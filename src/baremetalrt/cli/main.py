@@ -97,7 +97,5 @@ def _report(error: BareMetalError) -> int:
     if "--json" in sys.argv:
         body: dict[str, Any] = {"code": error.code, "message": error.message, "hint": error.hint}
         output.print_json({"error": body})
-    output.note(f"error: {error.message}")
-    if error.hint:
-        output.note(f"hint: {error.hint}")
+    output.note_error(error)
     return outcome(error).exit_status

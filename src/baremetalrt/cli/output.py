@@ -7,7 +7,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
+from baremetalrt.core.errors import BareMetalError
+
 _SILENT_S: Final = 1.0
+# Where nobody looks at the right edge, no cell is cut.
+_ENDLESS: Final = 10_000
 
 
 def print_json(value: object) -> None:
@@ -20,21 +24,34 @@ def note(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
+def note_error(error: BareMetalError) -> None:
+    """One line of what, one of hint."""
+    note(f"error: {error.message}")
+    if error.hint:
+        note(f"hint: {error.hint}")
+
+
 def print_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """Columns as wide as their content; numbers to the right."""
-    table = [[str(cell) for cell in row] for row in (header, *rows)]
-    widths = [max(len(row[i]) for row in table) for i in range(len(header))]
-    right = [bool(rows) and all(_is_number(row[i]) for row in rows) for i in range(len(header))]
-    for row in table:
-        cells = (
-            cell.rjust(width) if is_right else cell.ljust(width)
-            for cell, width, is_right in zip(row, widths, right, strict=True)
-        )
-        print("  ".join(cells).rstrip())
+    import shutil
 
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
 
-def _is_number(cell: object) -> bool:
-    return str(cell)[:1].isdigit()
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else _ENDLESS
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="")
+    for i, name in enumerate(header):
+        is_number = bool(rows) and all(str(row[i])[:1].isdigit() for row in rows)
+        table.add_column(Text(name), justify="right" if is_number else "left")
+    for row in rows:
+        # As text, not as markup: names come from elsewhere.
+        table.add_row(*(Text(str(cell)) for cell in row))
+    console = Console(width=width, color_system=None, soft_wrap=False)
+    with console.capture() as captured:
+        console.print(table)
+    for line in captured.get().splitlines():
+        print(line.rstrip())
 
 
 @contextmanager

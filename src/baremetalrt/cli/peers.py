@@ -1,22 +1,23 @@
 """`bmrt peers`: who of the private swarm answers, and what they offer."""
 
 import asyncio
-from typing import Any
 
 import click
 
 from baremetalrt.cli import options, output
 from baremetalrt.core.units import format_bytes
+from baremetalrt.hosting.options import RouteOptions
+from baremetalrt.swarm.options import SwarmOptions
 
 
 @click.command("peers")
 @options.neighbour_options
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def command(as_json: bool, **arguments: Any) -> None:
+@options.JSON
+def command(as_json: bool, route: RouteOptions, swarm: SwarmOptions) -> None:
     """List the peers of the private swarm that answer now, with speed, round trip and version."""
-    from baremetalrt.cli.over_peers import reports
+    from baremetalrt.hosting.plans import peer_reports
 
-    rows = asyncio.run(reports(arguments))
+    rows = asyncio.run(peer_reports(route, swarm))
     if as_json:
         output.print_json(rows)
         return

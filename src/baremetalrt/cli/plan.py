@@ -1,81 +1,104 @@
 """`bmrt plan`: which machines would run a model best, and how fast."""
 
 import asyncio
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from baremetalrt.cli import options, output
-from baremetalrt.core.errors import UsageError
-from baremetalrt.core.units import format_bytes, parse_bytes
-from baremetalrt.serve.library import find_whole_model, has_private_swarm
-from baremetalrt.weights.store import StoredModel
+from baremetalrt.core.units import format_bytes
+from baremetalrt.hosting.options import RouteOptions
+from baremetalrt.node.naming import find_whole_model
+from baremetalrt.node.options import ModelOptions
+from baremetalrt.swarm.options import SwarmOptions
+
+if TYPE_CHECKING:
+    from baremetalrt.hosting.plans import Placement, Plan
 
 
 @click.command("plan")
 @click.argument("model", required=False, shell_complete=options.complete_model)
 @click.option("--sessions", type=click.IntRange(1, 1024), default=1, show_default=True)
 @click.option(
-    "--memory", metavar="SIZE", help="What this machine gives.  [default: most of what is free]"
+    "--memory",
+    type=options.SIZE,
+    metavar="SIZE",
+    help="What this machine gives.  [default: most of what is free]",
 )
 @click.option("--measure", is_flag=True, help="Time the route over what is hosted now, too.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@options.JSON
 @options.neighbour_options
 @options.model_options
-def command(model: str | None, as_json: bool, measure: bool, **arguments: Any) -> None:
+def command(
+    model: str | None,
+    sessions: int,
+    memory: int | None,
+    measure: bool,
+    as_json: bool,
+    route: RouteOptions,
+    swarm: SwarmOptions,
+    options: ModelOptions,
+) -> None:
     """Show which blocks of a model should run on which machine, and the seconds per token to expect.
 
     Asks the peers of the private swarm, if this machine is in one, and times a few blocks here. Speeds
     are those of decoding one text; links between two other machines are not measured, but taken to be
     like those from here.
     """
-    report = asyncio.run(_report(find_whole_model(model), measure, arguments))
+    from baremetalrt.hosting.plans import PlanRequest, make_plan
+
+    stored = find_whole_model(model)
+    request = PlanRequest(
+        model=stored,
+        options=replace(options, max_sessions=sessions),
+        route=route,
+        swarm=swarm,
+        budget_bytes=memory,
+        measures=measure,
+    )
+    report = _describe(stored.name, sessions, asyncio.run(make_plan(request)))
     if as_json:
         output.print_json(report)
     else:
         _print(report)
 
 
-async def _report(stored: StoredModel, measure: bool, arguments: dict[str, Any]) -> dict[str, Any]:
-    from contextlib import AsyncExitStack
-
-    from baremetalrt.cli.over_peers import neighbours_of
-    from baremetalrt.serve.forecast import describe, forecast, measured_token_s
-    from baremetalrt.serve.opening import Opening
-
-    budget = parse_bytes(arguments["memory"]) if arguments["memory"] else None
-    config = options.node_config(arguments, max_sessions=arguments["sessions"])
-    is_alone = not arguments["via"] and arguments["swarm"] is None and not has_private_swarm()
-    opening = Opening(stored)
-    async with AsyncExitStack() as stack:
-        neighbours = None
-        if not is_alone:
-            neighbours, _ = await stack.enter_async_context(neighbours_of(arguments))
-        found = await forecast(opening.file, config, neighbours, budget)
-        measured_s = None
-        if measure:
-            if neighbours is None or found.hosted is None:
-                raise UsageError(
-                    "there is no route over peers to measure",
-                    code="route.incomplete",
-                    hint="`bmrt bench` measures this machine, `bmrt ps` lists what peers host",
-                )
-            measured_s = await measured_token_s(opening, config, neighbours)
+def _describe(model: str, sessions: int, plan: "Plan") -> dict[str, Any]:
     return {
-        "model": stored.name,
-        "context": found.context,
-        "sessions": arguments["sessions"],
+        "model": model,
+        "context": plan.context,
+        "sessions": sessions,
         "devices": [
             {
                 "id": device.id,
                 "budget_bytes": device.budget_bytes,
-                "bytes_per_s": round(1 / device.byte_s) if device.byte_s else None,
+                "bytes_per_s": round(1 / device.byte_s),
             }
-            for device in found.devices
+            for device in plan.devices
         ],
-        "plan": describe(found.best),
-        "hosted": describe(found.hosted) if found.hosted else None,
-        "measured_token_s": measured_s,
+        "unmeasured": list(plan.unmeasured),
+        "plan": _describe_placement(plan.best),
+        "hosted": _describe_placement(plan.hosted) if plan.hosted else None,
+        "measured_token_s": plan.measured_token_s,
+    }
+
+
+def _describe_placement(placement: "Placement") -> dict[str, Any]:
+    return {
+        "route": [
+            {
+                "device": placed.device,
+                "start": placed.blocks.start,
+                "end": placed.blocks.end,
+                "bytes": placed.held_bytes,
+                "span_s": placed.span_s,
+            }
+            for placed in placement.route
+        ],
+        "token_s": placement.token_s,
+        "hop_s": placement.hop_s,
+        "bound_s": placement.bound_s,
     }
 
 
@@ -88,6 +111,8 @@ def _print(report: dict[str, Any]) -> None:
     for device in report["devices"]:
         if device["id"] not in used:
             print(f"{device['id'][:8]} is better left out")
+    for peer in report["unmeasured"]:
+        print(f"{peer[:8]} has not measured how fast it is, and is left out")
     if report["hosted"]:
         print()
         _print_route("as peers host it now:", report["hosted"])

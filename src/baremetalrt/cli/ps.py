@@ -8,16 +8,18 @@ import click
 
 from baremetalrt.cli import options, output
 from baremetalrt.core.units import format_bytes
+from baremetalrt.hosting.options import RouteOptions
+from baremetalrt.swarm.options import SwarmOptions
 
 
 @click.command("ps")
 @options.neighbour_options
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def command(as_json: bool, **arguments: Any) -> None:
+@options.JSON
+def command(as_json: bool, route: RouteOptions, swarm: SwarmOptions) -> None:
     """List the spans that peers of the private swarm host now: blocks, memory, speed, load."""
-    from baremetalrt.cli.over_peers import reports
+    from baremetalrt.hosting.plans import peer_reports
 
-    rows = _spans(asyncio.run(reports(arguments)))
+    rows = _spans(asyncio.run(peer_reports(route, swarm)))
     if as_json:
         output.print_json(rows)
         return

@@ -1,22 +1,18 @@
 """`bmrt serve`: the OpenAI API over one or more models."""
 
-import logging
-from contextlib import AbstractAsyncContextManager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from baremetalrt.cli import options, output
-from baremetalrt.cli.run import named, over_peers
-from baremetalrt.core.errors import UsageError
-from baremetalrt.serve.library import TorrentReference
-from baremetalrt.weights.store import StoredModel
+from baremetalrt.cli.model_display import ModelDisplay
+from baremetalrt.core.spans import BlockSpan
+from baremetalrt.hosting.options import RouteOptions, ShareOptions
+from baremetalrt.node.options import ModelOptions
+from baremetalrt.swarm.options import SwarmOptions
 
 if TYPE_CHECKING:
-    from baremetalrt.serve.background import Background
-    from baremetalrt.serve.node import Node
-    from baremetalrt.serve.sharing import Sharing
-    from baremetalrt.swarm.config import ShareConfig
+    from baremetalrt.serve.events import Event
 
 
 @click.command("serve")
@@ -45,8 +41,15 @@ if TYPE_CHECKING:
 @click.option(
     "--share/--no-share", default=None, help="Host the models for peers of the private swarm."
 )
-@click.option("--share-blocks", metavar="A:B", help="Host only these blocks of the model.")
-@click.option("--share-memory", metavar="SIZE", help="Give no more, for example 4GB.")
+@click.option(
+    "--share-blocks",
+    type=options.BLOCKS,
+    metavar="A:B",
+    help="Host only these blocks of the model.",
+)
+@click.option(
+    "--share-memory", type=options.SIZE, metavar="SIZE", help="Give no more, for example 4GB."
+)
 @click.option(
     "--share-listen",
     metavar="HOST:PORT",
@@ -65,7 +68,12 @@ def command(
     metered: bool,
     no_torrents: bool,
     share: bool | None,
-    **arguments: Any,
+    share_blocks: BlockSpan | None,
+    share_memory: int | None,
+    share_listen: str | None,
+    route: RouteOptions,
+    options: ModelOptions,
+    swarm: SwarmOptions,
 ) -> None:
     """Serve models over the OpenAI API, at /v1, and take part in their swarms.
 
@@ -81,117 +89,42 @@ def command(
     """
     from dataclasses import replace
 
-    from baremetalrt.serve.app import Server, ServerConfig
-    from baremetalrt.serve.background import Arriving, Background
-    from baremetalrt.serve.listen import listen
-    from baremetalrt.serve.node import Node
-    from baremetalrt.serve.opening import Opening
-    from baremetalrt.swarm.config import load_share_config
+    from baremetalrt.serve.app import ServerConfig
+    from baremetalrt.serve.serving import ServeRequest, serve
 
-    share_config = load_share_config()
-    shares = share_config.enabled if share is None else share
-    if shares:
-        models = models or share_config.models
-        arguments["threads"] = arguments["threads"] or share_config.threads or None
-    found = [named(name, arguments) for name in models or (() if shares else (None,))]
-    fetched = tuple(model for model in found if isinstance(model, TorrentReference))
-    stored = [model for model in found if isinstance(model, StoredModel)]
-    if no_torrents and fetched:
-        raise UsageError(
-            "a model that is still to be fetched needs its swarm", hint="drop --no-torrents"
-        )
-    names = [model.name for model in stored]
-    if len(set(names)) < len(names):
-        raise UsageError("two models have the same name", hint="rename one of the files")
-    config = ServerConfig(
-        host=host, api_key=api_key or None, max_active=parallel, max_waiting=queue
-    )
-    logger = logging.getLogger("baremetalrt")
-    logger.addHandler(logging.StreamHandler())
-    logger.setLevel(logging.INFO)
-    node = Node(options.node_config(arguments, max_sessions=parallel))
-    try:
-        background = None
-        if not no_torrents:
-            swarm_config = options.swarm_config(arguments)
-            if metered:
-                swarm_config = replace(swarm_config, metered=True)
-            arriving = Arriving(
-                models=tuple(m for m in fetched if not (shares or over_peers(m, arguments))),
-                peers=arguments["peers"],
-                swarm=arguments["swarm"],
-            )
-            background = Background(node, swarm_config, arriving)
-        beside: list[AbstractAsyncContextManager[object]] = []
-        if shares:
-            beside.append(_share(node, found, share_config, background, arguments))
-            if arguments["route"] in ("lan", "swarm"):
-                from baremetalrt.cli.over_peers import model_of_peers_later
-
-                beside += [model_of_peers_later(node, one, arguments) for one in found]
-        for one in () if shares else found:
-            if over_peers(one, arguments):
-                from baremetalrt.cli.over_peers import model_of_peers
-
-                beside.append(model_of_peers(node, one, arguments))
-                continue
-            if isinstance(one, TorrentReference):
-                continue
-            with output.progress(f"loading {one.name}"):
-                model = node.load(Opening(one))
-            output.note(f"{model.name}: {model.context_limit} tokens of context")
-        if not config.is_loopback and config.api_key is None:
-            output.note(f"warning: anyone who reaches {host}:{port} can use it; see --api-key")
-        application = Server(node, config, background, beside).application()
-        listen(application, host=host, port=port, announce=_announce)
-    finally:
-        node.close()
-
-
-def _share(
-    node: "Node",
-    models: "list[StoredModel | TorrentReference]",
-    config: "ShareConfig",
-    background: "Background | None",
-    arguments: dict[str, Any],
-) -> "Sharing":
-    from baremetalrt.core.units import parse_bytes
-    from baremetalrt.serve.fetching import RemoteSource
-    from baremetalrt.serve.neighbours import local_network, the_membership
-    from baremetalrt.serve.sharing import SharedModel, Sharing, SharingConfig
-
-    blocks, memory = arguments["share_blocks"], arguments["share_memory"]
-    if blocks is not None and len(models) != 1:
-        raise UsageError("--share-blocks is about one model", parameter="share-blocks")
-    span = options.block_span(blocks) if blocks is not None else None
-    membership = the_membership(arguments["swarm"])
-    address = arguments["share_listen"] or config.listen
-    budget = parse_bytes(memory) if memory is not None else config.memory
-    shared = [
-        SharedModel(
-            model
-            if isinstance(model, StoredModel)
-            else RemoteSource(model, arguments["peers"], arguments["swarm"]),
-            span,
-        )
-        for model in models
-    ]
-    return Sharing(
-        node,
-        membership,
-        shared,
-        SharingConfig(
-            address=address,
-            budget_bytes=budget or None,
-            network=local_network(membership, address.rpartition(":")[0]),
-            peers=arguments["via"],
-            allowed=frozenset(config.allow) or None,
-            rebalance_s=config.rebalance_s,
+    request = ServeRequest(
+        models=models,
+        port=port,
+        server=ServerConfig(
+            host=host, api_key=api_key or None, max_active=parallel, max_waiting=queue
         ),
-        background,
+        options=replace(options, max_sessions=parallel),
+        route=route,
+        swarm=replace(swarm, metered=metered),
+        share=ShareOptions(
+            enabled=share, blocks=share_blocks, memory=share_memory, listen=share_listen
+        ),
+        takes_part=not no_torrents,
     )
+    with _ServerDisplay() as display:
+        serve(request, display.on_event)
 
 
-def _announce(host: str, port: int) -> None:
-    shown = f"[{host}]" if ":" in host else host
-    output.note(f"listening on http://{shown}:{port}/v1")
+class _ServerDisplay(ModelDisplay):
+    """Says which models are served, and where."""
+
+    def on_event(self, event: "Event") -> None:
+        from baremetalrt.node.events import Loaded
+        from baremetalrt.serve.events import Exposed, Listening
+
+        if isinstance(event, Listening):
+            shown = f"[{event.host}]" if ":" in event.host else event.host
+            output.note(f"listening on http://{shown}:{event.port}/v1")
+        elif isinstance(event, Exposed):
+            output.note(
+                f"warning: anyone who reaches {event.host}:{event.port} can use it; see --api-key"
+            )
+        else:
+            super().on_event(event)
+            if isinstance(event, Loaded):
+                output.note(f"{event.name}: {event.context_limit} tokens of context")

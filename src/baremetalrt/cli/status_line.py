@@ -1,11 +1,13 @@
 """One line on standard error that says how far something is."""
 
-import shutil
 import sys
 import time
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from baremetalrt.cli import output
+
+if TYPE_CHECKING:
+    from rich.live import Live
 
 _TERMINAL_INTERVAL_S: Final = 0.2
 # Log files do not need to know more often.
@@ -22,7 +24,7 @@ class StatusLine:
         self.is_terminal = sys.stderr.isatty()
         self._interval_s = _TERMINAL_INTERVAL_S if self.is_terminal else log_interval_s
         self._next_s = time.monotonic() + after_s
-        self._width = 0
+        self._live: Live | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -46,13 +48,33 @@ class StatusLine:
         if not self.is_terminal:
             output.note(line)
             return
+        # Here and not above: most commands end before a line is due.
+        from rich.text import Text
+
         # One that wraps could not be rewritten.
-        line = line[: shutil.get_terminal_size().columns - 1]
-        print("\r" + line.ljust(self._width), end="", file=sys.stderr, flush=True)
-        self._width = len(line)
+        text = Text(line, no_wrap=True, overflow="crop", end="")
+        if self._live is None:
+            self._live = _live()
+            self._live.start()
+        self._live.update(text, refresh=True)
 
     def clear(self) -> None:
         """Takes the line away, so that something else can be printed."""
-        if self._width:
-            print("\r" + " " * self._width + "\r", end="", file=sys.stderr, flush=True)
-            self._width = 0
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+
+def _live() -> "Live":
+    """A display without a thread of its own: it is drawn when something is shown."""
+    from rich.console import Console
+    from rich.live import Live
+
+    console = Console(file=sys.stderr, color_system=None, highlight=False)
+    return Live(
+        console=console,
+        auto_refresh=False,
+        transient=True,
+        redirect_stdout=False,
+        redirect_stderr=False,
+    )

@@ -12,7 +12,7 @@ from baremetalrt.cli import output
 from baremetalrt.core.errors import BareMetalError
 
 if TYPE_CHECKING:
-    from baremetalrt.swarm.authority import Membership
+    from baremetalrt.membership.authority import Membership
 
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _MAX_LIFE: Final = timedelta(days=30)
@@ -38,7 +38,7 @@ def command() -> None:
 @_json
 def create(name: str, as_json: bool) -> None:
     """Create a private swarm. This machine becomes its authority: only it can invite."""
-    from baremetalrt.swarm.authority import create_swarm
+    from baremetalrt.membership.authority import create_swarm
 
     membership = create_swarm(name)
     if as_json:
@@ -94,7 +94,7 @@ def invite(
     """
     import asyncio
 
-    from baremetalrt.swarm.invitations import parse_address
+    from baremetalrt.membership.invitations import parse_address
 
     _show_log()
     parsed = [parse_address(address) for address in addresses]
@@ -116,9 +116,9 @@ def join(line: str, local_name: str | None, as_json: bool) -> None:
     """
     import asyncio
 
-    from baremetalrt.swarm.authority import utc_now
-    from baremetalrt.swarm.invitations import parse_invitation
-    from baremetalrt.swarm.joining import join as join_swarm
+    from baremetalrt.membership.authority import utc_now
+    from baremetalrt.membership.invitations import parse_invitation
+    from baremetalrt.membership.joining import join as join_swarm
 
     if line == "-":
         line = sys.stdin.read(1 << 16)
@@ -137,7 +137,7 @@ def join(line: str, local_name: str | None, as_json: bool) -> None:
 @_json
 def ls(as_json: bool) -> None:
     """List the private swarms of this machine."""
-    from baremetalrt.swarm.authority import find_membership, swarm_names, utc_now
+    from baremetalrt.membership.authority import find_membership, swarm_names, utc_now
 
     rows: list[dict[str, Any]] = []
     for name in swarm_names():
@@ -161,7 +161,7 @@ def ls(as_json: bool) -> None:
 @_json
 def leave(name: str, yes: bool, as_json: bool) -> None:
     """Forget a private swarm, and remove its keys."""
-    from baremetalrt.swarm.authority import leave as leave_swarm
+    from baremetalrt.membership.authority import leave as leave_swarm
 
     leave_swarm(name, even_as_creator=yes)
     if as_json:
@@ -181,10 +181,10 @@ async def _invite(
     import asyncio
     import signal
 
-    from baremetalrt.swarm.authority import find_membership, utc_now
-    from baremetalrt.swarm.invitations import format_address, refusal, uses_left, withdraw
-    from baremetalrt.swarm.invitations import invite as make_invitation
-    from baremetalrt.swarm.inviting import InvitationServer, lan_addresses, listening_host
+    from baremetalrt.membership.authority import find_membership, utc_now
+    from baremetalrt.membership.invitations import format_address, refusal, uses_left, withdraw
+    from baremetalrt.membership.invitations import invite as make_invitation
+    from baremetalrt.membership.inviting import InvitationServer, lan_addresses, listening_host
 
     # Ends as Ctrl-C does: an invitation that nobody answers any more is withdrawn.
     task = asyncio.current_task()

@@ -1,4 +1,4 @@
-"""Sizes in bytes, and how people read them."""
+"""Sizes and times, and how people read them."""
 
 import re
 from typing import Final
@@ -17,6 +17,14 @@ def format_bytes(num_bytes: float) -> str:
         if abs(num_bytes) >= size:
             return f"{num_bytes / size:.1f} {unit}"
     return f"{num_bytes:.0f} B"
+
+
+def format_duration(seconds: float) -> str:
+    """A time for people: `9 s`, `4 min 10 s`, `1 h 05 min`."""
+    s = round(seconds)
+    if s >= 3600:
+        return f"{s // 3600} h {s % 3600 // 60:02} min"
+    return f"{s // 60} min {s % 60:02} s" if s >= 60 else f"{s} s"
 
 
 def round_up(value: int, multiple: int) -> int:

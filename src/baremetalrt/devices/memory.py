@@ -1,37 +1,96 @@
-"""How much memory there is for a model."""
+"""How much memory there is, as the system says, inside a container too."""
 
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import psutil
 
-# Where Linux says what a container may use and uses: cgroups v2, then v1.
-_CGROUPS: Final = (
-    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-    (
-        "/sys/fs/cgroup/memory/memory.limit_in_bytes",
-        "/sys/fs/cgroup/memory/memory.usage_in_bytes",
-    ),
+_ROOT: Final = Path("/sys/fs/cgroup")
+_OWN: Final = Path("/proc/self/cgroup")
+
+
+@dataclass(frozen=True)
+class _Version:
+    """How a version of control groups says what may be used, and what is.
+
+    `file_pages` are in use only as long as nobody else needs them: the system drops them for whoever
+    asks. Shared memory counts as file pages, and cannot be dropped.
+    """
+
+    folder: str
+    limit: str
+    usage: str
+    file_pages: str
+    shared_memory: str
+
+
+_V2: Final = _Version("", "memory.max", "memory.current", "file", "shmem")
+_V1: Final = _Version(
+    "memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_cache", "total_shmem"
 )
 
 
 def available_bytes() -> int:
     """Memory that can be used without pushing anything out, container limits included."""
     available = int(psutil.virtual_memory().available)
-    for limit_path, usage_path in _CGROUPS:
-        limit, usage = _read(limit_path), _read(usage_path)
-        if limit is not None and usage is not None:
-            return max(0, min(available, limit - usage))
-    return available
+    return min([available, *_left_in_groups()])
 
 
 def total_bytes() -> int:
     return int(psutil.virtual_memory().total)
 
 
-def _read(path: str) -> int | None:
+def _left_in_groups(root: Path = _ROOT, own: Path = _OWN) -> Iterator[int]:
+    """What every control group around this process leaves it, where it has a limit."""
+    for version, group in _own_groups(own):
+        folder = root / version.folder
+        # Inside a container the path may be that of outside: then the root is the group.
+        inside = folder / group.lstrip("/")
+        start = inside if inside.is_dir() else folder
+        for place in (start, *start.parents):
+            left = _left(version, place)
+            if left is not None:
+                yield left
+            if place == folder:
+                break
+
+
+def _own_groups(own: Path) -> Iterator[tuple[_Version, str]]:
     try:
-        text = Path(path).read_text().strip()
+        lines = own.read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, group = (*line.split(":", 2), "", "")[:3]
+        if controllers == "":
+            yield _V2, group
+        elif "memory" in controllers.split(","):
+            yield _V1, group
+
+
+def _left(version: _Version, place: Path) -> int | None:
+    limit, usage = _number(place / version.limit), _number(place / version.usage)
+    if limit is None or usage is None:
+        return None
+    stat = _stat(place / "memory.stat")
+    droppable = stat.get(version.file_pages, 0) - stat.get(version.shared_memory, 0)
+    return max(0, limit - max(0, usage - max(0, droppable)))
+
+
+def _stat(path: Path) -> Mapping[str, int]:
+    try:
+        lines = path.read_text().splitlines()
+    except OSError:
+        return {}
+    pairs = (line.partition(" ") for line in lines)
+    return {name: int(value) for name, _, value in pairs if value.strip().isdigit()}
+
+
+def _number(path: Path) -> int | None:
+    try:
+        text = path.read_text().strip()
     except OSError:
         return None
     return int(text) if text.isdigit() else None

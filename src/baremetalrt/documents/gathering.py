@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Any, BinaryIO, Final
 
 import msgspec
 
@@ -17,10 +17,10 @@ from baremetalrt.documents import wire
 from baremetalrt.documents.boilerplate import LineCounts
 from baremetalrt.documents.cleaning import has_words
 from baremetalrt.documents.document import Document, Reached, Unread
-from baremetalrt.documents.judging import GatherConfig, Judged, judge
 from baremetalrt.documents.reader_process import ReaderProcess
 from baremetalrt.documents.splitting import cut_tail
 from baremetalrt.documents.spool import Spool, open_private
+from baremetalrt.documents.verdicts import GatherConfig, Judged, judge
 from baremetalrt.documents.walking import FoundFile, walk
 
 TRAIN: Final = "train.jsonl"
@@ -47,9 +47,12 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     num_repeated_lines: int
     digest: str
 
+    def as_json(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.__struct_fields__}
+
 
 @dataclass(frozen=True, kw_only=True)
-class Progress:
+class GatherProgress:
     """How far it is: in bytes of files while `phase` is `reading`, else in documents."""
 
     phase: str
@@ -59,7 +62,7 @@ class Progress:
     path: str = ""
 
 
-OnProgress = Callable[[Progress], None]
+OnProgress = Callable[[GatherProgress], None]
 
 
 def gather(
@@ -165,7 +168,7 @@ class _Reading:
 
     def _report(self, phase: str, done: int, total: int, path: str = "") -> None:
         self._on_progress(
-            Progress(
+            GatherProgress(
                 phase=phase, done=done, total=total, num_documents=self.num_documents, path=path
             )
         )

@@ -4,8 +4,8 @@ import re
 from pathlib import PurePath
 from typing import Final, Literal
 
+from baremetalrt.documents.charset import is_binary
 from baremetalrt.documents.document import Refusal
-from baremetalrt.documents.encoding import is_binary
 from baremetalrt.documents.names import names_in
 
 FileKind = Literal["text", "markdown", "code", "html", "pdf", "docx", "mail", "mbox"]

@@ -5,6 +5,11 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 Measure = Callable[[str], int]
+# A sentence ends at a mark with a space behind; Chinese and Japanese ones at the mark.
+_WIDE_MARKS: Final = "\u3002\uff01\uff1f"
+_SENTENCE_END: Final = re.compile(rf"(?<=[.!?])\s+(?=[^\W_a-z]|[\"“„«(])|(?<=[{_WIDE_MARKS}])")
+_MARKS: Final = (".", "!", "?", *_WIDE_MARKS)
+_SENTENCE_CHARS: Final = (40, 400)
 # Where to cut, best first: paragraphs, lines, sentences, words.
 _BORDERS: Final = (
     re.compile(r"\n[ \t]*(?:\n[ \t]*)+"),
@@ -35,6 +40,16 @@ def split_passages(text: str, max_size: int, *, measure: Measure = len) -> list[
     if held:
         passages.append("".join(held))
     return passages
+
+
+def split_sentences(passage: str) -> list[str]:
+    """The sentences of a passage that are neither fragments nor too long to stand alone."""
+    parts = (part.strip() for part in _SENTENCE_END.split(" ".join(passage.split())))
+    low, high = _SENTENCE_CHARS
+    whole = (
+        part for part in parts if low <= len(part) <= high and part.rstrip('"”»)').endswith(_MARKS)
+    )
+    return list(dict.fromkeys(whole))
 
 
 def cut_near(text: str, low: int, target: int, high: int) -> int:

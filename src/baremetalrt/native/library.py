@@ -101,11 +101,14 @@ def _load_first_usable() -> Library:
         return library
     named = os.environ.get(ENVIRONMENT_VARIABLE)
     if refused:
+        # Here and not above: what is read for it takes a while.
+        from baremetalrt.core.installation import how_to_reinstall
+
         raise UsageError(
             f"no usable ggml library; {refused[0]}",
             code="library.unusable",
-            hint=f"supported: ggml {_versions()}; `pip install --force-reinstall baremetalrt` "
-            f"restores the bundled one",
+            hint=f"supported: ggml {_versions()}; `{how_to_reinstall('xllamacpp')}` restores the "
+            "bundled one",
         )
     raise UsageError(
         f"{ENVIRONMENT_VARIABLE}={named} holds no libllama" if named else "no ggml library found",
@@ -113,7 +116,7 @@ def _load_first_usable() -> Library:
         hint=f"point {ENVIRONMENT_VARIABLE} at a libllama{_SUFFIX} or the folder that has it, "
         f"or unset it"
         if named
-        else "`pip install xllamacpp` brings a prebuilt one",
+        else "the package xllamacpp brings a prebuilt one",
     )
 
 

@@ -9,10 +9,11 @@ from typing import Any
 import grpc
 
 from baremetalrt.core.spans import BlockSpan
+from baremetalrt.membership.certificates import peer_name
+from baremetalrt.membership.identity import Identity
 from baremetalrt.peers import compute_pb2 as pb
-from baremetalrt.peers.identity import Identity
+from baremetalrt.peers.tls import secure_channel
 from baremetalrt.peers.wire import SERVICE
-from baremetalrt.swarm.certificates import peer_name
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Channels:
         """A connection that only the peer of that id can answer."""
         key = (address, peer)
         if key not in self._channels:
-            self._channels[key] = self._identity.channel(address, peer_name(peer))
+            self._channels[key] = secure_channel(self._identity, address, peer_name(peer))
         return self._channels[key]
 
     async def describe(self, address: str, *, timeout_s: float) -> tuple[pb.Description, float]:
@@ -58,7 +59,7 @@ class Channels:
             raise NoAnswerError(_why(error)) from error
 
     async def _describe(self, address: str, timeout_s: float) -> tuple[pb.Description, float]:
-        async with self._identity.channel(address, self._identity.swarm) as channel:
+        async with secure_channel(self._identity, address, self._identity.swarm) as channel:
             call: Any = channel.unary_unary(
                 f"{SERVICE}Describe",
                 request_serializer=pb.DescribeRequest.SerializeToString,

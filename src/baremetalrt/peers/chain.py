@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 from baremetalrt.blocks.span import Reads
 from baremetalrt.core.errors import CapacityError
 from baremetalrt.peers import compute_pb2 as pb
+from baremetalrt.peers.activations import Activations
 from baremetalrt.peers.caller import Channels, RemoteSpan, StageCall
+from baremetalrt.peers.events import StageLost, StageReplaced
 from baremetalrt.peers.wire import (
     ENCODINGS,
     TEXT_BYTES,
-    Activations,
     StepError,
     make_step,
     read_rows,
@@ -103,7 +104,7 @@ class RemoteChain:
         *,
         row_width: int,
         activations: Activations = "f32",
-        on_event: Callable[[str], None] = lambda what: None,
+        on_event: Callable[[StageLost | StageReplaced], None] = lambda event: None,
     ) -> None:
         """`row_width` is that of what comes back: the vocabulary's size where the head is among it.
 
@@ -351,7 +352,7 @@ class RemoteChain:
     async def _find_others(
         self, place: ChainPlace, span: RemoteSpan, lost: _StageLostError
     ) -> None:
-        self._on_event(f"lost {span.id[:8]} with blocks {span.blocks}: {lost}")
+        self._on_event(StageLost(span.id, span.blocks, str(lost)))
         self._note_loss(span.id)
         found: Sequence[RemoteSpan] = ()
         if place.num_recoveries <= _MAX_RECOVERIES:
@@ -363,7 +364,7 @@ class RemoteChain:
                 hint="the conversation can go on when a peer hosts them again",
             ) from lost
         for one in found:
-            self._on_event(f"blocks {one.blocks} go on at {one.id[:8]}")
+            self._on_event(StageReplaced(one.id, one.blocks))
         index = self.spans.index(span)
         self.spans[index : index + 1] = found
 

@@ -3,69 +3,26 @@
 import logging
 from collections import Counter
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from typing import Any, Final, Self
 
 import grpc
 
-from baremetalrt.blocks.span import Span
 from baremetalrt.core.errors import UsageError
 from baremetalrt.core.spans import BlockSpan
+from baremetalrt.membership.certificates import peer_id
+from baremetalrt.membership.identity import Identity
 from baremetalrt.peers import compute_pb2 as pb
 from baremetalrt.peers.caller import Channels
+from baremetalrt.peers.hosted import Hosted, HostProfile
 from baremetalrt.peers.hosted_text import HostedText
-from baremetalrt.peers.identity import OPTIONS, Identity, caller_key
+from baremetalrt.peers.tls import OPTIONS, caller_key, server_credentials
 from baremetalrt.peers.wire import SERVICE, TEXT_BYTES, VERSION
-from baremetalrt.session.stage import LocalStage
-from baremetalrt.swarm.certificates import peer_id
 
 _log = logging.getLogger("baremetalrt.peers")
 _MAX_TEXTS_PER_PEER: Final = 64
 _MAX_PASSES: Final = 1024
 
 Context = Any  # grpc.aio.ServicerContext, whose stubs know no streams of both kinds
-
-
-@dataclass(frozen=True)
-class HostProfile:
-    """What a host says of itself: its release, the build of the library, what it offers, its speed."""
-
-    release: str
-    library: str
-    budget_bytes: int
-    byte_s: float
-
-
-@dataclass(frozen=True)
-class SeededAt:
-    """By which torrent, and at which port of this machine, the weights of a span are to be had."""
-
-    torrent: str
-    port: int
-    is_private: bool
-
-
-@dataclass(eq=False)
-class Hosted:
-    """A span that others may compute with. `model` is the id of its content.
-
-    `step_s`: seconds that a decode step of one text was measured to take. `context`: tokens of the
-    longest text that is taken.
-    """
-
-    model: str
-    name: str
-    span: Span
-    stage: LocalStage
-    step_s: float
-    context: int
-    seeded_at: SeededAt | None = None
-
-    @property
-    def cells_per_peer(self) -> int:
-        """Where there is room for several texts, that for one is always left for somebody else."""
-        num_cells = self.span.cache.num_cells
-        return max(num_cells - self.context, min(num_cells, self.context))
 
 
 class Host:
@@ -119,7 +76,7 @@ class Host:
             (grpc.method_handlers_generic_handler(service, handlers),)
         )
         try:
-            self.port = self._server.add_secure_port(address, self.identity.server_credentials())
+            self.port = self._server.add_secure_port(address, server_credentials(self.identity))
         except RuntimeError as error:
             raise UsageError(f"cannot listen on {address}", code="port.taken") from error
         await self._server.start()
@@ -194,7 +151,7 @@ class Host:
             release=profile.release,
             library=profile.library,
             budget_bytes=profile.budget_bytes,
-            byte_s=profile.byte_s,
+            byte_s=profile.byte_s or 0.0,
             spans=spans,
         )
 

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, Protocol
 
 import grpc
 
@@ -12,17 +12,28 @@ from baremetalrt.core.spans import BlockSpan
 from baremetalrt.core.units import MIB
 from baremetalrt.peers import compute_pb2 as pb
 from baremetalrt.peers.bounded_queue import BoundedQueue
+from baremetalrt.peers.hosted import Hosted
 from baremetalrt.peers.wire import ENCODINGS, StepError, make_step, read_step
 from baremetalrt.session.stage import Place
-
-if TYPE_CHECKING:
-    from baremetalrt.peers.host import Host, Hosted
 
 # Room for a replay: who sends faster than is computed waits, and its questions wait with it.
 _MAX_QUEUED: Final = 256
 _MAX_QUEUED_BYTES: Final = 128 * MIB
 _PASS_TIMEOUT_S: Final = 5.0
 _WRITE_TIMEOUT_S: Final = 30.0
+
+
+class TextHost(Protocol):
+    """What a text needs of the host that it is at."""
+
+    def find(self, model: str, blocks: BlockSpan) -> Hosted | None:
+        """What is hosted of that model, if these blocks are among it."""
+
+    def num_cells_of(self, caller: str, hosted: Hosted, *, besides: "HostedText") -> int:
+        """Tokens for which other texts of a caller have room in a span."""
+
+    def link(self, peer: pb.Peer) -> Any:
+        """A stream of rows to the next stage."""
 
 
 class _FaultError(Exception):
@@ -35,7 +46,7 @@ class HostedText:
     """Computes steps, passes rows on, and keeps them: a stage that replaces the next one needs them."""
 
     def __init__(
-        self, host: "Host", caller: str, write: Callable[[pb.Report], Awaitable[None]]
+        self, host: TextHost, caller: str, write: Callable[[pb.Report], Awaitable[None]]
     ) -> None:
         self.id = b""
         self.caller = caller
@@ -164,7 +175,7 @@ class HostedText:
         self._next = request.next if request.HasField("next") else None
         self._kept_from = self._place.length
 
-    def _require_room(self, hosted: "Hosted", capacity: int) -> None:
+    def _require_room(self, hosted: Hosted, capacity: int) -> None:
         """No text is longer than was offered, and nobody takes the whole cache."""
         if not 1 <= capacity <= hosted.context:
             raise _FaultError(

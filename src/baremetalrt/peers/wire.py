@@ -1,13 +1,14 @@
 """Rows and steps as they travel. What comes from others is checked here before anything computes."""
 
 from collections.abc import Sequence
-from typing import Final, Literal
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from baremetalrt.blocks.span import Reads
 from baremetalrt.peers import compute_pb2 as pb
+from baremetalrt.peers.activations import Activations
 
 VERSION: Final = 1
 SERVICE: Final = "/baremetalrt.compute.v1.Compute/"
@@ -19,7 +20,7 @@ _Q8_MAX: Final = 127
 _LITTLE_F32: Final = np.dtype("<f4")
 _LITTLE_F16: Final = np.dtype("<f2")
 _F16_MAX: Final = 65504.0
-Activations = Literal["f32", "f16", "q8"]
+
 ENCODINGS: Final[dict[Activations, "pb.Encoding"]] = {
     "f32": pb.ENCODING_F32,
     "f16": pb.ENCODING_F16,

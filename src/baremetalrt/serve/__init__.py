@@ -1,1 +1,1 @@
-"""The node that wires everything together, and the OpenAI-compatible server in front of it."""
+"""The HTTP server, and the dialects that its clients speak."""

@@ -17,11 +17,13 @@ from starlette.routing import Route
 
 from baremetalrt import __version__
 from baremetalrt.core.errors import BareMetalError, UsageError
+from baremetalrt.core.tasks import Tasks, note_failure
+from baremetalrt.node.adapter_shelf import AdapterShelf, parse_names
+from baremetalrt.node.model import Model
+from baremetalrt.node.node import Node
+from baremetalrt.node.seeding import Seeding, arriving_error
 from baremetalrt.serve import metrics as prometheus
-from baremetalrt.serve.adapters import AdapterShelf, parse_names
 from baremetalrt.serve.admission import Admission
-from baremetalrt.serve.background import Background, arriving_error
-from baremetalrt.serve.node import Model, Node
 from baremetalrt.serve.openai import chat, completions, errors
 from baremetalrt.serve.openai.schema import (
     MAX_BODY_BYTES,
@@ -29,7 +31,7 @@ from baremetalrt.serve.openai.schema import (
     CompletionRequest,
     decode,
 )
-from baremetalrt.swarm.config import load_config
+from baremetalrt.swarm.config import load_swarm_config
 
 logger = logging.getLogger(__name__)
 
@@ -63,17 +65,18 @@ class Server:
         self,
         node: Node,
         config: ServerConfig,
-        background: Background | None = None,
-        beside: Sequence[AbstractAsyncContextManager[object]] = (),
+        seeding: Seeding | None = None,
+        services: Sequence[AbstractAsyncContextManager[object]] = (),
     ) -> None:
-        """`beside`: what begins and ends with the server."""
+        """`services`: what begins and ends with the server."""
         self._node = node
-        self._background = background
-        self._beside = beside
+        self._seeding = seeding
+        self._services = services
         self._config = config
         self._admission = Admission(max_active=config.max_active, max_waiting=config.max_waiting)
         self._metrics = prometheus.Metrics(self._admission)
         self._shelf = AdapterShelf()
+        self._tasks = Tasks()
 
     def application(self) -> Starlette:
         """The ASGI application."""
@@ -94,30 +97,31 @@ class Server:
     @asynccontextmanager
     async def _lifespan(self, application: Starlette) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
-            if self._background is not None:
-                # What is beside may have set its torrents going, and ends before them.
-                stack.push_async_callback(self._background.stop)
+            await stack.enter_async_context(self._tasks)
+            if self._seeding is not None:
+                # Services may have set its torrents going, and end before them.
+                stack.push_async_callback(self._seeding.stop)
             try:
-                for one in self._beside:
+                for one in self._services:
                     await stack.enter_async_context(one)
             except BareMetalError as error:
                 # All that the server under us would say is that it did not start.
                 application.state.failure = error
                 raise
-            if self._background is not None:
-                await self._background.start()
+            if self._seeding is not None:
+                await self._seeding.start()
                 if hasattr(signal, "SIGHUP"):
                     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload)
             yield
 
     def _reload(self) -> None:
-        assert self._background is not None
+        assert self._seeding is not None
         try:
-            config = load_config()
+            config = load_swarm_config()
         except BareMetalError as error:
             logger.error("settings are left as they were: %s", error.message)
             return
-        self._reloading = asyncio.ensure_future(self._background.reload(config))
+        self._tasks.start("reading the settings again", self._seeding.reload(config))
 
     def _guard(self, handler: Handler, *, needs_key: bool = True) -> Handler:
         """Checks host and key, counts, and turns our errors into answers."""
@@ -175,11 +179,11 @@ class Server:
         return Response(self._metrics.render(), media_type=prometheus.CONTENT_TYPE)
 
     async def _list_torrents(self, _request: Request) -> Response:
-        background = self._background
-        if background is None:
+        seeding = self._seeding
+        if seeding is None:
             return JSONResponse({"object": "list", "port": 0, "data": []})
         return JSONResponse(
-            {"object": "list", "port": background.port, "data": background.status()}
+            {"object": "list", "port": seeding.port, "data": await seeding.status()}
         )
 
     async def _list_models(self, _request: Request) -> Response:
@@ -222,7 +226,7 @@ class Server:
         for model in self._node.models.values():
             if not name or name.lower() == model.name.lower():
                 return model
-        if self._background is not None and self._background.is_expecting:
+        if self._seeding is not None and self._seeding.is_expecting:
             raise arriving_error(name)
         raise UsageError(
             f"the model {name!r} is not served here",
@@ -263,5 +267,5 @@ async def _http_error(_request: Request, error: Exception) -> Response:
 
 
 async def _bug(_request: Request, error: Exception) -> Response:
-    logger.error("a request failed", exc_info=error)
+    note_failure("answering a request", error)
     return JSONResponse(errors.body("internal error", status=500), status_code=500)

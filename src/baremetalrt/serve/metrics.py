@@ -1,10 +1,14 @@
 """What Prometheus may know."""
 
+from collections.abc import Iterator
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.registry import Collector
 
+from baremetalrt.core.tasks import failures
 from baremetalrt.serve.admission import Admission
 from baremetalrt.session.session import GenerationStats
 
@@ -48,6 +52,7 @@ class Metrics:
         active.set_function(lambda: admission.active)
         waiting = Gauge("bmrt_waiting_requests", "Requests in the queue.", registry=self.registry)
         waiting.set_function(lambda: admission.waiting)
+        self.registry.register(_Failures())
 
     def count_request(self, path: str, status: int) -> None:
         self._requests.labels(path, str(status)).inc()
@@ -61,3 +66,15 @@ class Metrics:
 
     def render(self) -> bytes:
         return generate_latest(self.registry)
+
+
+class _Failures(Collector):
+    """Unexpected errors of this process, as `core.tasks` counts them."""
+
+    def collect(self) -> Iterator[Metric]:
+        counted = CounterMetricFamily(
+            "bmrt_failures", "Unexpected errors, by what was being done.", labels=["what"]
+        )
+        for what, count in sorted(failures.items()):
+            counted.add_metric([what], count)
+        yield counted

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from baremetalrt.core.errors import IntegrityError, UsageError
+from baremetalrt.session.tokenizer import Tokenizer
 
 _WORKER: Final = Path(__file__).with_name("template_worker.py")
 _DEADLINE_S: Final = 5.0
@@ -89,6 +90,14 @@ class TemplateProcess:
         """Ends the process; a later `render` starts another."""
         with self._lock:
             self._stop()
+
+
+def template_of(
+    written: str | None, tokenizer: Tokenizer, process: TemplateProcess
+) -> "ChatTemplate":
+    """The template that is written in a model's file, or one of ours where there is none."""
+    source = written or (CHATML if tokenizer.knows("<|im_start|>") else TRANSCRIPT)
+    return ChatTemplate(process, source, bos=tokenizer.bos, eos=tokenizer.eos)
 
 
 class ChatTemplate:

@@ -2,13 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from baremetalrt.blocks.adapters import AdapterSet
 from baremetalrt.blocks.span import Reads
 from baremetalrt.session.stage import AdaptedStage, Place, Stage, not_adapted, not_ready
+
+if TYPE_CHECKING:
+    from baremetalrt.blocks.loaded_adapters import AdapterSet
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,7 @@ class Route:
                 stage.unload_adapter(digest)
 
     async def open(
-        self, tokens: Sequence[int], capacity: int, adapters: AdapterSet | None = None
+        self, tokens: Sequence[int], capacity: int, adapters: "AdapterSet | None" = None
     ) -> RoutePlace:
         """Begins a text in every stage; they agree on how much of its beginning is stored.
 

@@ -7,18 +7,21 @@ compute together round differently than one alone, which can tip a tie between t
 import time
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from baremetalrt.blocks.adapters import AdapterSet
 from baremetalrt.core.errors import IntegrityError, UsageError
 from baremetalrt.session.grammar import Grammar, GrammarCompiler, GrammarMatcher
+from baremetalrt.session.options import SampleOptions
 from baremetalrt.session.route import Route, RoutePlace
-from baremetalrt.session.sampling import Sampler, SamplingOptions, log_probabilities
+from baremetalrt.session.sampling import Sampler, log_probabilities
 from baremetalrt.session.stopping import StopMatcher
 from baremetalrt.session.tokenizer import Detokenizer, Tokenizer
+
+if TYPE_CHECKING:
+    from baremetalrt.blocks.loaded_adapters import AdapterSet
 
 # How far ahead room in the cache is taken when no limit on the answer says how much it needs.
 _RESERVE_TOKENS: Final = 1024
@@ -30,7 +33,7 @@ FinishReason = Literal["stop", "length"]
 class GenerationOptions:
     """What to generate. `max_tokens=None` goes on to the end of the context."""
 
-    sampling: SamplingOptions = field(default_factory=SamplingOptions)
+    sampling: SampleOptions = field(default_factory=SampleOptions)
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
     grammar: Grammar | None = None
@@ -94,7 +97,7 @@ class Session:
         context_limit: int,
         prompt: list[int],
         options: GenerationOptions,
-        adapters: AdapterSet | None = None,
+        adapters: "AdapterSet | None" = None,
     ) -> None:
         """Checks the request; nothing is computed yet.
 

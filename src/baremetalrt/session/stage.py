@@ -6,16 +6,18 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Final, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from baremetalrt.blocks.adapters import AdapterSet
 from baremetalrt.blocks.extents import AdapterKey, CachedSequence
 from baremetalrt.blocks.span import Reads, Slice, Span
 from baremetalrt.core.errors import CapacityError, UsageError
 from baremetalrt.core.spans import BlockSpan
+
+if TYPE_CHECKING:
+    from baremetalrt.blocks.loaded_adapters import AdapterSet
 
 T = TypeVar("T")
 
@@ -72,7 +74,7 @@ class AdaptedStage(Protocol):
     def is_ready(self) -> bool: ...
 
     async def open_adapted(
-        self, tokens: Sequence[int], capacity: int, adapters: AdapterSet
+        self, tokens: Sequence[int], capacity: int, adapters: "AdapterSet"
     ) -> Place:
         """`Stage.open`, for a text that is computed with adapters."""
 
@@ -115,7 +117,7 @@ class SoloStage:
         return self._span.open(tokens, capacity)
 
     async def open_adapted(
-        self, tokens: Sequence[int], capacity: int, adapters: AdapterSet
+        self, tokens: Sequence[int], capacity: int, adapters: "AdapterSet"
     ) -> CachedSequence:
         return self._span.open(tokens, capacity, adapters=adapters)
 
@@ -180,7 +182,7 @@ class LocalStage:
         return await self._open(tokens, capacity, part, None)
 
     async def open_adapted(
-        self, tokens: Sequence[int], capacity: int, adapters: AdapterSet
+        self, tokens: Sequence[int], capacity: int, adapters: "AdapterSet"
     ) -> CachedSequence:
         return await self._open(tokens, capacity, None, adapters)
 
@@ -192,7 +194,7 @@ class LocalStage:
         tokens: Sequence[int],
         capacity: int,
         part: BlockSpan | None,
-        adapters: AdapterSet | None,
+        adapters: "AdapterSet | None",
     ) -> CachedSequence:
         opening = self._worker.submit(self._span.open, tokens, capacity, part, adapters)
         try:

@@ -3,11 +3,10 @@
 import logging
 from collections.abc import Callable
 
+from baremetalrt.core.files import disk_errors
 from baremetalrt.swarm.catalog import Entry
-from baremetalrt.swarm.checking import PieceChecker, audit_window, signatures
-from baremetalrt.swarm.files import disk_errors
-from baremetalrt.swarm.metainfo import read_metainfo
-from baremetalrt.swarm.resume import forget_pieces, pieces_in_resume_data
+from baremetalrt.swarm.piece_checker import PieceChecker, audit_window, signatures
+from baremetalrt.swarm.stored_torrent import StoredTorrent
 
 _log = logging.getLogger("baremetalrt.swarm")
 
@@ -21,17 +20,13 @@ def audit(entry: Entry, on_progress: Callable[[float], None] = lambda fraction: 
     if entry.is_busy:
         return set()
     with entry.locked():
-        record = entry.record()
-        metainfo = read_metainfo(entry.metainfo_path.read_bytes(), source=str(entry.metainfo_path))
-        paths = entry.model_paths(record)
-        num_pieces = metainfo.pieces.num_pieces
-        checker = PieceChecker(metainfo, paths)
+        stored = StoredTorrent.open(entry)
+        record, pieces, paths = entry.record, stored.metainfo.pieces, entry.model_paths
+        checker = PieceChecker(stored.metainfo, paths)
         if not checker.can_check or record.signatures != signatures(paths):
             return set()  # the second case is found, and mended, when the torrent starts
-        have = set(range(num_pieces)) if record.is_complete else pieces_in_resume_data(entry)
-        window, record.audited = audit_window(
-            record.audited, num_pieces, metainfo.pieces.piece_bytes
-        )
+        have = stored.claimed
+        window, record.audited = audit_window(record.audited, pieces.num_pieces, pieces.piece_bytes)
         looked_at = have & set(window)
         rotten = looked_at - checker.check(looked_at, on_progress)
         with disk_errors():
@@ -39,6 +34,6 @@ def audit(entry: Entry, on_progress: Callable[[float], None] = lambda fraction: 
                 _log.error("%s: %d pieces have rotted on disk", record.name, len(rotten))
                 record.is_complete = False
                 record.num_have = len(have - rotten)
-                forget_pieces(entry, num_pieces, have - rotten)
-            entry.save(record)
+                stored.forget_pieces(have - rotten)
+            entry.save()
         return rotten

@@ -5,22 +5,26 @@ One folder per torrent: `metainfo.torrent`, `resume` (libtorrent's own state), `
 """
 
 import contextlib
+import logging
 import shutil
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Final
+from typing import Final
 
 import msgspec
 
 from baremetalrt.core.errors import IntegrityError, UsageError
+from baremetalrt.core.files import disk_errors, try_lock, write_durably
 from baremetalrt.core.ids import is_infohash
+from baremetalrt.core.places import torrents_folder
 from baremetalrt.swarm.cache_policy import decayed
-from baremetalrt.swarm.files import disk_errors, write_durably
-from baremetalrt.weights.store import torrents_folder
 
+_log = logging.getLogger("baremetalrt.swarm")
 _MIN_PREFIX_CHARS: Final = 8
+_RECORD: Final = "record.json"
+_DATA: Final = "data"
+_LOCK: Final = "lock"
 
 
 class FileSignature(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -74,11 +78,25 @@ class Uses(msgspec.Struct, kw_only=True):
 
 
 class Entry:
-    """One torrent of the catalogue, by its folder. Reading needs no lock, changing does."""
+    """One torrent of the catalogue: its folder, and its record as it was read when this was made.
 
-    def __init__(self, folder: Path) -> None:
+    Whoever holds it (`locked`) has the record as it is; of a torrent that another process holds, it may
+    have changed since.
+    """
+
+    def __init__(self, folder: Path, record: Record) -> None:
         self.folder = folder
         self.id = folder.name
+        self.record = record
+
+    @classmethod
+    def open(cls, folder: Path) -> "Entry":
+        """Reads what is remembered.
+
+        Raises:
+            IntegrityError: the record is damaged.
+        """
+        return cls(folder, _read_record(folder))
 
     @property
     def metainfo_path(self) -> Path:
@@ -90,27 +108,16 @@ class Entry:
 
     @property
     def data_folder(self) -> Path:
-        return self.folder / "data"
+        return self.folder / _DATA
 
-    def record(self) -> Record:
-        """Reads what is remembered.
+    @property
+    def model_paths(self) -> tuple[Path, ...]:
+        """Where the parts of the model are."""
+        return tuple(self.folder / path for path in self.record.paths)
 
-        Raises:
-            IntegrityError: the record is damaged.
-        """
-        path = self.folder / "record.json"
-        try:
-            return msgspec.json.decode(path.read_bytes(), type=Record)
-        except (OSError, msgspec.DecodeError) as error:
-            raise IntegrityError(
-                f"the record of torrent {self.id} cannot be read: {error}",
-                code="catalog.damaged",
-                source=str(path),
-                hint=f"`bmrt rm {self.id}` removes it; what it fetched is lost",
-            ) from error
-
-    def save(self, record: Record) -> None:
-        write_durably(self.folder / "record.json", msgspec.json.encode(record))
+    def save(self) -> None:
+        """Writes the record down."""
+        write_durably(self.folder / _RECORD, msgspec.json.encode(self.record))
 
     def uses(self) -> Uses:
         """How the blocks were used; nothing, if that cannot be read."""
@@ -130,63 +137,74 @@ class Entry:
         except OSError:
             pass  # a full disk must not keep a model from running
 
-    def model_paths(self, record: Record) -> tuple[Path, ...]:
-        """Where the parts of the model are."""
-        return tuple(self.folder / path for path in record.paths)
-
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Holds the torrent for this process.
+        """Holds the torrent for this process, and brings the record up to date.
 
         Raises:
             UsageError: another process fetches or seeds it.
+            IntegrityError: the record is damaged by now.
         """
-        with self._try_lock() as held:
+        with try_lock(self.folder / _LOCK) as held:
             if not held:
-                raise UsageError(
-                    f"torrent {self.id[:12]} is in use by another bmrt process",
-                    code="torrent.busy",
-                    hint="stop that one first, or ask it: `bmrt serve` answers for its own torrents",
-                )
+                raise _busy(self.id)
+            self.record = _read_record(self.folder)
             yield
 
     @property
     def is_busy(self) -> bool:
         """Whether some process holds the torrent now."""
-        with self._try_lock() as held:
+        with try_lock(self.folder / _LOCK) as held:
             return not held
-
-    @contextlib.contextmanager
-    def _try_lock(self) -> Iterator[bool]:
-        with (self.folder / "lock").open("ab") as file:
-            yield _lock(file)  # closing the file lets go
 
     def remove(self) -> int:
         """Deletes the torrent and what it fetched, never files in place; returns the bytes freed."""
-        freed = self.allocated_bytes()
-        # Renamed first: what is left of an interrupted removal is nobody's torrent any more.
-        doomed = self.folder.with_name(f".removed-{self.id}-{time.time_ns()}")
-        self.folder.rename(doomed)
-        shutil.rmtree(doomed, ignore_errors=True)
-        return freed
+        return _remove(self.folder)
 
     def allocated_bytes(self) -> int:
         """What the fetched data takes on disk; holes take nothing."""
-        return sum(_allocated(path) for path in self.data_folder.glob("**/*"))
+        return _allocated_below(self.folder)
 
 
-def entries() -> list[Entry]:
-    """Every torrent, oldest name first. Leftovers of interrupted work are not among them."""
+def ids() -> list[str]:
+    """The name of every torrent's folder, in order. Leftovers of interrupted work are not among them."""
     folder = torrents_folder()
     if not folder.is_dir():
         return []
     return [
-        Entry(path)
+        path.name
         for path in sorted(folder.iterdir())
-        if is_infohash(path.name)
-        and path.name == path.name.lower()
-        and (path / "record.json").exists()
+        if is_infohash(path.name) and path.name == path.name.lower() and (path / _RECORD).exists()
     ]
+
+
+def open_entry(id_: str) -> Entry:
+    """The torrent with that name; raises like `Entry.open`."""
+    return Entry.open(torrents_folder() / id_)
+
+
+def entries() -> list[Entry]:
+    """Every torrent, in the order of `ids`. Damaged ones are left out, and logged."""
+    found = []
+    for id_ in ids():
+        try:
+            found.append(open_entry(id_))
+        except IntegrityError as error:
+            _log.warning("%s (%s)", error.message, error.hint)
+    return found
+
+
+def remove_damaged(id_: str) -> int:
+    """Deletes a torrent whose record cannot be read, as `Entry.remove` does those that can be.
+
+    Raises:
+        UsageError: a process has it in use.
+    """
+    folder = torrents_folder() / id_
+    with try_lock(folder / _LOCK) as held:
+        if not held:
+            raise _busy(id_)
+        return _remove(folder)
 
 
 def sweep() -> int:
@@ -202,36 +220,77 @@ def add(id_: str, metainfo: bytes, record: Record) -> Entry:
 
     Raises:
         CapacityError: the disk is full.
+        IntegrityError: it is there, and damaged.
     """
-    entry = Entry(torrents_folder() / id_)
-    if (entry.folder / "record.json").exists():
-        return entry
+    folder = torrents_folder() / id_
+    if (folder / _RECORD).exists():
+        return Entry.open(folder)
+    entry = Entry(folder, record)
     with disk_errors():
         entry.data_folder.mkdir(parents=True, exist_ok=True)
         write_durably(entry.metainfo_path, metainfo)
         record.added_at = record.added_at or time.time()
-        entry.save(record)
+        entry.save()
     return entry
 
 
-def find(reference: str) -> tuple[Entry, Record] | None:
-    """The torrent that a user means: its name, or (the beginning of) an info-hash."""
+def find(reference: str) -> Entry | None:
+    """The torrent that a user means: its name, or (the beginning of) an info-hash.
+
+    Raises:
+        IntegrityError: it is named by its whole id, and damaged.
+    """
     wanted = reference.lower()
     if not wanted:
         return None
-    for entry in entries():
+    if wanted in (known := ids()):
+        return open_entry(wanted)
+    for id_ in known:
         try:
-            record = entry.record()
+            entry = open_entry(id_)
         except IntegrityError:
-            if wanted == entry.id:
-                raise
             continue
-        hashes = (entry.id, record.infohash_v1 or "", record.infohash_v2 or "")
+        record = entry.record
+        hashes = (id_, record.infohash_v1 or "", record.infohash_v2 or "")
         if wanted in (record.name.lower(), f"{record.name.lower()}.gguf", *hashes):
-            return entry, record
+            return entry
         if len(wanted) >= _MIN_PREFIX_CHARS and any(h.startswith(wanted) for h in hashes if h):
-            return entry, record
+            return entry
     return None
+
+
+def _read_record(folder: Path) -> Record:
+    path = folder / _RECORD
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Record)
+    except (OSError, msgspec.DecodeError) as error:
+        raise IntegrityError(
+            f"the record of torrent {folder.name} cannot be read: {error}",
+            code="catalog.damaged",
+            source=str(path),
+            hint=f"`bmrt rm {folder.name}` removes it; what it fetched is lost",
+        ) from error
+
+
+def _busy(id_: str) -> UsageError:
+    return UsageError(
+        f"torrent {id_[:12]} is in use by another bmrt process",
+        code="torrent.busy",
+        hint="stop that one first, or ask it: `bmrt serve` answers for its own torrents",
+    )
+
+
+def _remove(folder: Path) -> int:
+    freed = _allocated_below(folder)
+    # Renamed first: what is left of an interrupted removal is nobody's torrent any more.
+    doomed = folder.with_name(f".removed-{folder.name}-{time.time_ns()}")
+    folder.rename(doomed)
+    shutil.rmtree(doomed, ignore_errors=True)
+    return freed
+
+
+def _allocated_below(folder: Path) -> int:
+    return sum(_allocated(path) for path in (folder / _DATA).glob("**/*"))
 
 
 def _allocated(path: Path) -> int:
@@ -241,21 +300,3 @@ def _allocated(path: Path) -> int:
         return 0
     blocks = getattr(status, "st_blocks", None)
     return status.st_size if blocks is None else 512 * int(blocks)
-
-
-def _lock(file: IO[bytes]) -> bool:
-    if sys.platform == "win32":
-        import msvcrt
-
-        try:
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-        except OSError:
-            return False
-        return True
-    import fcntl
-
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

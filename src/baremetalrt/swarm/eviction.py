@@ -4,15 +4,14 @@ from collections.abc import Set
 from dataclasses import dataclass
 
 from baremetalrt.core.errors import BareMetalError
+from baremetalrt.core.files import disk_errors
 from baremetalrt.core.spans import merge
 from baremetalrt.swarm import catalog
-from baremetalrt.swarm.arrival import header_ranges
 from baremetalrt.swarm.cache_policy import CachedBlock, choose_evictions, decayed
 from baremetalrt.swarm.catalog import Entry
-from baremetalrt.swarm.checking import signatures
-from baremetalrt.swarm.files import disk_errors
-from baremetalrt.swarm.metainfo import Metainfo, read_metainfo
-from baremetalrt.swarm.resume import forget_pieces, pieces_in_resume_data
+from baremetalrt.swarm.metainfo import Metainfo
+from baremetalrt.swarm.piece_checker import signatures
+from baremetalrt.swarm.stored_torrent import StoredTorrent
 from baremetalrt.weights.gguf import GGUFFile
 from baremetalrt.weights.store import give_back
 
@@ -72,35 +71,34 @@ def evict(entry: Entry, blocks: list[int]) -> None:
         CapacityError: the file system cannot give parts of files back.
     """
     with entry.locked():
-        record = entry.record()
-        metainfo, file = _open(entry)
-        paths = entry.model_paths(record)
+        stored, file = _open(entry)
+        record, metainfo, paths = entry.record, stored.metainfo, entry.model_paths
         pieces = _exclusive_pieces(metainfo, file, blocks)
-        have = _have(entry, metainfo)
+        have = stored.claimed
         record.wanted = sorted(
             set(range(len(file.blocks)) if record.wanted is None else record.wanted) - set(blocks)
         )
         record.is_complete = False
         record.num_have = len(have - pieces)
         with disk_errors():
-            forget_pieces(entry, metainfo.pieces.num_pieces, have - pieces)
-            entry.save(record)
+            stored.forget_pieces(have - pieces)
+            entry.save()
             for r in metainfo.pieces.byte_ranges(pieces):
                 give_back(paths[r.file], r.start, r.end)
             record.signatures = signatures(paths)
-            entry.save(record)
+            entry.save()
 
 
 def _blocks(entry: Entry, now: float) -> list[CachedBlock]:
     """The blocks of a torrent that can be evicted, with what each is worth."""
+    record = entry.record
+    if record.is_in_place:
+        return []
     try:
-        record = entry.record()
-        if record.is_in_place:
-            return []
-        metainfo, file = _open(entry)
+        stored, file = _open(entry)
     except BareMetalError:
         return []  # not even the header is here, or something is damaged: for `rm` to decide
-    have = _have(entry, metainfo)
+    metainfo, have = stored.metainfo, stored.claimed
     uses = entry.uses()
     found = []
     for block in file.blocks:
@@ -119,16 +117,8 @@ def _blocks(entry: Entry, now: float) -> list[CachedBlock]:
     return found
 
 
-def _open(entry: Entry) -> tuple[Metainfo, GGUFFile]:
-    source = str(entry.metainfo_path)
-    metainfo = read_metainfo(entry.metainfo_path.read_bytes(), source=source)
-    return metainfo, GGUFFile.open(entry.model_paths(entry.record())[0])
-
-
-def _have(entry: Entry, metainfo: Metainfo) -> set[int]:
-    if entry.record().is_complete:
-        return set(range(metainfo.pieces.num_pieces))
-    return pieces_in_resume_data(entry)
+def _open(entry: Entry) -> tuple[StoredTorrent, GGUFFile]:
+    return StoredTorrent.open(entry), GGUFFile.open(entry.model_paths[0])
 
 
 def _exclusive_pieces(metainfo: Metainfo, file: GGUFFile, blocks: list[int]) -> frozenset[int]:
@@ -140,7 +130,7 @@ def _exclusive_pieces(metainfo: Metainfo, file: GGUFFile, blocks: list[int]) -> 
             [
                 *(r for b in others for r in b.byte_ranges),
                 *(t.byte_range for t in file.outer_tensors.values()),
-                *header_ranges(file),
+                *file.header_ranges,
             ]
         )
     )

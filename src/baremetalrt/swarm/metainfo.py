@@ -11,9 +11,10 @@ from typing import Final
 import libtorrent as lt
 
 from baremetalrt.core.errors import IntegrityError, UsageError
+from baremetalrt.core.spans import ByteRange
 from baremetalrt.core.units import KIB, MIB, format_bytes
-from baremetalrt.swarm.naming import file_names, part_number, slug
 from baremetalrt.swarm.pieces import Part, PieceMap
+from baremetalrt.swarm.torrent_names import file_names, part_number, slug
 
 MAX_TORRENT_BYTES: Final = 16 * MIB
 _MAX_PIECES: Final = 1 << 16
@@ -63,6 +64,11 @@ class Metainfo:
     @property
     def num_bytes(self) -> int:
         return sum(file.part.num_bytes for file in self.files)
+
+    @property
+    def model_ranges(self) -> tuple[ByteRange, ...]:
+        """All bytes of the model."""
+        return tuple(ByteRange(i, 0, f.part.num_bytes) for i, f in enumerate(self.files))
 
     @cached_property
     def magnet(self) -> str:

@@ -1,6 +1,7 @@
 """Makes the torrent of a model: the same bytes give the same torrent on every machine."""
 
 import os
+import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,10 +10,16 @@ from pathlib import Path
 import libtorrent as lt
 
 from baremetalrt.core.errors import CapacityError, IntegrityError
+from baremetalrt.core.files import disk_errors, write_durably
 from baremetalrt.core.units import format_bytes
+from baremetalrt.membership.authority import Membership
+from baremetalrt.swarm import catalog
+from baremetalrt.swarm.catalog import FileSignature, Record
 from baremetalrt.swarm.metainfo import Metainfo, read_metainfo
-from baremetalrt.swarm.naming import content_name, file_names
+from baremetalrt.swarm.piece_checker import signatures
 from baremetalrt.swarm.pieces import choose_piece_bytes
+from baremetalrt.swarm.stored_torrent import StoredTorrent
+from baremetalrt.swarm.torrent_names import content_name, file_names
 from baremetalrt.weights.gguf import GGUFFile
 
 
@@ -93,3 +100,67 @@ def publish(
 def _signature(path: Path) -> tuple[int, int]:
     status = path.stat()
     return status.st_size, status.st_mtime_ns
+
+
+def publish_file(
+    path: Path,
+    options: PublishOptions,
+    *,
+    swarm: Membership | None = None,
+    on_progress: Callable[[float], None] = lambda fraction: None,
+) -> StoredTorrent:
+    """Makes the torrent of a GGUF file and puts it into the catalogue, with the file where it is.
+
+    Raises:
+        UsageError, IntegrityError, CapacityError: see `GGUFFile.open`, `publish`, `catalog.add`.
+    """
+    file = GGUFFile.open(path)
+    metainfo = publish(file, options, on_progress)
+    paths = tuple(p.absolute() for p in file.paths)
+    record = Record(
+        name=metainfo.name,
+        infohash_v1=metainfo.infohash_v1,
+        infohash_v2=metainfo.infohash_v2,
+        num_bytes=metainfo.num_bytes,
+        paths=[str(p) for p in paths],
+        is_in_place=True,
+        is_complete=True,
+        swarm=swarm.name if swarm else None,
+        num_have=metainfo.pieces.num_pieces,
+        signatures=signatures(paths),
+    )
+    entry = catalog.add(metainfo.id, metainfo.raw, record)
+    known = entry.record
+    if not known.is_complete or (known.is_in_place and known.paths != record.paths):
+        # The file was moved, or is better than what was fetched of it so far.
+        with entry.locked(), disk_errors():
+            entry.resume_path.unlink(missing_ok=True)
+            shutil.rmtree(entry.data_folder, ignore_errors=True)
+            write_durably(entry.metainfo_path, metainfo.raw)
+            entry.record = record
+            entry.save()
+    return StoredTorrent(entry, metainfo)
+
+
+def find_torrent_of(file: GGUFFile) -> StoredTorrent | None:
+    """The torrent of a file in the catalogue, if there is one and the file is as it was."""
+    paths = tuple(path.absolute() for path in file.paths)
+    for entry in catalog.entries():
+        record = entry.record
+        if entry.model_paths != paths:
+            continue
+        is_unchanged = record.signatures == [FileSignature.of(path) for path in paths]
+        # What is still being fetched changes all the time; what of it may be read, its torrent knows.
+        if is_unchanged if record.is_complete else not record.is_in_place:
+            return StoredTorrent.open(entry)
+    return None
+
+
+def torrent_of(file: GGUFFile, swarm: Membership) -> StoredTorrent:
+    """The torrent of a file; one that has none is hashed, and its torrent is for members alone.
+
+    Raises:
+        IntegrityError, CapacityError: see `publish_file`.
+    """
+    options = PublishOptions(authority_pem=swarm.authority_pem)
+    return find_torrent_of(file) or publish_file(file.path, options, swarm=swarm)

@@ -1,14 +1,12 @@
 """What libtorrent wrote down of a torrent when it last ran here: pieces, peers, who was banned."""
 
 import logging
-from collections.abc import Iterable, Set
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import libtorrent as lt
-
-from baremetalrt.swarm.catalog import Entry
-from baremetalrt.swarm.files import write_durably
 
 _log = logging.getLogger("baremetalrt.swarm")
 _MAX_REMEMBERED: Final = 100
@@ -45,28 +43,9 @@ def read_state(params: lt.add_torrent_params, peers: Iterable[tuple[str, int]]) 
     return SavedState(have, lt.write_resume_data_buf(params), whole)
 
 
-def read_resume_data(entry: Entry) -> lt.add_torrent_params | None:
+def read_resume_data(path: Path) -> lt.add_torrent_params | None:
     """What was written down; None if there is nothing, or it is damaged."""
     try:
-        return lt.read_resume_data(entry.resume_path.read_bytes())
+        return lt.read_resume_data(path.read_bytes())
     except (OSError, RuntimeError):
         return None
-
-
-def pieces_in_resume_data(entry: Entry) -> set[int]:
-    """The pieces that were verified and on disk."""
-    resume = read_resume_data(entry)
-    return {i for i, has in enumerate(resume.have_pieces) if has} if resume else set()
-
-
-def forget_pieces(entry: Entry, num_pieces: int, have: Set[int]) -> None:
-    """Writes down that only the pieces `have` are here."""
-    resume = read_resume_data(entry)
-    if resume is None:
-        entry.resume_path.unlink(missing_ok=True)
-        resume = lt.load_torrent_buffer(entry.metainfo_path.read_bytes())
-        resume.ti = None
-        resume.info_hashes = lt.load_torrent_buffer(entry.metainfo_path.read_bytes()).info_hashes
-    resume.have_pieces = [piece in have for piece in range(num_pieces)]
-    resume.unfinished_pieces = {}
-    write_durably(entry.resume_path, lt.write_resume_data_buf(resume))

@@ -22,7 +22,7 @@ _LAYERS_S: Final = 2.0
 
 
 @dataclass(frozen=True)
-class Progress:
+class TorrentProgress:
     """How a torrent is doing. Rates are bytes per second, `eta_s` None when nobody can say."""
 
     wanted_bytes: int
@@ -41,11 +41,27 @@ class Progress:
         return missing / self.download_rate if self.download_rate else None
 
 
+@dataclass(frozen=True)
+class Transfer:
+    """What libtorrent counts of a torrent, as it last said. Rates are bytes per second."""
+
+    download_rate: int = 0
+    upload_rate: int = 0
+    num_peers: int = 0
+    num_seeds: int = 0
+    downloaded_bytes: int = 0
+    uploaded_bytes: int = 0
+    wasted_bytes: int = 0
+
+
 class Owner(Protocol):
     """Whom a torrent tells what should last."""
 
     def note_progress(self, torrent: "Torrent") -> None:
         """Pieces have come, or what had come is on disk now."""
+
+    def note_peer(self, torrent: "Torrent", endpoint: tuple[str, int]) -> None:
+        """A connection is there, whoever called whom."""
 
 
 @dataclass(eq=False)
@@ -59,6 +75,9 @@ class _Waiter:
 
 class Torrent:
     """Use from the event loop of its client only."""
+
+    # the entry's resume data is there
+    was_saved = False
 
     def __init__(
         self,
@@ -94,6 +113,7 @@ class Torrent:
         self._step = step_pieces(metainfo.pieces.piece_bytes)
         self._began_at = time.monotonic()
         self._reorders = False
+        self._transfer = Transfer()
         # how many pieces were here when the order was last told
         self._num_ordered = 0
         self.failure: BareMetalError | None = None
@@ -228,15 +248,17 @@ class Torrent:
             self.handle.flush_cache()
 
     def on_peer(self, endpoint: tuple[str, int]) -> None:
-        """A connection is there, with a peer to be remembered if it was we who called.
+        """A connection is there; whether it is one to remember, only its owner can ask."""
+        self._owner.note_peer(self, endpoint)
 
-        Who called us did so from a port on which nobody listens, and mirrors are no peers.
-        """
-        for peer in self.handle.get_peer_info():
-            is_peer = peer.connection_type == lt.peer_info.standard_bittorrent
-            if peer.ip == endpoint and is_peer and peer.flags & lt.peer_info.outgoing_connection:
-                self.peers.pop(endpoint, None)  # the latest one is the last
-                self.peers[endpoint] = None
+    def remember_peer(self, endpoint: tuple[str, int]) -> None:
+        """Somebody who can be reached, to be asked again. The latest one is the last."""
+        self.peers.pop(endpoint, None)
+        self.peers[endpoint] = None
+
+    def on_transfer(self, transfer: Transfer) -> None:
+        """What libtorrent counts, by now."""
+        self._transfer = transfer
 
     def on_bad_piece(self, piece: int) -> None:
         self.num_bad_pieces += 1
@@ -267,20 +289,12 @@ class Torrent:
         self._order = FetchOrder(())
         self.failure = None
 
-    def progress(self) -> Progress:
-        status = self.handle.status()
+    def progress(self) -> TorrentProgress:
+        """How it is doing; rates and counts are those of the client's last `refresh`."""
         wanted, have = self.wanted, self._have & self.wanted
         size = self._num_bytes
-        return Progress(
-            wanted_bytes=size(wanted),
-            have_bytes=size(have),
-            download_rate=status.download_payload_rate,
-            upload_rate=status.upload_payload_rate,
-            num_peers=status.num_peers,
-            num_seeds=status.num_seeds,
-            downloaded_bytes=status.total_payload_download,
-            uploaded_bytes=status.total_payload_upload,
-            wasted_bytes=status.total_redundant_bytes + status.total_failed_bytes,
+        return TorrentProgress(
+            wanted_bytes=size(wanted), have_bytes=size(have), **vars(self._transfer)
         )
 
     def _num_bytes(self, pieces: Iterable[int]) -> int:

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from baremetalrt.core.errors import UsageError
-from baremetalrt.swarm.files import disk_errors, write_durably
+from baremetalrt.core.files import disk_errors, write_durably
 
 _NAME: Final = "checkpoint.safetensors"
 _BEST: Final = "best.safetensors"

@@ -44,7 +44,7 @@ Phase = Literal["measuring", "probing", "training", "evaluating", "paused", "rep
 
 
 @dataclass(frozen=True, kw_only=True)
-class Progress:
+class TuneProgress:
     """Where a run is. Losses are nats per token; `left_s` is None until there is something to go by."""
 
     phase: Phase

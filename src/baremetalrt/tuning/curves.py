@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from baremetalrt.swarm.files import disk_errors, write_durably
+from baremetalrt.core.files import disk_errors, write_durably
 
 NAME: Final = "curves.png"
 _DPI: Final = 120

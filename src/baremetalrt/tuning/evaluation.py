@@ -7,8 +7,8 @@ from typing import Final
 import numpy as np
 import torch
 
-from baremetalrt.tuning.encoding import IGNORED, Row
 from baremetalrt.tuning.model import TunableModel
+from baremetalrt.tuning.tokenized import IGNORED, Row
 
 # A span counts as memorized when, after its context, greedy decoding would say it word for word.
 SPAN_TOKENS: Final = 50

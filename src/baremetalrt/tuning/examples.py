@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from baremetalrt.core.errors import UsageError
-from baremetalrt.swarm.files import disk_errors, write_durably
+from baremetalrt.core.files import disk_errors, write_durably
 
 TRAIN: Final = "train.jsonl"
 HELD_OUT: Final = "held_out.jsonl"

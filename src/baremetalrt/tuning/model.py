@@ -11,7 +11,7 @@ from torch import nn
 
 from baremetalrt.blocks.architectures import read_model
 from baremetalrt.blocks.hyperparameters import Hyperparameters
-from baremetalrt.blocks.inventory import EMBEDDING, HEAD, take_inventory
+from baremetalrt.blocks.inventory import take_inventory
 from baremetalrt.core.errors import UsageError
 from baremetalrt.core.spans import BlockSpan
 from baremetalrt.native.graph import ROPE_INTERLEAVED
@@ -21,7 +21,7 @@ from baremetalrt.tuning.loss import Head, HeadConfig
 from baremetalrt.tuning.matrices import Matrix, Workbench, vector
 from baremetalrt.tuning.recompute import Recomputation
 from baremetalrt.tuning.rotary import frequencies
-from baremetalrt.weights.gguf import GGUFFile, TensorInfo
+from baremetalrt.weights.gguf import EMBEDDING, HEAD, GGUFFile, TensorInfo
 
 _ROTATED: Final = ("attn_q", "attn_k")
 

@@ -6,9 +6,9 @@ from typing import Final
 
 import torch
 
-from baremetalrt.tuning.encoding import Row
 from baremetalrt.tuning.evaluation import held_out_loss
 from baremetalrt.tuning.model import TunableModel
+from baremetalrt.tuning.tokenized import Row
 from baremetalrt.tuning.trainer import Trainer, TrainerConfig, make_optimizer
 
 # DoRA and rank-stabilized adapters like the same range.

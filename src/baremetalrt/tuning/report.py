@@ -1,16 +1,16 @@
 """What a run did to a model: better at the held-out text, worse at others, and what it can recite."""
 
 import json
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any, Final
 
-from baremetalrt.swarm.files import disk_errors, write_durably
+from baremetalrt.core.files import disk_errors, write_durably
+from baremetalrt.session.scoring import perplexity
 from baremetalrt.tuning.checkpoints import History
-from baremetalrt.tuning.encoding import Row
+from baremetalrt.tuning.curves import draw
 from baremetalrt.tuning.evaluation import (
     Memorization,
     answers,
@@ -19,6 +19,7 @@ from baremetalrt.tuning.evaluation import (
     some_rows,
 )
 from baremetalrt.tuning.model import TunableModel
+from baremetalrt.tuning.tokenized import Row
 
 NAME: Final = "report.json"
 # Enough to tell, on large corpora too.
@@ -91,6 +92,10 @@ class Report:
     def as_json(self) -> dict[str, Any]:
         return {**asdict(self), "warnings": self.warnings}
 
+    def curves(self) -> str:
+        """Losses by step, drawn with letters."""
+        return draw(self.losses, self.held_out_losses)
+
     def save(self, folder: Path) -> Path:
         path = folder / NAME
         with disk_errors():
@@ -156,8 +161,8 @@ def compare(
 ) -> Report:
     """Both models side by side."""
 
-    def perplexity(a: float, b: float) -> Change:
-        return Change(math.exp(min(a, 700.0)), math.exp(min(b, 700.0)))
+    def both(a: float, b: float) -> Change:
+        return Change(perplexity(a), perplexity(b))
 
     def recited(a: Memorization, b: Memorization) -> Change:
         return Change(a.num_verbatim, b.num_verbatim)
@@ -167,8 +172,8 @@ def compare(
         best_step=history.best_step,
         train_tokens=history.tokens,
         tokens_per_s=history.tokens / history.seconds if history.seconds else 0.0,
-        held_out_perplexity=perplexity(before.held_out, after.held_out),
-        general_perplexity=perplexity(before.general, after.general),
+        held_out_perplexity=both(before.held_out, after.held_out),
+        general_perplexity=both(before.general, after.general),
         train_spans=after.train_recited.num_spans,
         train_recited=recited(before.train_recited, after.train_recited),
         held_out_spans=after.held_out_recited.num_spans,

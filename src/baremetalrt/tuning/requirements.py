@@ -2,11 +2,11 @@
 
 import importlib.util
 import os
-import sys
 import warnings
 from typing import Final
 
 from baremetalrt.core.errors import UsageError
+from baremetalrt.core.installation import how_to_add
 
 _NEEDED: Final = (
     "torch",
@@ -17,8 +17,6 @@ _NEEDED: Final = (
     "plotille",
     "opacus",
 )
-# Both extras: whoever tunes will want to read documents, and types one command.
-_INSTALL: Final = f"{sys.executable} -m pip install 'baremetalrt[learn,tune]'"
 # Read by these libraries when they are imported: no look-ups, no telemetry, no advice.
 _QUIET: Final = {
     "HF_HUB_OFFLINE": "1",
@@ -49,7 +47,8 @@ def prepare() -> None:
         raise UsageError(
             f"fine-tuning needs {missing[0]}, which is not installed",
             code="tune.not-installed",
-            hint=_INSTALL,
+            # Both: whoever tunes will want to read documents, and types one command.
+            hint=how_to_add("learn", "tune"),
         )
     os.environ.update(_QUIET)
     # Advice to programmers about each other's releases.

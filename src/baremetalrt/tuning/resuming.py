@@ -8,10 +8,10 @@ from typing import Any, Final
 
 import torch
 
-from baremetalrt.swarm.files import disk_errors, write_durably
+from baremetalrt.core.files import disk_errors, write_durably
 from baremetalrt.tuning.config import TuneConfig
 from baremetalrt.tuning.examples import HELD_OUT, TRAIN, read_bytes
-from baremetalrt.tuning.planning import Plan
+from baremetalrt.tuning.memory_plan import Plan
 
 _NAME: Final = "run.json"
 # Settings that change neither what is learned nor how: a run may go on with others.

@@ -11,17 +11,17 @@ import torch
 from baremetalrt.core.errors import CapacityError
 from baremetalrt.core.units import format_bytes
 from baremetalrt.tuning.checkpoints import Checkpoints, History
-from baremetalrt.tuning.config import Phase, Progress
-from baremetalrt.tuning.encoding import Row
+from baremetalrt.tuning.config import Phase, TuneProgress
 from baremetalrt.tuning.evaluation import batches, held_out_loss
 from baremetalrt.tuning.model import TunableModel
+from baremetalrt.tuning.pause_switch import PauseSwitch
 from baremetalrt.tuning.privacy import NoisySum, Privacy
 from baremetalrt.tuning.schedule import evaluates_after, learning_rate, rows_of_step
-from baremetalrt.tuning.waiting import Waiting
+from baremetalrt.tuning.tokenized import Row
 
 _MAX_NORM: Final = 1.0
 _BETAS: Final = (0.9, 0.99)
-OnProgress = Callable[[Progress], None]
+OnProgress = Callable[[TuneProgress], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +61,9 @@ class Trainer:
         )
         self.history = History()
 
-    def run(self, checkpoints: Checkpoints, waiting: Waiting, on_progress: OnProgress) -> History:
+    def run(
+        self, checkpoints: Checkpoints, waiting: PauseSwitch, on_progress: OnProgress
+    ) -> History:
         """Goes on from the checkpoint if there is one; leaves the best weights in place.
 
         Raises:
@@ -187,7 +189,7 @@ class Trainer:
         rate = h.tokens / h.seconds if h.seconds else None
         left = (self._config.num_steps - h.step) * h.seconds / h.step if h.step else None
         on_progress(
-            Progress(
+            TuneProgress(
                 phase=phase,
                 step=h.step,
                 num_steps=self._config.num_steps,

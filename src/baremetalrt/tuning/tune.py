@@ -8,20 +8,19 @@ from typing import Final
 import torch
 
 from baremetalrt.core.errors import UsageError
-from baremetalrt.devices.memory import available_bytes
+from baremetalrt.devices.budget import LEDGER, Purpose
 from baremetalrt.devices.processor import default_threads
 from baremetalrt.native.vocabulary_guard import check_vocabulary
-from baremetalrt.session.chat_template import CHATML, TRANSCRIPT, ChatTemplate, TemplateProcess
+from baremetalrt.session.chat_template import ChatTemplate, TemplateProcess, template_of
 from baremetalrt.session.tokenizer import Tokenizer
-from baremetalrt.tuning.adapter import Adapter, footprint_of
 from baremetalrt.tuning.checkpoints import Checkpoints
-from baremetalrt.tuning.config import Phase, Progress, TuneConfig
+from baremetalrt.tuning.config import Phase, TuneConfig, TuneProgress
 from baremetalrt.tuning.curves import write_png
-from baremetalrt.tuning.encoding import Tokenized, prompt_text, text_tokens, tokenize
 from baremetalrt.tuning.evaluation import some_rows
 from baremetalrt.tuning.examples import HELD_OUT, TRAIN, Example, read_lines
+from baremetalrt.tuning.memory_plan import Plan, count_steps, make_plan
 from baremetalrt.tuning.model import TunableModel
-from baremetalrt.tuning.planning import Plan, count_steps, make_plan
+from baremetalrt.tuning.pause_switch import PauseSwitch
 from baremetalrt.tuning.privacy import Privacy
 from baremetalrt.tuning.probing import MIN_STEPS, UNPROBED_RATE, probe_rate
 from baremetalrt.tuning.report import (
@@ -34,10 +33,11 @@ from baremetalrt.tuning.report import (
     inquire,
 )
 from baremetalrt.tuning.resuming import BegunRun, identity
+from baremetalrt.tuning.tokenized import Tokenized, prompt_text, text_tokens, tokenize
+from baremetalrt.tuning.trained_adapter import TrainableAdapter, footprint_of
 from baremetalrt.tuning.trainer import Trainer, TrainerConfig
-from baremetalrt.tuning.waiting import Waiting
 
-OnProgress = Callable[[Progress], None]
+OnProgress = Callable[[TuneProgress], None]
 _SAMPLE_PROMPT_TOKENS: Final = 32
 _MIN_REPORT_LENGTH: Final = 256
 _MIN_JUDGED_TOKENS: Final = 4096
@@ -121,7 +121,7 @@ class _Run:
         model = self._model
         model.set_checkpointing(plan.checkpointing, keep_block=plan.keep_block)
         torch.manual_seed(self._config.seed)
-        adapter = Adapter(model, self._config, plan.rank, self._base_name)
+        adapter = TrainableAdapter(model, self._config, plan.rank, self._base_name)
         num_steps = count_steps(self._config, len(rows), plan.step_rows)
         privacy = self._privacy(len(rows), plan.step_rows, num_steps)
         trainer_config = TrainerConfig(
@@ -151,7 +151,7 @@ class _Run:
         self._begun.remember(plan, trainer_config.peak_rate)
         checkpoints = Checkpoints(self._corpus_dir, self._begun.identity)
         trainer = Trainer(trainer_config, model, adapter.parameters, rows, judged)
-        waiting = Waiting(self._corpus_dir, on_battery=self._config.waits_on_battery)
+        waiting = PauseSwitch(self._corpus_dir, on_battery=self._config.waits_on_battery)
         history = trainer.run(checkpoints, waiting, self._on_progress)
         adapter.save(self._adapter_dir)
         write_png(history.losses, history.held_out, history.best_step, self._corpus_dir)
@@ -191,17 +191,14 @@ class _Run:
             model.h,
             num_tokens=train.num_tokens,
             longest=train.longest,
-            free_bytes=available_bytes(),
+            room_bytes=LEDGER.room_for(Purpose.TUNING),
         )
         model.head.limit_logits(plan.logits_bytes)
         return plan
 
     def _chat_template(self, templates: TemplateProcess) -> ChatTemplate:
-        tokenizer = self._tokenizer
-        source = self._model.file.text("tokenizer.chat_template")
-        if not source:
-            source = CHATML if tokenizer.knows("<|im_start|>") else TRANSCRIPT
-        return ChatTemplate(templates, source, bos=tokenizer.bos, eos=tokenizer.eos)
+        written = self._model.file.text("tokenizer.chat_template")
+        return template_of(written, self._tokenizer, templates)
 
     def _inquiry(
         self, train: Tokenized, held_out: Tokenized, examples: Sequence[Example], plan: Plan
@@ -237,4 +234,4 @@ class _Run:
         return inquire(self._model, inquiry, lambda part: self._say("reporting", f"{when}: {part}"))
 
     def _say(self, phase: Phase, note: str) -> None:
-        self._on_progress(Progress(phase=phase, step=0, num_steps=0, note=note))
+        self._on_progress(TuneProgress(phase=phase, step=0, num_steps=0, note=note))

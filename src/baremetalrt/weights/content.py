@@ -13,9 +13,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
+from baremetalrt.core.places import home
 from baremetalrt.core.units import KIB, MIB
 from baremetalrt.weights.gguf import GGUFFile
-from baremetalrt.weights.store import home
 
 _LEAF_BYTES: Final = 16 * KIB
 _CHUNK_BYTES: Final = 16 * MIB

@@ -31,6 +31,9 @@ _MADV_POPULATE_READ: Final = 22
 # Other threads get their turn between two steps.
 _POPULATE_STEP_BYTES: Final = 32 * MIB
 _MAX_BLOCKS: Final = 4096
+# What belongs to no block. Without the second one, the first is both.
+EMBEDDING: Final = "token_embd.weight"
+HEAD: Final = "output.weight"
 _MAX_PARTS: Final = 4096
 _MAGIC: Final = b"GGUF"
 _BLOCK_NAME: Final = re.compile(r"blk\.(\d{1,9})\.(.+)")
@@ -206,6 +209,11 @@ class GGUFFile:
         """Those of `ranges` that reach past the present end of their file."""
         sizes = [p.stat().st_size if p.exists() else 0 for p in self.paths]
         return tuple(r for r in ranges if r.end > sizes[r.file])
+
+    @property
+    def header_ranges(self) -> tuple[ByteRange, ...]:
+        """The headers of all parts."""
+        return tuple(ByteRange(i, 0, end) for i, end in enumerate(self.data_offsets))
 
     @property
     def num_bytes(self) -> int:

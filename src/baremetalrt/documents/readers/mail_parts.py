@@ -7,8 +7,8 @@ from email.header import decode_header
 from email.message import Message
 from typing import Final
 
+from baremetalrt.documents.charset import decode
 from baremetalrt.documents.cleaning import one_line_title
-from baremetalrt.documents.encoding import decode
 
 # What the standard library raises for mails that follow no rules.
 PARSE_ERRORS: Final = (MessageError, ValueError, LookupError, TypeError, AssertionError)

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from pathlib import PurePath
 from typing import Final
 
+from baremetalrt.documents.charset import decode, is_binary
 from baremetalrt.documents.cleaning import clean, has_words, one_line_title
 from baremetalrt.documents.document import EMPTY, Document, Kind, Refusal
-from baremetalrt.documents.encoding import decode, is_binary
 from baremetalrt.documents.kinds import HEAD_BYTES
 from baremetalrt.documents.readers.source import Source
 

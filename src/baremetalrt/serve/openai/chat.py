@@ -10,9 +10,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from baremetalrt.core.errors import UsageError
+from baremetalrt.node.model import Model
 from baremetalrt.serve.admission import Admission
 from baremetalrt.serve.metrics import Metrics
-from baremetalrt.serve.node import Model
 from baremetalrt.serve.openai import generation as g
 from baremetalrt.serve.openai.schema import ChatRequest, Message, TextPart
 from baremetalrt.serve.openai.tools import Call, CallFinder, ToolUse, read_tools

@@ -8,6 +8,8 @@ from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass
 from typing import Any, Final
 
+from sse_starlette import EventSourceResponse
+from sse_starlette.sse import SendTimeoutError
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -17,7 +19,7 @@ from baremetalrt.serve.metrics import Metrics
 from baremetalrt.serve.openai import errors
 from baremetalrt.serve.openai.schema import ChatRequest, CompletionRequest
 from baremetalrt.session.grammar import Grammar, from_gbnf
-from baremetalrt.session.sampling import SamplingOptions
+from baremetalrt.session.options import SampleOptions
 from baremetalrt.session.session import GenerationOptions, Session, Token
 from baremetalrt.session.tokenizer import Tokenizer
 
@@ -26,7 +28,7 @@ _STALLED_CLIENT_S: Final = 30.0
 _QUEUED_TOKENS: Final = 64
 
 
-def sampling_of(request: ChatRequest | CompletionRequest, choice: int) -> SamplingOptions:
+def sampling_of(request: ChatRequest | CompletionRequest, choice: int) -> SampleOptions:
     """How to sample; OpenAI's defaults where the request is silent, ours for the extensions."""
     given: dict[str, Any] = {
         "temperature": request.temperature,
@@ -39,7 +41,7 @@ def sampling_of(request: ChatRequest | CompletionRequest, choice: int) -> Sampli
         "seed": None if request.seed is None else request.seed + choice,
     }
     defaults = {"temperature": 1.0, "top_p": 1.0}
-    return SamplingOptions(
+    return SampleOptions(
         **(defaults | {k: v for k, v in given.items() if v is not None}),
         logit_bias=_logit_bias(request.logit_bias or {}),
     )
@@ -186,63 +188,36 @@ async def unless_disconnected(request: Request, work: "asyncio.Task[Response]") 
         await asyncio.gather(work, watcher, return_exceptions=True)
 
 
-class EventStream(Response):
+class EventStream(EventSourceResponse):
     """Server-sent events. A client that leaves, or stops reading, closes the source of the events.
 
     `held` is what the request holds meanwhile; it is let go in any case, even when nothing was sent.
     """
 
-    media_type = "text/event-stream"
-
     def __init__(self, events: AsyncGenerator[dict[str, Any], None], held: AsyncExitStack) -> None:
-        super().__init__(headers={"cache-control": "no-cache"})
+        super().__init__(_as_text(events), send_timeout=_STALLED_CLIENT_S, sep="\n")
         self._events = events
         self._held = held
-        del self.headers["content-length"]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        pump = asyncio.create_task(self._pump(send))
-        watcher = asyncio.create_task(_until_disconnect(receive))
         try:
-            await asyncio.wait([pump, watcher], return_when=asyncio.FIRST_COMPLETED)
-            if pump.done():
-                pump.result()
+            await super().__call__(scope, receive, send)
+        except SendTimeoutError:
+            pass  # nobody is left to be told
         finally:
-            for task in (pump, watcher):
-                task.cancel()
-            await asyncio.gather(pump, watcher, return_exceptions=True)
             await self._events.aclose()
             await self._held.aclose()
 
-    async def _pump(self, send: Send) -> None:
-        start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
-        try:
-            await _send(send, start)
-            try:
-                async for event in self._events:
-                    await _send(send, _body(json.dumps(event, ensure_ascii=False)))
-                await _send(send, _body("[DONE]"))
-            except BareMetalError as error:
-                _, content = errors.of(error)
-                await _send(send, _body(json.dumps(content)))
-            await _send(send, {"type": "http.response.body", "body": b"", "more_body": False})
-        except (OSError, TimeoutError):
-            pass
+
+async def _as_text(events: AsyncGenerator[dict[str, Any], None]) -> AsyncGenerator[bytes, None]:
+    """Events as they go over the wire; an error of ours is the last of them."""
+    try:
+        async for event in events:
+            yield _data(event)
+        yield b"data: [DONE]\n\n"
+    except BareMetalError as error:
+        yield _data(errors.of(error)[1])
 
 
-def _body(data: str) -> dict[str, Any]:
-    return {
-        "type": "http.response.body",
-        "body": f"data: {data}\n\n".encode("utf-8", "replace"),
-        "more_body": True,
-    }
-
-
-async def _send(send: Send, message: dict[str, Any]) -> None:
-    async with asyncio.timeout(_STALLED_CLIENT_S):
-        await send(message)
-
-
-async def _until_disconnect(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+def _data(event: dict[str, Any]) -> bytes:
+    return f"data: {json.dumps(event, ensure_ascii=False)}\n\n".encode("utf-8", "replace")

@@ -14,10 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from baremetalrt.core.errors import IntegrityError, UsageError
-from baremetalrt.weights.gguf import GGUFFile, TensorInfo, describe_shape
+from baremetalrt.weights.gguf import EMBEDDING, HEAD, GGUFFile, TensorInfo, describe_shape
 
-EMBEDDING: Final = "token_embd.weight"
-HEAD: Final = "output.weight"
 # Adapters in use have ranks up to 256; nothing that fine-tunes at home comes near this.
 MAX_RANK: Final = 1024
 _MAX_ALPHA: Final = 1e6

@@ -21,14 +21,13 @@ from baremetalrt.core.units import MIB, format_bytes, round_up
 from baremetalrt.native.graph import F32
 from baremetalrt.native.tensor_types import can_dequantize, dequantize
 from baremetalrt.weights.adapters.adapter import (
-    EMBEDDING,
     MAX_RANK,
     Adapter,
     LowRank,
     bad,
     checked,
 )
-from baremetalrt.weights.gguf import GGUFFile, TensorInfo
+from baremetalrt.weights.gguf import EMBEDDING, GGUFFile, TensorInfo
 
 # Ours: the v2 root of the base file, by which torrents and peers name a model, too.
 BASE_CONTENT_ID: Final = "baremetalrt.base.content_id"

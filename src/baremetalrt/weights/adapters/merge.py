@@ -16,6 +16,7 @@ from typing import IO, Final
 import numpy as np
 
 from baremetalrt.core.errors import CapacityError, IntegrityError, UsageError
+from baremetalrt.core.files import disk_errors
 from baremetalrt.core.units import MIB, format_bytes, round_up
 from baremetalrt.native.tensor_types import can_dequantize, can_quantize, dequantize, quantize
 from baremetalrt.weights.adapters.adapter import Adapter, LowRank, check_fits, combined
@@ -64,17 +65,14 @@ def merge(
         )
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
     try:
-        # It holds what the adapter learned: its owner decides who else may read it.
-        temporary.touch(mode=0o600)
-        with source.open("rb") as old, temporary.open("wb") as new:
-            kept = _write(file, adapters, old, new, on_progress)
-            new.flush()
-            os.fsync(new.fileno())
-        temporary.replace(target)
-    except OSError as error:
-        raise CapacityError(
-            f"cannot write {target}: {error.strerror or error}", code="disk.write"
-        ) from error
+        with disk_errors(target):
+            # It holds what the adapter learned: its owner decides who else may read it.
+            temporary.touch(mode=0o600)
+            with source.open("rb") as old, temporary.open("wb") as new:
+                kept = _write(file, adapters, old, new, on_progress)
+                new.flush()
+                os.fsync(new.fileno())
+            temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
     return kept

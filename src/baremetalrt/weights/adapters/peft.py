@@ -18,10 +18,10 @@ from safetensors.numpy import save
 from baremetalrt.core.errors import UsageError
 from baremetalrt.core.units import format_bytes
 from baremetalrt.weights.adapters import dora, names
-from baremetalrt.weights.adapters.adapter import EMBEDDING, Adapter, LowRank, bad, checked, shape_of
+from baremetalrt.weights.adapters.adapter import Adapter, LowRank, bad, checked, shape_of
 from baremetalrt.weights.adapters.gguf_lora import BASE_CONTENT_ID, MAX_ADAPTER_BYTES
 from baremetalrt.weights.adapters.peft_config import CONFIG_NAME, PeftConfig, read_peft_config
-from baremetalrt.weights.gguf import GGUFFile
+from baremetalrt.weights.gguf import EMBEDDING, GGUFFile
 
 WEIGHTS_NAME: Final = "adapter_model.safetensors"
 PICKLED: Final = (".bin", ".pt", ".pth", ".ckpt", ".pkl")

@@ -4,16 +4,17 @@ A folder has `adapter.gguf` (what is computed with), `adapter.json` (the card) a
 came from `peft`, its two files. One that was just trained may have no GGUF yet: see `complete`.
 """
 
-import contextlib
 import re
 import secrets
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from baremetalrt.core.errors import CapacityError, UsageError
+from baremetalrt.core.errors import UsageError
+from baremetalrt.core.files import disk_errors
+from baremetalrt.core.places import adapters_folder
 from baremetalrt.weights.adapters.adapter import Adapter, bad
 from baremetalrt.weights.adapters.card import (
     CARD_NAME,
@@ -28,7 +29,6 @@ from baremetalrt.weights.adapters.card import (
 from baremetalrt.weights.adapters.gguf_lora import read_gguf_lora, write_gguf_lora
 from baremetalrt.weights.content import content_id
 from baremetalrt.weights.gguf import GGUFFile
-from baremetalrt.weights.store import home
 
 GGUF_NAME: Final = "adapter.gguf"
 # No dot at the end: some file systems drop it.
@@ -61,11 +61,6 @@ class StoredAdapter:
     @property
     def num_bytes(self) -> int:
         return sum(p.stat().st_size for p in self.folder.glob("**/*") if p.is_file())
-
-
-def adapters_folder() -> Path:
-    """Where adapters are kept."""
-    return home() / "adapters"
 
 
 def stored_adapters() -> list[StoredAdapter]:
@@ -121,7 +116,7 @@ def add(
     target = StoredAdapter(adapters_folder() / adapter.name)
     if is_taken(adapter.name):
         raise exists(adapter.name)
-    with _disk_errors():
+    with disk_errors(adapters_folder()):
         adapters_folder().mkdir(parents=True, exist_ok=True, mode=0o700)
         scratch = adapters_folder() / f".new-{secrets.token_hex(6)}"
         scratch.mkdir(mode=0o700)
@@ -156,7 +151,7 @@ def complete(
     folder: Path, adapter: Adapter, *, privacy: DifferentialPrivacy | str = UNKNOWN_PRIVACY
 ) -> None:
     """Writes the GGUF and the card of an adapter into its folder; what was there is replaced."""
-    with _disk_errors():
+    with disk_errors(adapters_folder()):
         for name, write in (
             (GGUF_NAME, lambda path: write_gguf_lora(adapter, path)),
             (
@@ -221,15 +216,3 @@ def make_private(folder: Path) -> None:
     folder.chmod(0o700)
     for path in folder.glob("**/*"):
         path.chmod(0o700 if path.is_dir() else 0o600)
-
-
-@contextlib.contextmanager
-def _disk_errors() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise CapacityError(
-            f"cannot write to {adapters_folder()}: {error.strerror or error}",
-            code="disk.write",
-            hint="make room, or set BMRT_HOME to a folder on another disk",
-        ) from error

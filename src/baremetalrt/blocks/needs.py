@@ -1,0 +1,29 @@
+"""What of a file a span of blocks needs before it can be computed."""
+
+from baremetalrt.blocks.architectures import read_model
+from baremetalrt.blocks.inventory import take_inventory
+from baremetalrt.core.errors import UsageError
+from baremetalrt.core.spans import BlockSpan, ByteRange
+from baremetalrt.weights.gguf import GGUFFile
+
+
+def require_blocks(num_blocks: int, span: BlockSpan) -> None:
+    """Raises `UsageError` unless a model of so many blocks has these."""
+    if span.end > num_blocks:
+        raise UsageError(
+            f"the model has blocks 0:{num_blocks}, not {span}",
+            code="blocks.range",
+            parameter="blocks",
+        )
+
+
+def span_needs(file: GGUFFile, span: BlockSpan) -> tuple[ByteRange, ...]:
+    """What a span needs: the header, its blocks, and embedding or head if it is an end.
+
+    Raises:
+        UsageError: the model has fewer blocks, or an architecture that cannot be run here.
+    """
+    architecture, h = read_model(file)
+    require_blocks(h.num_blocks, span)
+    inventory = take_inventory(file, architecture, h, span)
+    return (*file.header_ranges, *inventory.byte_ranges)

@@ -1,0 +1,79 @@
+"""Work in the background that nobody waits for, and that does not die unseen.
+
+Who starts such work owns it: a `Tasks` belongs to one object, which closes it. An error that nobody
+expected is logged with its trace and counted; what else runs there goes on.
+"""
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Final, Self
+
+from baremetalrt.core.errors import BareMetalError
+
+_log = logging.getLogger("baremetalrt")
+# What has died of an unexpected error in this process, by what it was doing.
+failures: Final[Counter[str]] = Counter()
+
+
+def note_failure(what: str, error: BaseException) -> None:
+    """Logs an unexpected error with its trace, and counts it."""
+    failures[what] += 1
+    _log.error("%s failed: %r", what, error, exc_info=error)
+
+
+class Tasks:
+    """The background work of one owner. Use as an async context manager, or `close` it."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def start(self, what: str, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+        """Runs `work`; `what` says in the log what it was."""
+        task = asyncio.get_running_loop().create_task(self._watched(what, work), name=what)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def repeat(
+        self, what: str, act: Callable[[], Awaitable[None]], pause_s: Callable[[], float]
+    ) -> "asyncio.Task[None]":
+        """Calls `act` again and again, with pauses. A round that fails is not the last one."""
+
+        async def rounds() -> None:
+            while True:
+                try:
+                    await act()
+                except BareMetalError as error:
+                    _log.error("%s: %s", what, error.message)
+                except Exception as error:
+                    note_failure(what, error)
+                await asyncio.sleep(pause_s())
+
+        return self.start(what, rounds())
+
+    async def _watched(self, what: str, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        except BareMetalError as error:
+            _log.error("%s: %s", what, error.message)
+        except Exception as error:
+            note_failure(what, error)
+
+    async def finished(self) -> None:
+        """Returns when nothing is running any more."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    async def close(self) -> None:
+        """Ends everything that still runs."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()

@@ -1,0 +1,1 @@
+"""A machine that shares: neighbours, hostable models, routes over peers, plans."""

@@ -1,0 +1,148 @@
+"""What a model would do on this machine and its peers: the plan, and what is hosted already."""
+
+import asyncio
+import itertools
+import statistics
+import time
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import Any, Final
+
+from baremetalrt.core.errors import UsageError
+from baremetalrt.devices.budget import Purpose
+from baremetalrt.hosting.hostable import known_as
+from baremetalrt.hosting.neighbours import HERE, Neighbours, links_between, profiles_of
+from baremetalrt.hosting.options import RouteOptions
+from baremetalrt.hosting.remote_model import find_neighbours, hosted_route, open_over
+from baremetalrt.node.measurements import demand_of, measure_here, profile_model
+from baremetalrt.node.model import Model
+from baremetalrt.node.naming import has_private_swarm
+from baremetalrt.node.node import Node
+from baremetalrt.node.opening import Opening
+from baremetalrt.node.options import ModelOptions
+from baremetalrt.placement.planning import Placement as Placement
+from baremetalrt.placement.planning import plan
+from baremetalrt.placement.profiles import DeviceProfile
+from baremetalrt.session.options import SampleOptions
+from baremetalrt.session.session import GenerationOptions
+from baremetalrt.swarm.options import SwarmOptions
+from baremetalrt.weights.store import StoredModel
+
+_MEASURED_TOKENS: Final = 33
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanRequest:
+    """What is planned for. `budget_bytes`: what this machine gives, None for most of what is free.
+
+    `measures`: the route over what is hosted now is timed, too.
+    """
+
+    model: StoredModel
+    options: ModelOptions
+    route: RouteOptions
+    swarm: SwarmOptions
+    budget_bytes: int | None = None
+    measures: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The best placement there could be, and the best route over what is hosted now, if there is one.
+
+    `unmeasured` are peers that answer and do not say how fast they are: no plan counts on them.
+    """
+
+    context: int
+    devices: Sequence[DeviceProfile]
+    best: Placement
+    hosted: Placement | None
+    unmeasured: Sequence[str] = ()
+    measured_token_s: float | None = None
+
+
+async def make_plan(request: PlanRequest) -> Plan:
+    """Measures this machine, asks its peers, if it is in a private swarm, and plans.
+
+    Raises:
+        UsageError: there is no route to measure.
+        CapacityError: there is no room for the model.
+    """
+    is_alone = not request.route.via and request.swarm.swarm is None and not has_private_swarm()
+    opening = Opening(request.model)
+    async with AsyncExitStack() as stack:
+        neighbours = None
+        if not is_alone:
+            found = find_neighbours(request.route, request.swarm)
+            neighbours, _ = await stack.enter_async_context(found)
+        plan_ = await plan_over(opening, request.options, neighbours, request.budget_bytes)
+        if not request.measures:
+            return plan_
+        if neighbours is None or plan_.hosted is None:
+            raise UsageError(
+                "there is no route over peers to measure",
+                code="route.incomplete",
+                hint="`bmrt bench` measures this machine, `bmrt ps` lists what peers host",
+            )
+        measured_s = await measured_token_s(opening, request.options, neighbours)
+        return Plan(**{**vars(plan_), "measured_token_s": measured_s})
+
+
+async def plan_over(
+    opening: Opening,
+    options: ModelOptions,
+    neighbours: Neighbours | None,
+    budget_bytes: int | None,
+) -> Plan:
+    """The plan over these peers; raises `CapacityError` like `placement.planning.plan`."""
+    file = opening.file
+    demand = demand_of(file, options)
+
+    def here() -> DeviceProfile:
+        node = Node(options)
+        room = node.ledger.room_for(Purpose.SHARING) if budget_bytes is None else budget_bytes
+        try:
+            return DeviceProfile(id=HERE, budget_bytes=room, byte_s=measure_here(node, file))
+        finally:
+            node.close()
+
+    known = await neighbours.look() if neighbours is not None else []
+    # After the others were timed, not beside it.
+    devices = [await asyncio.to_thread(here), *profiles_of(known)]
+    best = plan(profile_model(file), devices, links_between(known), caller=HERE, demand=demand)
+    hosted = None
+    if known:
+        wanted = await asyncio.to_thread(known_as, file)
+        hosted = hosted_route(file, wanted, known)
+    unmeasured = tuple(one.id for one in known if one.byte_s is None)
+    return Plan(demand.context, devices, best, hosted, unmeasured)
+
+
+async def measured_token_s(
+    opening: Opening, options: ModelOptions, neighbours: Neighbours
+) -> float:
+    """Median seconds per token over the route that a run would take now."""
+    node = Node(options)
+    try:
+        async with open_over(node, opening, neighbours) as model:
+            return await _token_s(model)
+    finally:
+        await asyncio.to_thread(node.close)
+
+
+async def _token_s(model: Model) -> float:
+    greedy = GenerationOptions(
+        sampling=SampleOptions(temperature=0), max_tokens=_MEASURED_TOKENS, ignore_end=True
+    )
+    times = []
+    async for _ in model.session([1], greedy).generate():
+        times.append(time.perf_counter())
+    return statistics.median(b - a for a, b in itertools.pairwise(times))
+
+
+async def peer_reports(route: RouteOptions, swarm: SwarmOptions) -> list[dict[str, Any]]:
+    """What the peers that answer now say of themselves, the nearest first."""
+    async with find_neighbours(route, swarm) as (neighbours, _):
+        found = await neighbours.look()
+    return [one.report() for one in sorted(found, key=lambda one: one.round_trip_s)]

@@ -1,0 +1,307 @@
+"""Spans that this machine hosts for the peers of its swarm."""
+
+import asyncio
+import logging
+import statistics
+import time
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from random import Random
+from typing import Final, Self
+
+from baremetalrt.blocks.needs import require_blocks
+from baremetalrt.core.errors import BareMetalError, CapacityError, UsageError
+from baremetalrt.core.spans import BlockSpan
+from baremetalrt.core.tasks import Tasks
+from baremetalrt.core.units import format_bytes
+from baremetalrt.devices.budget import Purpose
+from baremetalrt.hosting.choice import MoveChoice, Situation, first_span
+from baremetalrt.hosting.hostable import (
+    HostableModel,
+    Swarms,
+    hosted_by,
+    needed_most,
+    open_hostable,
+)
+from baremetalrt.hosting.hosted_span import host_profile, load_hosted
+from baremetalrt.hosting.neighbours import Neighbour, Neighbours
+from baremetalrt.hosting.rendezvous import dht_lookup, rendezvous
+from baremetalrt.membership.authority import Membership
+from baremetalrt.membership.identity import identity_of
+from baremetalrt.node.measurements import byte_s, demand_of, profile_model
+from baremetalrt.node.node import Node
+from baremetalrt.node.opening import Opening
+from baremetalrt.peers.discovery import LocalNetwork, announced
+from baremetalrt.peers.host import Host
+from baremetalrt.peers.hosted import Hosted, SeededAt
+from baremetalrt.placement.profiles import Sizes
+from baremetalrt.placement.span_choice import HostedBlocks
+from baremetalrt.swarm.fetching import TorrentSource
+from baremetalrt.swarm.metainfo import Metainfo
+from baremetalrt.weights.store import StoredModel, default_model
+
+_log = logging.getLogger("baremetalrt.peers")
+# Nodes of the DHT forget within half an hour.
+_FIRST_ANNOUNCE_S: Final = 2.0
+_ANNOUNCE_S: Final = 600.0
+
+
+@dataclass(frozen=True)
+class SharedModel:
+    """What of a model to host; None means as much as there is room for, where it is needed most."""
+
+    model: StoredModel | TorrentSource
+    blocks: BlockSpan | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SharingConfig:
+    """Where to listen (`HOST:PORT`), what to give, and how others are found and told.
+
+    `budget_bytes`: memory for weights, keys and values; None means most of what is free.
+    `network`: where to announce; None means nowhere. `peers`: addresses to ask besides. `allowed`: the
+    only peers that are answered, None for every member. `rebalance_s`: how often to look whether another
+    span needs this machine more; 0 for never.
+    """
+
+    address: str
+    budget_bytes: int | None = None
+    network: LocalNetwork | None = None
+    peers: Sequence[str] = ()
+    allowed: frozenset[str] | None = None
+    rebalance_s: float = 60.0
+
+
+@dataclass(eq=False)
+class _Holding:
+    """A span that is hosted now. `room_bytes` is what it, or another in its place, may take."""
+
+    model: HostableModel
+    hosted: Hosted
+    room_bytes: int
+    is_chosen: bool
+
+
+class Sharing:
+    """Hosts spans on the event loop of the server. Use as an async context manager."""
+
+    def __init__(
+        self,
+        node: Node,
+        membership: Membership,
+        models: Sequence[SharedModel],
+        config: SharingConfig,
+        swarms: Swarms | None,
+    ) -> None:
+        """Without `models`: whatever the swarm lacks, or else the embedded default."""
+        self._node = node
+        self._membership = membership
+        self._models = models
+        self._config = config
+        self._swarms = swarms
+        self._stack = AsyncExitStack()
+        self._tasks = Tasks()
+        self._holdings: list[_Holding] = []
+        self._budget = 0
+        self._chance = Random()
+
+    async def __aenter__(self) -> Self:
+        """Begins to answer, and to load; what has to be fetched is hosted once it has come.
+
+        Raises:
+            UsageError: the port is taken, or the model has no such blocks.
+            CapacityError: there is no room.
+        """
+        try:
+            await self._begin_sharing()
+        except BaseException:
+            await self._stack.aclose()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stack.aclose()
+
+    async def _begin_sharing(self) -> None:
+        config = self._config
+        given = config.budget_bytes
+        self._budget = self._node.ledger.room_for(Purpose.SHARING) if given is None else given
+        self._host = Host(
+            identity_of(self._membership), host_profile(self._budget, None), allowed=config.allowed
+        )
+        await self._host.listen(config.address)
+        await self._stack.enter_async_context(self._host)
+        await self._stack.enter_async_context(self._tasks)
+        if all(isinstance(m.model, StoredModel) for m in self._models) and self._models:
+            await self._host_all()
+        else:
+            self._tasks.start("hosting", self._host_later())
+        await self._announce_nearby()
+        shown = config.address.rpartition(":")[0]
+        _log.info("peer %s at %s:%d", self._host.identity.id, shown, self._host.port)
+        if self._swarms is not None:
+            self._tasks.start("announcing on the DHT", self._announce_on_dht(self._swarms))
+
+    # telling others
+
+    async def _announce_nearby(self) -> None:
+        if self._config.network is None:
+            return
+        announcement = announced(self._config.network, self._host.identity.id, self._host.port)
+        try:
+            await self._stack.enter_async_context(announcement)
+        except OSError as error:
+            _log.warning("nobody is told on the local network: %s", error)
+
+    async def _announce_on_dht(self, swarms: Swarms) -> None:
+        """Says on the DHT where this machine answers: often at first, while hardly any node is known."""
+        dht = (await swarms.running_client()).dht
+        if not dht.is_on:
+            return
+        dht.map_port(self._host.port)
+        pause_s = _FIRST_ANNOUNCE_S
+        while True:
+            for model in (None, *sorted({h.hosted.model for h in self._holdings})):
+                dht.announce(rendezvous(self._membership, model), self._host.port)
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, _ANNOUNCE_S)
+
+    # what is hosted at first
+
+    async def _host_later(self) -> None:
+        try:
+            await self._host_all()
+        except BareMetalError as error:
+            _log.error("nothing is hosted: %s (%s)", error.message, error.hint or error.code)
+
+    async def _host_all(self) -> None:
+        left = self._budget
+        for shared in self._models or [await self._whatever_is_needed()]:
+            model = await open_hostable(shared.model, self._membership, self._swarms)
+            sizes = self._sizes(model)
+            if shared.blocks is not None:
+                require_blocks(model.num_blocks, shared.blocks)
+            blocks = shared.blocks or await self._first_span(model, sizes, left)
+            needed = sizes.held_bytes(blocks)
+            if needed > left and self._config.budget_bytes is not None:
+                raise CapacityError(
+                    f"blocks {blocks} of {model.name} need {format_bytes(needed)}, more than this "
+                    "machine gives",
+                    code="share.no-room",
+                    hint="give more with --share-memory, or host fewer with --share-blocks",
+                )
+            await self._begin(model, blocks, left, is_chosen=shared.blocks is None)
+            left -= needed
+
+    async def _whatever_is_needed(self) -> SharedModel:
+        needed = needed_most(await self._others(), self._membership.name) if self._swarms else None
+        model = needed or default_model()
+        if model is None:
+            raise UsageError("there is nothing to host", hint="name a model")
+        return SharedModel(model, None)
+
+    async def _others(self) -> list[Neighbour]:
+        config, lookup = self._config, None
+        if self._swarms is not None:
+            lookup = dht_lookup(await self._swarms.running_client(), self._membership)
+        async with Neighbours(self._membership, config.peers, config.network, lookup) as neighbours:
+            found = await neighbours.look()
+        return [one for one in found if one.id != self._host.identity.id]
+
+    def _sizes(self, model: HostableModel) -> Sizes:
+        return Sizes(profile_model(model.file), demand_of(model.file, self._node.options))
+
+    async def _first_span(self, model: HostableModel, sizes: Sizes, room_bytes: int) -> BlockSpan:
+        max_blocks = sizes.max_blocks(room_bytes)
+        # Nobody needs to be asked about a model that fits, or about none.
+        is_clear = max_blocks in (0, model.num_blocks)
+        others = [] if is_clear else hosted_by(await self._others(), model.content_id)
+        return first_span(model.num_blocks, max_blocks, others, room_bytes=room_bytes)
+
+    async def _begin(
+        self, model: HostableModel, blocks: BlockSpan, room_bytes: int, *, is_chosen: bool
+    ) -> None:
+        """Fetches, loads and hosts a span."""
+        await self._fetch(model, blocks)
+        context = demand_of(model.file, self._node.options).context
+        hosted = await load_hosted(
+            self._node, model.file, model.name, model.content_id, blocks, context
+        )
+        if model.fetched is not None:
+            model.fetched.note_use()
+        hosted.seeded_at = await self._seeded_at(model.metainfo)
+        holding = _Holding(model, hosted, room_bytes, is_chosen)
+        self._host.hosted.append(hosted)
+        self._holdings.append(holding)
+        speeds = [
+            byte_s(h.model.file, h.hosted.span.blocks, h.hosted.step_s) for h in self._holdings
+        ]
+        self._host.profile = host_profile(self._budget, statistics.median(speeds))
+        _log.info("hosting blocks %s of %s: %.2f ms", blocks, model.name, 1000 * hosted.step_s)
+        if len(blocks) == model.num_blocks:
+            await asyncio.to_thread(self._answer_with, model, hosted)
+        if is_chosen and self._config.rebalance_s:
+            self._tasks.start("looking where this machine is needed", self._keep_useful(holding))
+
+    def _answer_with(self, model: HostableModel, hosted: Hosted) -> None:
+        """A model that is whole here answers here, too: with the same span."""
+        opening = Opening(model.stored, model.file)
+        self._node.load_route(opening, [hosted.stage], hosted.context)
+
+    async def _fetch(self, model: HostableModel, blocks: BlockSpan) -> None:
+        if model.fetched is not None:
+            _log.info("fetching blocks %s of %s", blocks, model.name)
+            await model.fetch(self._swarms, blocks, await self._others())
+
+    async def _seeded_at(self, metainfo: Metainfo) -> SeededAt | None:
+        if self._swarms is None:
+            return None
+        client = await self._swarms.running_client()
+        is_private = metainfo.needs_certificate
+        port = client.secure_port if is_private else client.listen_port
+        torrent = metainfo.infohash_v2 or metainfo.infohash_v1 or ""
+        return SeededAt(torrent, port, is_private=is_private)
+
+    # where it goes from there
+
+    async def _keep_useful(self, holding: _Holding) -> None:
+        """Moves a span, once, to where this machine is needed much more."""
+        choice = MoveChoice(self._config.rebalance_s, time.monotonic(), self._chance)
+        while holding in self._holdings:
+            await asyncio.sleep(max(0.0, choice.look_at_s - time.monotonic()))
+            try:
+                situation = await self._situation(holding)
+                target = choice.look(time.monotonic(), situation, self._chance)
+                if target is not None:
+                    await self._move(holding, target)
+            except BareMetalError as error:
+                _log.error("cannot move: %s", error.message)
+
+    async def _situation(self, holding: _Holding) -> Situation:
+        model, hosted = holding.model, holding.hosted
+        return Situation(
+            num_blocks=model.num_blocks,
+            max_blocks=self._sizes(model).max_blocks(holding.room_bytes),
+            mine=HostedBlocks(hosted.span.blocks, 1 / hosted.step_s),
+            others=hosted_by(await self._others(), model.content_id),
+            num_texts=self._host.num_texts(hosted),
+        )
+
+    async def _move(self, holding: _Holding, target: BlockSpan) -> None:
+        """Hosts another span instead; not if a text has come meanwhile."""
+        model, hosted = holding.model, holding.hosted
+        before = hosted.span.blocks
+        _log.info("moving from blocks %s of %s to %s", before, model.name, target)
+        # While it is fetched, the old span is still hosted.
+        await self._fetch(model, target)
+        if self._host.num_texts(hosted):
+            return
+        self._host.hosted.remove(hosted)
+        self._holdings.remove(holding)
+        await asyncio.to_thread(self._node.drop, hosted.span)
+        try:
+            await self._begin(model, target, holding.room_bytes, is_chosen=True)
+        except BareMetalError:
+            await self._begin(model, before, holding.room_bytes, is_chosen=True)
+            raise

@@ -1,0 +1,1 @@
+"""From documents and examples to an adapter, and how it is forgotten."""

@@ -1,0 +1,1 @@
+"""Private swarms: their authorities, certificates, invitations. Nothing of torrents, nothing of peers."""

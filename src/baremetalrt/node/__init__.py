@@ -1,0 +1,1 @@
+"""Puts a model together: names, files, adapters, measuring, fetching, seeding."""

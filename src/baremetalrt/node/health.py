@@ -1,0 +1,123 @@
+"""Whether everything is here that is needed, and nothing that is in the way."""
+
+import importlib.metadata
+import os
+import platform
+import shutil
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from baremetalrt import __version__
+from baremetalrt.core.errors import BareMetalError
+from baremetalrt.core.installation import DISTRIBUTION
+from baremetalrt.core.places import models_folder
+from baremetalrt.devices.memory import available_bytes, total_bytes
+from baremetalrt.devices.processor import default_threads
+from baremetalrt.devices.survey import DeviceSurvey, LibrarySurvey, survey_devices, survey_library
+from baremetalrt.weights.store import default_model, stored_models
+
+_COMMAND: Final = "bmrt"
+# Another program, which the package index calls by the name of our import package.
+_OTHER_DISTRIBUTION: Final = "baremetalrt"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is wrong, and what helps."""
+
+    code: str
+    message: str
+    hint: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Health:
+    """What was found. Sizes are bytes."""
+
+    version: str
+    python: str
+    system: str
+    library: LibrarySurvey | None
+    devices: tuple[DeviceSurvey, ...]
+    threads: int
+    memory_available_bytes: int
+    memory_total_bytes: int
+    store: str
+    models: int
+    default_model: str | None
+    problems: tuple[Problem, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def examine() -> Health:
+    """Looks at library, devices, memory, store, and what else is called like this program."""
+    problems = other_programs()
+    library: LibrarySurvey | None = None
+    devices: list[DeviceSurvey] = []
+    try:
+        library = survey_library()
+        devices = survey_devices()
+    except BareMetalError as error:
+        problems.append(Problem(error.code, error.message, error.hint))
+    default = default_model()
+    if default is None:
+        problems.append(
+            Problem(
+                "model.not-found",
+                "the embedded default model is not installed",
+                "`make run` installs it",
+            )
+        )
+    return Health(
+        version=__version__,
+        python=platform.python_version(),
+        system=f"{platform.system()} {platform.machine()}",
+        library=library,
+        devices=tuple(devices),
+        threads=default_threads(),
+        memory_available_bytes=available_bytes(),
+        memory_total_bytes=total_bytes(),
+        store=str(models_folder()),
+        models=len(stored_models()),
+        default_model=str(default.path) if default else None,
+        problems=tuple(problems),
+    )
+
+
+def other_programs() -> list[Problem]:
+    """Programs that share a name with this one: on the search path, or in this environment."""
+    problems = []
+    ours = Path(sys.executable).parent / _COMMAND
+    found = shutil.which(_COMMAND)
+    if found and ours.exists() and not _is_same(Path(found), ours):
+        problems.append(
+            Problem(
+                "path.other-program",
+                f"`{_COMMAND}` on the search path is {found}, another program",
+                f"call {ours}, or put its folder first in PATH",
+            )
+        )
+    try:
+        other = importlib.metadata.version(_OTHER_DISTRIBUTION)
+    except importlib.metadata.PackageNotFoundError:
+        return problems
+    problems.append(
+        Problem(
+            "install.other-program",
+            f"the package {_OTHER_DISTRIBUTION} {other} of the index, another program, is installed "
+            f"over this one, which is called {DISTRIBUTION}",
+            f"`pip uninstall {_OTHER_DISTRIBUTION}`, then install this program again from its folder",
+        )
+    )
+    return problems
+
+
+def _is_same(a: Path, b: Path) -> bool:
+    try:
+        return os.path.samefile(a, b)
+    except OSError:
+        return False

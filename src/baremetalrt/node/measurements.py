@@ -1,0 +1,82 @@
+"""What a model needs and how fast this machine is: the figures that placement plans with."""
+
+import statistics
+import time
+from typing import Final
+
+import numpy as np
+
+from baremetalrt.blocks.architectures import read_model
+from baremetalrt.blocks.kv_cache import cell_bytes
+from baremetalrt.blocks.span import Slice, Span
+from baremetalrt.core.spans import BlockSpan
+from baremetalrt.node.node import Node
+from baremetalrt.node.options import ModelOptions
+from baremetalrt.placement.profiles import Demand, ModelProfile, Sizes
+from baremetalrt.weights.gguf import EMBEDDING, HEAD, GGUFFile
+from baremetalrt.weights.store import default_model
+
+_WARM_UP_STEPS: Final = 2
+_STEPS: Final = 7
+# Blocks that are loaded only to be timed: enough that fixed costs of a step fade.
+_PROBE_BLOCKS: Final = 4
+_PROBE_CONTEXT: Final = 256
+# Where nobody says how long a text may be.
+_CONTEXT_TOKENS: Final = 4096
+
+
+def profile_model(file: GGUFFile) -> ModelProfile:
+    """Sizes of a model; the header is enough."""
+    _, h = read_model(file)
+    tensors = file.outer_tensors
+    embedding = tensors[EMBEDDING].num_bytes
+    is_tied = HEAD not in tensors
+    return ModelProfile(
+        block_bytes=tuple(block.num_bytes for block in file.blocks),
+        entry_bytes=embedding,
+        head_bytes=embedding if is_tied else tensors[HEAD].num_bytes,
+        shared_bytes=embedding if is_tied else 0,
+        # Keys and values are kept beside each other.
+        cell_bytes=2 * cell_bytes(h),
+        row_bytes=4 * h.width,
+        answer_bytes=4 * h.vocabulary_size,
+    )
+
+
+def demand_of(file: GGUFFile, options: ModelOptions) -> Demand:
+    """What the cache is to have room for: as many texts as the node takes, as long as is asked for."""
+    _, h = read_model(file)
+    context = min(options.context or _CONTEXT_TOKENS, h.training_context)
+    return Demand(context, options.max_sessions)
+
+
+def decode_step_s(span: Span) -> float:
+    """Median seconds of a decode step of one text. Nothing else may use the span meanwhile."""
+    h = span.hyperparameters
+    rows = None if span.blocks.start == 0 else np.full((1, h.width), 0.01, dtype=np.float32)
+    sequence = span.open((), _WARM_UP_STEPS + _STEPS)
+    seconds = []
+    try:
+        for _ in range(_WARM_UP_STEPS + _STEPS):
+            started = time.perf_counter()
+            span.forward([Slice(sequence, [1], rows)], "last")
+            seconds.append(time.perf_counter() - started)
+    finally:
+        span.release(sequence, keep=False)
+    return statistics.median(seconds[_WARM_UP_STEPS:])
+
+
+def byte_s(file: GGUFFile, blocks: BlockSpan, step_s: float) -> float:
+    """Seconds for each byte that a step of a span reads, from the seconds of the step."""
+    return step_s / Sizes(profile_model(file), Demand(context=0)).read_bytes(blocks)
+
+
+def measure_here(node: Node, file: GGUFFile) -> float:
+    """`byte_s` of this machine by a few blocks, of the model itself if they are here."""
+    blocks = BlockSpan(0, min(_PROBE_BLOCKS, len(file.blocks)))
+    default = default_model()
+    if file.missing(file.byte_ranges(blocks)) and default is not None:
+        file = GGUFFile.open(default.path)
+        blocks = BlockSpan(0, min(_PROBE_BLOCKS, len(file.blocks)))
+    span, _ = node.host(file, blocks, _PROBE_CONTEXT)
+    return byte_s(file, blocks, decode_step_s(span))

@@ -1,0 +1,115 @@
+"""A model that is ready to answer, wherever its blocks run."""
+
+import asyncio
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from baremetalrt.blocks.hyperparameters import Hyperparameters
+from baremetalrt.blocks.span import Span
+from baremetalrt.core.errors import UsageError
+from baremetalrt.core.spans import ByteRange
+from baremetalrt.session.chat_template import ChatTemplate, Message
+from baremetalrt.session.grammar import GrammarCompiler
+from baremetalrt.session.route import Route
+from baremetalrt.session.session import GenerationOptions, Session
+from baremetalrt.session.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from baremetalrt.blocks.loaded_adapters import AdapterSet
+
+# Runs of spaces make the longest tokens there are; no text comes near this on average.
+_MAX_CHARS_PER_TOKEN: Final = 128
+
+
+@dataclass
+class Model:
+    """File, tokenizer, template and route. `base` is the model itself, where this one has adapters."""
+
+    name: str
+    path: Path
+    hyperparameters: Hyperparameters
+    tokenizer: Tokenizer
+    template: ChatTemplate
+    route: Route
+    context_limit: int
+    created: int
+    adapters: "AdapterSet | None" = None
+    base: "Model | None" = None
+    _spans: list[Span] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._grammars = GrammarCompiler(self.tokenizer)
+
+    def session(self, prompt: list[int], options: GenerationOptions) -> Session:
+        """One generation from a tokenized prompt; raises `UsageError` when it does not fit."""
+        size = self.hyperparameters.vocabulary_size
+        if any(not 0 <= token < size for token in prompt):
+            raise UsageError(
+                f"the prompt has token ids outside of 0 to {size - 1}",
+                code="prompt.tokens",
+                parameter="prompt",
+            )
+        return Session(
+            self.route,
+            self.tokenizer,
+            self._grammars,
+            context_limit=self.context_limit,
+            prompt=prompt,
+            options=options,
+            adapters=self.adapters,
+        )
+
+    def with_adapters(self, adapters: "AdapterSet", label: str) -> "Model":
+        """This model as it answers with adapters; it is the same one in memory."""
+        adapted = copy.copy(self)
+        adapted.base = self.without_adapters()
+        adapted.name, adapted.adapters = f"{adapted.base.name}:{label}", adapters
+        return adapted
+
+    def without_adapters(self) -> "Model":
+        """The model itself."""
+        return self.base or self
+
+    async def tokenize_chat(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[dict[str, Any]] | None = None,
+        variables: dict[str, Any] | None = None,
+    ) -> list[int]:
+        """The prompt for a conversation, by the model's own template."""
+
+        def work() -> list[int]:
+            text = self.template.render(messages, tools=tools, variables=variables)
+            return self.encode(text)
+
+        return await asyncio.to_thread(work)
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a prompt; refuses at once what cannot possibly fit."""
+        if len(text) > _MAX_CHARS_PER_TOKEN * self.context_limit:
+            raise UsageError(
+                f"the prompt has {len(text)} characters, too many for a context of "
+                f"{self.context_limit} tokens",
+                code="context.exceeded",
+                parameter="messages",
+                hint="shorten the prompt",
+            )
+        return self.tokenizer.encode_prompt(text)
+
+    @property
+    def weight_bytes(self) -> tuple[int, int]:
+        """Weights used in the mapped file, and weights held as copies."""
+        return sum(s.mapped_bytes for s in self._spans), sum(s.copied_bytes for s in self._spans)
+
+    def unit_ranges(self) -> list[tuple[ByteRange, ...]]:
+        """The bytes of the file in the order in which they are computed with."""
+        return [span.unit_ranges(unit) for span in self._spans for unit in span.units]
+
+    def close(self) -> None:
+        for span in self._spans:
+            span.close()
+        self.tokenizer.close()

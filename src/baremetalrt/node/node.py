@@ -1,0 +1,210 @@
+"""Puts a model together: file, tokenizer, template, spans on devices, route. The only place that does."""
+
+import gc
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+from baremetalrt.blocks.architectures import read_model
+from baremetalrt.blocks.extents import CELL_QUANTUM
+from baremetalrt.blocks.hyperparameters import Hyperparameters
+from baremetalrt.blocks.kv_cache import cell_bytes
+from baremetalrt.blocks.span import Span, SpanConfig
+from baremetalrt.core.errors import CapacityError
+from baremetalrt.core.spans import BlockSpan
+from baremetalrt.core.units import format_bytes, round_up
+from baremetalrt.devices.budget import LEDGER, MemoryLedger, Promise, Purpose
+from baremetalrt.devices.processor import default_threads
+from baremetalrt.native.backend import find_device
+from baremetalrt.node.model import Model
+from baremetalrt.node.opening import Opening
+from baremetalrt.node.options import ModelOptions
+from baremetalrt.session.chat_template import TemplateProcess, template_of
+from baremetalrt.session.route import Route
+from baremetalrt.session.stage import CHUNK_TOKENS, LocalStage, SoloStage, Stage
+from baremetalrt.weights.gguf import GGUFFile
+
+if TYPE_CHECKING:
+    from baremetalrt.session.arriving_stage import ArrivingStage, WeightSource
+
+
+class Node:
+    """This machine: one place to compute, the models it has loaded, the process that renders chats."""
+
+    def __init__(
+        self,
+        options: ModelOptions,
+        *,
+        ledger: MemoryLedger = LEDGER,
+    ) -> None:
+        self.options = options
+        self.models: dict[str, Model] = {}
+        self.ledger = ledger
+        self._promises: dict[Span, Promise] = {}
+        self._hosted: list[Span] = []
+        self._arriving: list[ArrivingStage] = []
+        self.templates = TemplateProcess()
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="compute")
+
+    def load(self, opening: Opening, source: "WeightSource | None" = None) -> Model:
+        """Loads a model that has begun to open; blocks. The vocabulary loads beside the weights.
+
+        With a `source`, the weights are still arriving: they load as they come, behind the prompts that
+        wait for them.
+
+        Raises:
+            UsageError, IntegrityError, CapacityError: see `GGUFFile.open`, `read_model`, `Span`.
+        """
+        _, h = read_model(opening.file)
+        blocks = BlockSpan(0, h.num_blocks)
+        span, context_limit = self._load_span(
+            opening.file, blocks, self.options.context, arrives=source is not None
+        )
+        try:
+            return self._add(opening, [self._stage(span, source)], context_limit, [span])
+        except BaseException:
+            self._promises.pop(span).withdraw()
+            span.close()
+            raise
+
+    def load_route(self, opening: Opening, stages: Sequence[Stage], context_limit: int) -> Model:
+        """A model whose blocks run in these stages, elsewhere; only its vocabulary is loaded here."""
+        return self._add(opening, stages, context_limit, [])
+
+    def host(self, file: GGUFFile, blocks: BlockSpan, context: int) -> tuple[Span, LocalStage]:
+        """Loads a span for others to compute with, with texts of so many tokens; raises like `load`."""
+        span, _ = self._load_span(file, blocks, context, arrives=False)
+        self._hosted.append(span)
+        return span, LocalStage(span, self._worker)
+
+    def drop(self, span: Span) -> None:
+        """Frees a span that was hosted, after whatever it still computes; blocks."""
+        self._hosted.remove(span)
+        self._promises.pop(span).withdraw()
+        self._worker.submit(span.close).result()
+
+    def _add(
+        self,
+        opening: Opening,
+        stages: Sequence[Stage],
+        context_limit: int,
+        spans: list[Span],
+    ) -> Model:
+        stored, file = opening.stored, opening.file
+        tokenizer = opening.tokenizer()
+        template = self.options.chat_template or file.text("tokenizer.chat_template")
+        model = Model(
+            name=stored.name,
+            path=stored.path,
+            hyperparameters=read_model(file)[1],
+            tokenizer=tokenizer,
+            template=template_of(template, tokenizer, self.templates),
+            route=Route(stages),
+            context_limit=context_limit,
+            created=int(stored.path.stat().st_mtime),
+            _spans=spans,
+        )
+        self.models[model.name] = model
+        _keep_out_of_the_collector()
+        return model
+
+    def _stage(self, span: Span, source: "WeightSource | None") -> Stage:
+        if source is not None:
+            from baremetalrt.session.arriving_stage import ArrivingStage
+
+            stage = ArrivingStage(span, self._worker, source)
+            self._arriving.append(stage)
+            return stage
+        return LocalStage(span, self._worker) if self.options.max_sessions > 1 else SoloStage(span)
+
+    def _load_span(
+        self, file: GGUFFile, blocks: BlockSpan, context: int | None, *, arrives: bool
+    ) -> tuple[Span, int]:
+        """A span, and how long a text in it may be: `context`, or what the model and memory allow."""
+        architecture, h = read_model(file)
+        device = find_device(self.options.device)
+        is_host = device.kind == "cpu"
+        free = self.ledger.free() if is_host else device.memory_bytes()[0]
+
+        def room_for(purpose: Purpose) -> int:
+            return self.ledger.room_for(purpose, free)
+
+        context_limit, num_cells = _cache_size(
+            h, len(blocks), context, self.options.max_sessions, room_for
+        )
+        copies = room_for(Purpose.COPIES if is_host else Purpose.DEVICE_WEIGHTS)
+        span = Span(
+            file,
+            architecture,
+            h,
+            blocks,
+            device,
+            SpanConfig(
+                num_threads=self.options.num_threads or default_threads(),
+                context_limit=context_limit,
+                step_tokens=CHUNK_TOKENS,
+                num_cells=num_cells,
+                copy_budget_bytes=copies if self.options.repack else 0,
+            ),
+            arrives=arrives,
+        )
+        self._promises[span] = self.ledger.promise(lambda: span.cache.unfilled_bytes)
+        if span.mapped_bytes < room_for(Purpose.READ_AHEAD):
+            # The vocabulary still loads: this costs no time.
+            span.populate()
+        return span, context_limit
+
+    async def stop_arriving(self) -> None:
+        """Waits for no more weights. Call it from the event loop that models arrive on."""
+        while self._arriving:
+            await self._arriving.pop().close()
+
+    def close(self) -> None:
+        """Ends everything that was started; blocks until the step that runs is done."""
+        self._worker.shutdown(wait=True, cancel_futures=True)
+        for promise in self._promises.values():
+            promise.withdraw()
+        self._promises.clear()
+        for model in self.models.values():
+            model.close()
+        self.models.clear()
+        for span in self._hosted:
+            span.close()
+        self._hosted.clear()
+        self.templates.close()
+
+
+def _keep_out_of_the_collector() -> None:
+    """What was loaded stays: the collector need not look at it again and again."""
+    if gc.get_freeze_count():
+        # Of models before this one, some may be garbage by now, with sockets that only die with it.
+        gc.unfreeze()
+        gc.collect()
+    gc.freeze()
+
+
+def _cache_size(
+    h: Hyperparameters,
+    num_blocks: int,
+    context: int | None,
+    max_sessions: int,
+    room_for: Callable[[Purpose], int],
+) -> tuple[int, int]:
+    """The context limit, and how many tokens the cache holds for all sessions together."""
+    token_bytes = 2 * num_blocks * cell_bytes(h)
+    room = max(CELL_QUANTUM, room_for(Purpose.CACHE) // token_bytes)
+    if context is None:
+        context = min(h.training_context, room)
+    else:
+        needed, free = round_up(context, CELL_QUANTUM) * token_bytes, room_for(Purpose.ASKED_FOR)
+        if needed > free:
+            raise CapacityError(
+                f"a context of {context} tokens needs {format_bytes(needed)}, "
+                f"{format_bytes(free)} are free",
+                code="context.memory",
+                needed=needed,
+                available=free,
+                hint=f"use --context {room} or less",
+            )
+    wanted = round_up(context, CELL_QUANTUM) * max_sessions
+    return context, max(round_up(context, CELL_QUANTUM), min(wanted, room))

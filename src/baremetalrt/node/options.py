@@ -1,0 +1,19 @@
+"""How a model is to be loaded and computed. Light: parsed before the engine is imported."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """None means: choose from what the machine has.
+
+    `context`: tokens of the longest text. `max_sessions`: texts at once. `repack`: matrices may be
+    copied into the order in which they multiply fastest. `chat_template`: Jinja, instead of the model's.
+    """
+
+    device: str = "cpu"
+    num_threads: int | None = None
+    context: int | None = None
+    max_sessions: int = 1
+    repack: bool = True
+    chat_template: str | None = None

@@ -1,0 +1,51 @@
+"""What a host offers to its peers."""
+
+from dataclasses import dataclass
+
+from baremetalrt.blocks.span import Span
+from baremetalrt.session.stage import LocalStage
+
+
+@dataclass(frozen=True)
+class HostProfile:
+    """What a host says of itself: its release, the build of the library, what it offers, its speed.
+
+    `byte_s`: seconds for each byte that a step reads, None before anything was measured.
+    """
+
+    release: str
+    library: str
+    budget_bytes: int
+    byte_s: float | None
+
+
+@dataclass(frozen=True)
+class SeededAt:
+    """By which torrent, and at which port of this machine, the weights of a span are to be had."""
+
+    torrent: str
+    port: int
+    is_private: bool
+
+
+@dataclass(eq=False)
+class Hosted:
+    """A span that others may compute with. `model` is the id of its content.
+
+    `step_s`: seconds that a decode step of one text was measured to take. `context`: tokens of the
+    longest text that is taken.
+    """
+
+    model: str
+    name: str
+    span: Span
+    stage: LocalStage
+    step_s: float
+    context: int
+    seeded_at: SeededAt | None = None
+
+    @property
+    def cells_per_peer(self) -> int:
+        """Where there is room for several texts, that for one is always left for somebody else."""
+        num_cells = self.span.cache.num_cells
+        return max(num_cells - self.context, min(num_cells, self.context))

@@ -1,0 +1,50 @@
+"""Who is at the other end: mutual TLS under a swarm's authority, and a name made from the key."""
+
+from typing import Any, Final, cast
+
+import grpc
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from baremetalrt.core.units import MIB
+from baremetalrt.membership.identity import Identity
+
+# Rows of 512 tokens of the widest models known are 32 MiB.
+_MAX_MESSAGE_BYTES: Final = 64 * MIB
+OPTIONS: Final = (
+    ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", _MAX_MESSAGE_BYTES),
+    # A new host may take the port of one that has died; two at once are a mistake.
+    ("grpc.so_reuseport", 0),
+    ("grpc.enable_retries", 0),
+    # Logits of one token are larger than HTTP/2's first window of 64 KiB: without these, every answer
+    # waits for the reader to make room, in frames of 16 KiB.
+    ("grpc.http2.lookahead_bytes", 4 * MIB),
+    ("grpc.http2.max_frame_size", 4 * MIB),
+    ("grpc.http2.bdp_probe", 0),
+)
+
+
+def server_credentials(identity: Identity) -> grpc.ServerCredentials:
+    """Lets in who has a certificate of the authority, and nobody else."""
+    return grpc.ssl_server_credentials(
+        [(identity.key_pem, identity.certificate_pem)],
+        identity.authority_pem,
+        require_client_auth=True,
+    )
+
+
+def secure_channel(identity: Identity, address: str, name: str) -> grpc.aio.Channel:
+    """A connection to `HOST:PORT`, which fails unless the certificate there has that name."""
+    credentials = grpc.ssl_channel_credentials(
+        identity.authority_pem, identity.key_pem, identity.certificate_pem
+    )
+    options = (*OPTIONS, ("grpc.ssl_target_name_override", name))
+    return grpc.aio.secure_channel(address, credentials, options)
+
+
+def caller_key(context: "grpc.aio.ServicerContext[Any, Any]") -> ec.EllipticCurvePublicKey:
+    """The key in the certificate that TLS has checked for this call."""
+    pem = next(iter(context.auth_context()["x509_pem_cert"]))
+    key = x509.load_pem_x509_certificate(pem).public_key()
+    return cast("ec.EllipticCurvePublicKey", key)

@@ -1,0 +1,26 @@
+"""What happens while a server begins, for whoever shows it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from baremetalrt.hosting import events as hosting
+
+
+@dataclass(frozen=True)
+class Exposed:
+    """Others than this machine reach the server, and it asks nobody for a key."""
+
+    host: str
+    port: int
+
+
+@dataclass(frozen=True)
+class Listening:
+    """The server answers, at this address."""
+
+    host: str
+    port: int
+
+
+Event = hosting.Event | Exposed | Listening
+OnEvent = Callable[[Event], None]

@@ -1,0 +1,146 @@
+"""A whole server: models, torrents, what is shared with peers, and the HTTP in front of them."""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field, replace
+
+from baremetalrt.core.errors import UsageError
+from baremetalrt.hosting.config import ShareConfig, load_share_config
+from baremetalrt.hosting.host import answer_when_hosted, host
+from baremetalrt.hosting.open_model import begin, find_named, runs_on_peers
+from baremetalrt.hosting.options import RouteOptions, ShareOptions
+from baremetalrt.hosting.remote_model import open_remote
+from baremetalrt.node.events import Loaded, Loading
+from baremetalrt.node.naming import TorrentReference
+from baremetalrt.node.node import Node
+from baremetalrt.node.opening import Opening
+from baremetalrt.node.options import ModelOptions
+from baremetalrt.node.seeding import ArrivingModels, Seeding
+from baremetalrt.serve.app import Server, ServerConfig
+from baremetalrt.serve.events import Exposed, Listening, OnEvent
+from baremetalrt.serve.listen import listen
+from baremetalrt.swarm.options import SwarmOptions
+from baremetalrt.weights.store import StoredModel
+
+Service = AbstractAsyncContextManager[object]
+Named = StoredModel | TorrentReference
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeRequest:
+    """What is served and how. Without `models`: the embedded default, or what `config.toml` shares.
+
+    `takes_part`: whether torrents are seeded and fetched at all.
+    """
+
+    models: Sequence[str] = ()
+    port: int = 8080
+    server: ServerConfig = field(default_factory=ServerConfig)
+    options: ModelOptions = field(default_factory=ModelOptions)
+    route: RouteOptions = field(default_factory=RouteOptions)
+    swarm: SwarmOptions = field(default_factory=SwarmOptions)
+    share: ShareOptions = field(default_factory=ShareOptions)
+    takes_part: bool = True
+
+
+def serve(request: ServeRequest, on_event: OnEvent) -> None:
+    """Serves until it is interrupted.
+
+    Raises:
+        UsageError, IntegrityError, CapacityError: a model cannot be served, or the address not be had.
+    """
+    _log_to_standard_error()
+    share_config = load_share_config()
+    given = request.share.enabled
+    shares = share_config.enabled if given is None else given
+    if shares:
+        request = _as_shared(request, share_config)
+    names = request.models or (() if shares else (None,))
+    found = [find_named(name, request.route) for name in names]
+    _check(found, request)
+    node = Node(request.options)
+    try:
+        application = _assemble(node, found, request, share_config if shares else None, on_event)
+        if not request.server.is_loopback and request.server.api_key is None:
+            on_event(Exposed(request.server.host, request.port))
+        listen(
+            application.application(),
+            host=request.server.host,
+            port=request.port,
+            announce=lambda host, port: on_event(Listening(host, port)),
+        )
+    finally:
+        node.close()
+
+
+def _log_to_standard_error() -> None:
+    logger = logging.getLogger("baremetalrt")
+    if not logger.handlers:
+        logger.addHandler(logging.StreamHandler())
+    logger.setLevel(logging.INFO)
+
+
+def _as_shared(request: ServeRequest, config: ShareConfig) -> ServeRequest:
+    """What the settings say of sharing counts where the command is silent."""
+    threads = request.options.num_threads or config.threads or None
+    return replace(
+        request,
+        models=request.models or config.models,
+        options=replace(request.options, num_threads=threads),
+    )
+
+
+def _check(found: Sequence[Named], request: ServeRequest) -> None:
+    if not request.takes_part and any(isinstance(one, TorrentReference) for one in found):
+        raise UsageError(
+            "a model that is still to be fetched needs its swarm", hint="drop --no-torrents"
+        )
+    names = [model.name for model in found if isinstance(model, StoredModel)]
+    if len(set(names)) < len(names):
+        raise UsageError("two models have the same name", hint="rename one of the files")
+
+
+def _assemble(
+    node: Node,
+    found: Sequence[Named],
+    request: ServeRequest,
+    share_config: ShareConfig | None,
+    on_event: OnEvent,
+) -> Server:
+    """Loads what is here, and puts beside the server what begins and ends with it."""
+    route, swarm = request.route, request.swarm
+    services: list[Service] = []
+    arriving: list[str] = []
+    if share_config is None:
+        for one in found:
+            model = begin(one)
+            if asyncio.run(runs_on_peers(model, request.options, route, swarm, on_event)):
+                services.append(open_remote(node, model, route, swarm, on_event))
+            elif isinstance(model, TorrentReference):
+                arriving.append(model.reference)
+            else:
+                _load(node, model, on_event)
+    seeding = _seeding(node, request, arriving)
+    if share_config is not None:
+        services.append(
+            host(node, found, request.share, share_config, swarm, seeding, peers=route.via)
+        )
+        if route.kind in ("lan", "swarm"):
+            services += [answer_when_hosted(node, one, route, swarm, on_event) for one in found]
+    return Server(node, request.server, seeding, services)
+
+
+def _load(node: Node, opening: Opening, on_event: OnEvent) -> None:
+    on_event(Loading(opening.stored.name))
+    model = node.load(opening)
+    on_event(Loaded(model.name, model.context_limit))
+
+
+def _seeding(node: Node, request: ServeRequest, arriving: Sequence[str]) -> Seeding | None:
+    if not request.takes_part:
+        return None
+    swarm = request.swarm
+    models = ArrivingModels(references=tuple(arriving), peers=swarm.peers, swarm=swarm.swarm)
+    return Seeding(node, swarm.config(), models)
