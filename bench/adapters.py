@@ -24,8 +24,10 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from baremetalrt.blocks.loaded_adapters import AdapterSet, WeightedAdapter
 from baremetalrt.devices.processor import default_threads
-from baremetalrt.node.node import Model, Node, NodeConfig
+from baremetalrt.node.model import Model
+from baremetalrt.node.node import Node
 from baremetalrt.node.opening import Opening
+from baremetalrt.node.options import ModelOptions
 from baremetalrt.session.options import SampleOptions
 from baremetalrt.session.session import GenerationOptions
 from baremetalrt.weights.adapters import store
@@ -63,7 +65,7 @@ async def _speeds(model: Model, length: int, num_tokens: int, seed: int) -> tupl
 
 def speeds(stored: StoredModel, pairs: int, num_threads: int) -> None:
     """Decode and prefill of one session."""
-    node = Node(NodeConfig(context=CONTEXT, num_threads=num_threads))
+    node = Node(ModelOptions(context=CONTEXT, num_threads=num_threads))
     plain = node.load(Opening(stored))
     adapter = make(stored.path, 0)
     adapted = plain.with_adapters(AdapterSet((WeightedAdapter(adapter),)), "bench")

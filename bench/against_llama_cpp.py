@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from baremetalrt.devices.processor import default_threads
-from baremetalrt.node.node import Node, NodeConfig
+from baremetalrt.node.node import Node
 from baremetalrt.node.opening import Opening
+from baremetalrt.node.options import ModelOptions
 from baremetalrt.weights.store import StoredModel, find_model
 from processes import Worker
 from qwen import fetch_qwen
@@ -139,7 +140,7 @@ class Bench:
 
 def rendered(model: Path, question: str) -> str:
     """The question as the model's template puts it."""
-    node = Node(NodeConfig(context=CONTEXT))
+    node = Node(ModelOptions(context=CONTEXT))
     try:
         loaded = node.load(Opening(StoredModel(model.stem, model, is_default=False)))
         return loaded.template.render([{"role": "user", "content": question}])

@@ -10,8 +10,10 @@ from typing import Any
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as `bmrt` does
 
-from baremetalrt.node.node import Model, Node, NodeConfig
+from baremetalrt.node.model import Model
+from baremetalrt.node.node import Node
 from baremetalrt.node.opening import Opening
+from baremetalrt.node.options import ModelOptions
 from baremetalrt.session.options import SampleOptions
 from baremetalrt.session.session import GenerationOptions
 from baremetalrt.weights.store import StoredModel
@@ -45,7 +47,7 @@ async def generate(model: Model, prompts: list[list[int]], num_tokens: int) -> d
 def main() -> None:
     arguments = json.loads(sys.argv[1])
     node = Node(
-        NodeConfig(
+        ModelOptions(
             context=arguments["context"],
             num_threads=arguments["num_threads"],
             max_sessions=arguments["num_sequences"],

@@ -19,10 +19,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from baremetalrt.hosting.neighbours import Neighbours, the_membership
-from baremetalrt.hosting.remote_model import model_over_peers
-from baremetalrt.node.node import Model, Node, NodeConfig
+from baremetalrt.hosting.neighbours import Neighbours
+from baremetalrt.hosting.remote_model import open_over
+from baremetalrt.membership.authority import the_membership
+from baremetalrt.node.model import Model
+from baremetalrt.node.node import Node
 from baremetalrt.node.opening import Opening
+from baremetalrt.node.options import ModelOptions
 from baremetalrt.peers.chain import RemoteChain
 from baremetalrt.peers.wire import ENCODINGS, Activations
 from baremetalrt.session.options import SampleOptions
@@ -120,7 +123,7 @@ async def hops(machines: Machines, runs: int) -> None:
     stored = default_model()
     assert stored is not None
     membership = the_membership(None)
-    node = Node(NodeConfig(num_threads=1, context=1024))
+    node = Node(ModelOptions(num_threads=1, context=1024))
     routes = {
         2: machines.start("0:15", "15:30"),
         4: machines.start("0:8", "8:15", "15:23", "23:30"),
@@ -132,10 +135,10 @@ async def hops(machines: Machines, runs: int) -> None:
             base = statistics.median(await gaps(alone, PROMPT, DECODED))
             for num_stages, peers in routes.items():
                 addresses = [peer.address for peer in peers]
-                caller = Node(NodeConfig(context=1024))
+                caller = Node(ModelOptions(context=1024))
                 async with (
                     Neighbours(membership, addresses) as neighbours,
-                    model_over_peers(caller, Opening(stored), neighbours) as model,
+                    open_over(caller, Opening(stored), neighbours) as model,
                 ):
                     over = statistics.median(await gaps(model, PROMPT, DECODED))
                 caller.close()
@@ -163,13 +166,13 @@ async def callers(machines: Machines, runs: int) -> None:
     stored = default_model()
     assert stored is not None
     peers = machines.start("0:10", "10:20", "20:30")
-    node = Node(NodeConfig(num_threads=1, context=1024, max_sessions=EIGHT))
-    caller = Node(NodeConfig(context=1024, max_sessions=EIGHT))
+    node = Node(ModelOptions(num_threads=1, context=1024, max_sessions=EIGHT))
+    caller = Node(ModelOptions(context=1024, max_sessions=EIGHT))
     alone = node.load(Opening(stored))
     found = []
     async with (
         Neighbours(the_membership(None), [peer.address for peer in peers]) as neighbours,
-        model_over_peers(caller, Opening(stored), neighbours) as model,
+        open_over(caller, Opening(stored), neighbours) as model,
     ):
         for _ in range(runs):
             found.append(
@@ -198,10 +201,10 @@ async def precision(machines: Machines) -> None:
     text = (Path(__file__).parent.parent / "README.md").read_text()[:2000]
     logits: dict[Activations, NDArray[np.float32]] = {}
     for kind in ENCODINGS:
-        caller = Node(NodeConfig(context=1024))
+        caller = Node(ModelOptions(context=1024))
         async with (
             Neighbours(the_membership(None), [peer.address for peer in peers]) as neighbours,
-            model_over_peers(caller, Opening(stored), neighbours, activations=kind) as model,
+            open_over(caller, Opening(stored), neighbours, activations=kind) as model,
         ):
             (stage,) = model.route.stages
             place = await stage.open((), 1024)
@@ -234,11 +237,11 @@ async def recovery(machines: Machines, runs: int) -> None:
     found = []
     for _ in range(runs):
         *peers, spare = machines.start("0:10", "10:20", "20:30", "10:20")
-        caller = Node(NodeConfig(context=1024))
+        caller = Node(ModelOptions(context=1024))
         addresses = [peer.address for peer in (*peers, spare)]
         async with (
             Neighbours(membership, addresses) as neighbours,
-            model_over_peers(caller, Opening(stored), neighbours) as model,
+            open_over(caller, Opening(stored), neighbours) as model,
         ):
             session = model.session(LONG_PROMPT, options(1))
             async for _ in session.generate():

@@ -15,8 +15,9 @@ from pathlib import Path
 
 from baremetalrt.documents.passages import split_passages
 from baremetalrt.learning.questions import Made, QuestionConfig, make_pairs
-from baremetalrt.node.node import Node, NodeConfig
+from baremetalrt.node.node import Node
 from baremetalrt.node.opening import Opening
+from baremetalrt.node.options import ModelOptions
 from baremetalrt.weights.store import StoredModel, find_model
 from learning import SPEECH, fetch, members
 from qwen import fetch_qwen
@@ -38,7 +39,7 @@ def passages(count: int) -> list[tuple[str, str]]:
 def ask(stored: StoredModel, asked: list[tuple[str, str]]) -> tuple[Made, float]:
     """What came of it, and seconds per passage (median)."""
     times = [time.monotonic()]
-    node = Node(NodeConfig(context=2048))
+    node = Node(ModelOptions(context=2048))
     try:
         model = node.load(Opening(stored))
         pairs = make_pairs(

@@ -31,7 +31,7 @@ from baremetalrt.devices.processor import default_threads
 from baremetalrt.native.holes import punch_hole
 from baremetalrt.swarm.client import SwarmClient
 from baremetalrt.swarm.config import SwarmConfig
-from baremetalrt.swarm.fetching import header_ranges, wait_for_header
+from baremetalrt.swarm.fetching import wait_for_header
 from baremetalrt.swarm.metainfo import read_metainfo
 from baremetalrt.swarm.obtaining import add_torrent
 from baremetalrt.swarm.piece_checker import signatures
@@ -135,11 +135,11 @@ def mirror(model: Path, rate: int) -> Iterator[str]:
 def catalogue(home: Home, raw: bytes, model: Path) -> None:
     """Makes a torrent known in a home as whole, with the file where it is, unhashed."""
     os.environ[HOME_VARIABLE] = str(home.folder)
-    entry = add_torrent(read_metainfo(raw, source="bench"))
-    record = entry.record()
+    entry = add_torrent(read_metainfo(raw, source="bench")).entry
+    record = entry.record
     record.paths, record.is_complete, record.is_in_place = [str(model)], True, True
     record.signatures = signatures([model])
-    entry.save(record)
+    entry.save()
     del os.environ[HOME_VARIABLE]
 
 
@@ -317,7 +317,7 @@ async def _jump(seed: dict[str, Any], rate_mb: int) -> float:
         entry = add_torrent(read_metainfo(raw, source="bench"))
         torrent = await client.add(entry, peers=[seed["peer"]])
         file = await wait_for_header(torrent)
-        units = [header_ranges(file), *(block.byte_ranges for block in file.blocks)]
+        units = [file.header_ranges, *(block.byte_ranges for block in file.blocks)]
         torrent.set_units(units)
         await torrent.wait_for(file.blocks[3].byte_ranges)  # the download is well under way
         block = file.blocks[30]

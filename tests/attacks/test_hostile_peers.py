@@ -12,11 +12,11 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
-from baremetalrt.peers.identity import Identity
 
 from baremetalrt.hosting.neighbours import identity_of
 from baremetalrt.membership.authority import find_membership, load_authority, utc_now
 from baremetalrt.membership.certificates import certificate_pem, issue, key_pem, new_key
+from baremetalrt.membership.identity import Identity
 from baremetalrt.peers import compute_pb2 as pb
 from baremetalrt.peers.bounded_queue import BoundedQueue
 from baremetalrt.peers.caller import Channels, NoAnswerError

@@ -12,8 +12,10 @@ from typing import Any
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from baremetalrt.core.errors import BareMetalError
-from baremetalrt.node.node import Model, Node, NodeConfig
+from baremetalrt.node.model import Model
+from baremetalrt.node.node import Node
 from baremetalrt.node.opening import Opening
+from baremetalrt.node.options import ModelOptions
 from baremetalrt.session import grammar
 from baremetalrt.session.options import SampleOptions
 from baremetalrt.session.session import GenerationOptions
@@ -22,7 +24,7 @@ from baremetalrt.weights.store import StoredModel
 from processes import peak_memory_bytes
 
 TEXTS = ("", "he hehe <|start|> <s>", "\0\x01\x7f\n\t 123", "žluťoučký 👩‍👧 \u0301\ufffd", "\ud800")
-NODE = Node(NodeConfig(context=256, num_threads=1))
+NODE = Node(ModelOptions(context=256, num_threads=1))
 
 
 def load(path: str) -> Model:
@@ -73,7 +75,7 @@ def generate(path: str, prompts: list[list[int]]) -> dict[str, Any]:
 @cache
 def _kept(path: str) -> Model:
     """The same model for many requests, with the whole of its context."""
-    node = Node(NodeConfig(num_threads=1), NODE.templates)
+    node = Node(ModelOptions(num_threads=1))
     return node.load(Opening(StoredModel("kept", Path(path), is_default=False)))
 
 

@@ -9,8 +9,8 @@ import libtorrent as lt
 import msgspec
 import pytest
 
-from baremetalrt.swarm.catalog import Entry, FileSignature, Record
-from baremetalrt.swarm.resume import pieces_in_resume_data
+from baremetalrt.swarm.catalog import Entry, FileSignature
+from baremetalrt.swarm.stored_torrent import StoredTorrent
 from baremetalrt.weights.store import default_model
 from commands import BMRT, bmrt, environment
 from swarm_kit import Seeder, SeedProcess, make_home, publish_model, sha256
@@ -46,14 +46,13 @@ def ask(reference: object, *arguments: str, home: Path) -> dict[str, Any]:
     return found | {"stderr": done.stderr}
 
 
-def only_torrent(home: Path) -> tuple[Entry, Record]:
+def only_torrent(home: Path) -> Entry:
     (folder,) = (home / "torrents").iterdir()
-    return Entry(folder), Entry(folder).record()
+    return Entry.open(folder)
 
 
 def data(home: Path) -> Path:
-    entry, record = only_torrent(home)
-    return entry.model_paths(record)[0]
+    return only_torrent(home).model_paths[0]
 
 
 def test_a_magnet_link_answers_like_the_file(
@@ -82,7 +81,7 @@ def test_the_second_run_needs_nobody(
     home = make_home(tmp_path / "home")
     with Seeder(torrent.read_bytes(), model) as seed:
         ask(torrent, "--peer", seed.peer, home=home)
-    name = only_torrent(home)[1].name
+    name = only_torrent(home).record.name
     assert ask(name, home=home)["tokens"] == tokens
     assert name in bmrt("ls", home=home).stdout
 
@@ -115,17 +114,17 @@ def test_evicted_blocks_come_back_when_they_are_needed(
     home = make_home(tmp_path / "home")
     with Seeder(torrent.read_bytes(), model) as seed:
         ask(torrent, "--peer", seed.peer, home=home)
-    entry, record = only_torrent(home)
+    entry = only_torrent(home)
     whole = entry.allocated_bytes()
     collected = json.loads(bmrt("gc", "--budget", "60MB", "--json", home=home).stdout)
     assert entry.allocated_bytes() < 62_000_000 < whole
-    assert len(collected["evicted"][record.name]) > 10
-    shown = json.loads(bmrt("show", record.name, "--json", home=home).stdout)
+    assert len(collected["evicted"][entry.record.name]) > 10
+    shown = json.loads(bmrt("show", entry.record.name, "--json", home=home).stdout)
     here = set(shown["torrent"]["blocks_here"])
-    assert here | set(collected["evicted"][record.name]) == set(range(30))
-    assert not here & set(collected["evicted"][record.name])
+    assert here | set(collected["evicted"][entry.record.name]) == set(range(30))
+    assert not here & set(collected["evicted"][entry.record.name])
     with Seeder(torrent.read_bytes(), model) as seed:
-        assert ask(record.name, "--peer", seed.peer, home=home)["tokens"] == tokens
+        assert ask(entry.record.name, "--peer", seed.peer, home=home)["tokens"] == tokens
         assert seed.uploaded_bytes < whole - 50_000_000
     assert sha256(data(home)) == sha256(model)
 
@@ -138,12 +137,12 @@ def test_an_evicted_model_seeds_what_it_still_has(
     with Seeder(torrent.read_bytes(), model) as seed:
         bmrt("pull", str(torrent), "--peer", seed.peer, home=home)
     bmrt("gc", "--budget", "60MB", home=home)
-    entry, record = only_torrent(home)
-    gone = sorted(set(range(376)) - pieces_in_resume_data(entry))
+    entry = only_torrent(home)
+    gone = sorted(set(range(376)) - StoredTorrent.open(entry).resumed)
     assert len(gone) > 100
     other = make_home(tmp_path / "other")
     with (
-        SeedProcess(record.name, home=home) as partial,
+        SeedProcess(entry.record.name, home=home) as partial,
         Seeder(torrent.read_bytes(), model, pieces=gone) as rest,
     ):
         done = bmrt(
@@ -152,7 +151,7 @@ def test_an_evicted_model_seeds_what_it_still_has(
         result = json.loads(done.stdout)
     assert (result["bad_pieces"], result["banned"]) == (0, [])
     assert sha256(data(other)) == sha256(model)
-    assert entry.record().is_complete is False
+    assert only_torrent(home).record.is_complete is False
 
 
 def test_a_file_that_somebody_wrote_to_is_checked_before_it_computes(
@@ -166,7 +165,7 @@ def test_a_file_that_somebody_wrote_to_is_checked_before_it_computes(
             file.seek(50_000_000)
             file.write(b"rot")
         before = seed.uploaded_bytes
-        again = ask(only_torrent(home)[1].name, "--peer", seed.peer, home=home)
+        again = ask(only_torrent(home).record.name, "--peer", seed.peer, home=home)
         assert again["tokens"] == tokens
         assert 0 < seed.uploaded_bytes - before < 1_000_000
     assert sha256(data(home)) == sha256(model)
@@ -179,17 +178,17 @@ def test_rot_that_leaves_no_trace_is_found_by_the_audit(
     home = make_home(tmp_path / "home")
     with Seeder(torrent.read_bytes(), model) as seed:
         ask(torrent, "--peer", seed.peer, home=home)
-    entry, record = only_torrent(home)
+    entry = only_torrent(home)
     with data(home).open("r+b") as file:
         file.seek(10_000_000)
         file.write(b"rot")
     # The system cannot be made to forget that this test wrote: what is remembered is changed instead.
-    record.signatures = [FileSignature.of(data(home))]
-    entry.save(record)
-    assert "1 pieces" in ask(record.name, home=home)["stderr"]
-    assert not entry.record().is_complete
+    entry.record.signatures = [FileSignature.of(data(home))]
+    entry.save()
+    assert "1 pieces" in ask(entry.record.name, home=home)["stderr"]
+    assert not only_torrent(home).record.is_complete
     with Seeder(torrent.read_bytes(), model) as seed:
-        assert ask(record.name, "--peer", seed.peer, home=home)["tokens"] == tokens
+        assert ask(entry.record.name, "--peer", seed.peer, home=home)["tokens"] == tokens
     assert sha256(data(home)) == sha256(model)
 
 
@@ -200,11 +199,11 @@ def test_every_part_of_a_model_is_audited_in_turn(
     home = make_home(tmp_path / "home")
     with Seeder(torrent.read_bytes(), model) as seed:
         ask(torrent, "--peer", seed.peer, home=home)
-    entry, record = only_torrent(home)
-    seen = [record.audited]
+    entry = only_torrent(home)
+    seen = [entry.record.audited]
     for _ in range(2):
-        ask(record.name, home=home)
-        seen.append(entry.record().audited)
+        ask(entry.record.name, home=home)
+        seen.append(only_torrent(home).record.audited)
     assert seen == [0, 256, 0]
 
 

@@ -64,7 +64,7 @@ def swarm(tmp_path: Path) -> Iterator[Swarm]:
 
 def fetched_bytes(home: Path) -> int:
     """What the torrents of a home take on disk."""
-    return sum(Entry(folder).allocated_bytes() for folder in (home / "torrents").iterdir())
+    return sum(Entry.open(folder).allocated_bytes() for folder in (home / "torrents").iterdir())
 
 
 def test_a_machine_with_nothing_fetches_and_hosts_what_the_swarm_lacks(swarm: Swarm) -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from baremetalrt.core.installation import how_to_add
 from commands import BMRT, bmrt, environment
 
 FACTS = (
@@ -27,6 +28,7 @@ def watch(event, arguments):
         os.write(2, f"{event} {arguments}".encode())
         os._exit(99)
 sys.addaudithook(watch)
+from baremetalrt.core.installation import how_to_add
 from baremetalrt.cli.main import main
 try:
     main()
@@ -167,7 +169,7 @@ def test_without_the_extra_one_line_says_what_to_type(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert done.stderr.splitlines() == [
         "error: fine-tuning needs torch, which is not installed",
-        f"hint: {sys.executable} -m pip install 'baremetalrt[learn,tune]'",
+        f"hint: {how_to_add('learn', 'tune')}",
     ]
     assert not (tmp_path / "learned").exists()
 

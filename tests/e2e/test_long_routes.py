@@ -5,10 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from baremetalrt.hosting.neighbours import Neighbours, the_membership
-from baremetalrt.hosting.remote_model import model_over_peers
-from baremetalrt.node.node import Model, Node, NodeConfig
+from baremetalrt.hosting.neighbours import Neighbours
+from baremetalrt.hosting.remote_model import open_over
+from baremetalrt.membership.authority import the_membership
+from baremetalrt.node.model import Model
+from baremetalrt.node.node import Node
 from baremetalrt.node.opening import Opening
+from baremetalrt.node.options import ModelOptions
 from baremetalrt.session.options import SampleOptions
 from baremetalrt.session.session import GenerationOptions
 from baremetalrt.weights.store import default_model
@@ -32,7 +35,7 @@ async def tokens_of(model: Model, prompt: list[int]) -> list[int]:
 
 
 async def compare(addresses: list[str]) -> None:
-    node, caller = Node(NodeConfig(num_threads=1, context=1024)), Node(NodeConfig(context=1024))
+    node, caller = Node(ModelOptions(num_threads=1, context=1024)), Node(ModelOptions(context=1024))
     stored = default_model()
     assert stored is not None
     try:
@@ -40,7 +43,7 @@ async def compare(addresses: list[str]) -> None:
         expected = [await tokens_of(alone, prompt) for prompt in PROMPTS]
         async with (
             Neighbours(the_membership(None), addresses) as neighbours,
-            model_over_peers(caller, Opening(stored), neighbours) as model,
+            open_over(caller, Opening(stored), neighbours) as model,
         ):
             for prompt, tokens in zip(PROMPTS, expected, strict=True):
                 assert await tokens_of(model, prompt) == tokens

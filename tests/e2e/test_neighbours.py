@@ -12,8 +12,9 @@ import openai
 import pytest
 
 from baremetalrt.hosting import plans as forecast
-from baremetalrt.hosting.neighbours import Neighbours, local_network, the_membership
-from baremetalrt.node.node import NodeConfig
+from baremetalrt.hosting.neighbours import Neighbours, local_network
+from baremetalrt.membership.authority import the_membership
+from baremetalrt.node.options import ModelOptions
 from baremetalrt.weights.gguf import GGUFFile
 from baremetalrt.weights.store import default_model
 from commands import ServerProcess, bmrt
@@ -139,7 +140,7 @@ def test_peers_are_used_unasked_only_where_they_are_clearly_faster(
     async def is_faster() -> bool:
         membership = the_membership(None)
         async with Neighbours(membership, network=local_network(membership)) as neighbours:
-            return await forecast.is_faster_over_peers(file, NodeConfig(), neighbours)
+            return await forecast.is_faster_over_peers(file, ModelOptions(), neighbours)
 
     with at_home(network.caller):
         assert not asyncio.run(is_faster())

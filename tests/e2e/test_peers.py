@@ -14,10 +14,15 @@ from typing import Any
 import pytest
 
 from baremetalrt.core.errors import CapacityError
-from baremetalrt.hosting.neighbours import Neighbours, the_membership
-from baremetalrt.hosting.remote_model import model_over_peers
-from baremetalrt.node.node import Model, Node, NodeConfig
+from baremetalrt.core.spans import BlockSpan
+from baremetalrt.hosting.events import Event, StageLost, StageReplaced
+from baremetalrt.hosting.neighbours import Neighbours
+from baremetalrt.hosting.remote_model import open_over
+from baremetalrt.membership.authority import the_membership
+from baremetalrt.node.model import Model
+from baremetalrt.node.node import Node
 from baremetalrt.node.opening import Opening
+from baremetalrt.node.options import ModelOptions
 from baremetalrt.peers.chain import RemoteChain
 from baremetalrt.session.options import SampleOptions
 from baremetalrt.session.session import GenerationOptions
@@ -90,24 +95,24 @@ class Machines:
         death: tuple[int, str] = (0, "SIGKILL"),
         *,
         takes_over: bool = False,
-        on_event: Callable[[str], None] = lambda event: None,
-    ) -> tuple[list[int], list[str]]:
+        on_event: Callable[[Event], None] = lambda event: None,
+    ) -> tuple[list[int], list[Event]]:
         """Tokens, and what the user was told, which `on_event` hears, too.
 
         Before token number `at` is computed, the peer of a stage dies.
         """
-        told: list[str] = []
+        told: list[Event] = []
 
-        def hear(event: str) -> None:
+        def hear(event: Event) -> None:
             told.append(event)
             on_event(event)
 
-        node = Node(NodeConfig(context=1024, num_threads=1))
+        node = Node(ModelOptions(context=1024, num_threads=1))
         try:
             with at_home(self.caller):
                 async with (
                     Neighbours(the_membership(None), addresses) as neighbours,
-                    model_over_peers(
+                    open_over(
                         node,
                         self.opening(),
                         neighbours,
@@ -133,7 +138,7 @@ def alone(*prompt: int) -> list[int]:
     """What one machine says."""
 
     async def answer() -> list[int]:
-        node = Node(NodeConfig(num_threads=1, context=1024))
+        node = Node(ModelOptions(num_threads=1, context=1024))
         try:
             model = await asyncio.to_thread(node.load, Opening(default_model()))
             tokens = [t.id async for t in model.session(list(prompt), GREEDY).generate()]
@@ -153,7 +158,7 @@ def machines(tmp_path: Path) -> Iterator[Machines]:
 
 def run(
     machines: Machines, peers: list[PeerProcess], *arguments: Any, **options: Any
-) -> tuple[list[int], list[str]]:
+) -> tuple[list[int], list[Event]]:
     with at_home(machines.caller):
         return asyncio.run(machines.over([p.address for p in peers], *arguments, **options))
 
@@ -196,7 +201,7 @@ def test_a_peer_that_dies_is_replaced_and_the_tokens_stay_the_same(
     started = time.monotonic()
     tokens, told = run(machines, peers, PROMPT, at, (stage, death))
     assert tokens == expected
-    assert any(f"blocks {SPANS[stage]} go on at" in event for event in told)
+    assert any(isinstance(e, StageReplaced) and str(e.blocks) == SPANS[stage] for e in told)
     assert time.monotonic() - started < GAP_S
 
 
@@ -209,7 +214,7 @@ def test_several_peers_stand_in_together_for_one(machines: Machines) -> None:
     for spare in spares:
         spare.signal(signal.SIGSTOP)
 
-    def wake_the_spares(_: str) -> None:
+    def wake_the_spares(_: Event) -> None:
         for spare in spares:
             spare.signal(signal.SIGCONT)
 
@@ -217,10 +222,8 @@ def test_several_peers_stand_in_together_for_one(machines: Machines) -> None:
         machines, [*peers, *spares], PROMPT, 12, (1, "SIGKILL"), on_event=wake_the_spares
     )
     assert tokens == expected
-    assert [event.partition(" at ")[0] for event in told[1:]] == [
-        "blocks 10:14 go on",
-        "blocks 14:20 go on",
-    ]
+    replaced = [event.blocks for event in told if isinstance(event, StageReplaced)]
+    assert replaced == [BlockSpan(10, 14), BlockSpan(14, 20)]
 
 
 @pytest.mark.parametrize("stage", [0, 1])
@@ -231,9 +234,9 @@ def test_a_recovery_that_is_hit_itself_begins_again(machines: Machines, stage: i
     expected = alone(*PROMPT)
     killers: list[threading.Timer] = []
 
-    def kill_the_first_who_stands_in(event: str) -> None:
-        if "go on at" in event and not killers:
-            victim = next(p for p in peers if p.id.startswith(event.rpartition(" ")[2]))
+    def kill_the_first_who_stands_in(event: Event) -> None:
+        if isinstance(event, StageReplaced) and not killers:
+            victim = next(p for p in peers if p.id == event.peer)
             # A replay of this prompt takes a second on one thread.
             killers.append(threading.Timer(0.25, victim.process.kill))
             killers[0].start()
@@ -242,7 +245,7 @@ def test_a_recovery_that_is_hit_itself_begins_again(machines: Machines, stage: i
         machines, peers, PROMPT, 12, (stage, "SIGKILL"), on_event=kill_the_first_who_stands_in
     )
     assert tokens == expected
-    assert sum(event.startswith("lost") for event in told) == 2
+    assert sum(isinstance(event, StageLost) for event in told) == 2
 
 
 @pytest.mark.parametrize("stage", [0, pytest.param(1, marks=pytest.mark.slow), 2])
@@ -252,7 +255,7 @@ def test_the_caller_takes_over_what_nobody_else_has(machines: Machines, stage: i
     expected = alone(*PROMPT)
     tokens, told = run(machines, peers, PROMPT, 12, (stage, "SIGKILL"), takes_over=True)
     assert tokens == expected
-    assert any(f"blocks {SPANS[stage]} go on at" in event for event in told)
+    assert any(isinstance(e, StageReplaced) and str(e.blocks) == SPANS[stage] for e in told)
 
 
 def test_without_a_replacement_the_error_is_clear_and_soon(machines: Machines) -> None:
@@ -271,14 +274,14 @@ def test_a_peer_that_comes_back_is_used_again(machines: Machines) -> None:
     """In the same text, once it was left alone for a while, when the one in its place is lost."""
     peers = machines.start(*SPANS, SPANS[1])
     expected = alone(*PROMPT)
-    told: list[str] = []
+    told: list[Event] = []
 
     async def answer() -> list[int]:
-        node = Node(NodeConfig(context=1024, num_threads=1))
+        node = Node(ModelOptions(context=1024, num_threads=1))
         addresses = [peer.address for peer in peers]
         async with (
             Neighbours(the_membership(None), addresses) as neighbours,
-            model_over_peers(
+            open_over(
                 node, machines.opening(), neighbours, takes_over=False, on_event=told.append
             ) as model,
         ):
@@ -301,7 +304,7 @@ def test_a_peer_that_comes_back_is_used_again(machines: Machines) -> None:
 
     with at_home(machines.caller):
         assert asyncio.run(answer()) == expected
-    assert sum("go on at" in event for event in told) == 2
+    assert sum(isinstance(event, StageReplaced) for event in told) == 2
 
 
 def test_the_command_runs_over_peers(machines: Machines) -> None:

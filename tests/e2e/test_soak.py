@@ -11,10 +11,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-from baremetalrt.hosting.neighbours import Neighbours, the_membership
-from baremetalrt.hosting.remote_model import model_over_peers
-from baremetalrt.node.node import Model, Node, NodeConfig
+from baremetalrt.hosting.neighbours import Neighbours
+from baremetalrt.hosting.remote_model import open_over
+from baremetalrt.membership.authority import the_membership
+from baremetalrt.node.model import Model
+from baremetalrt.node.node import Node
 from baremetalrt.node.opening import Opening
+from baremetalrt.node.options import ModelOptions
 from baremetalrt.session.options import SampleOptions
 from baremetalrt.session.session import GenerationOptions
 from baremetalrt.weights.store import default_model, find_model
@@ -91,7 +94,7 @@ def test_callers_and_deaths_for_minutes(tmp_path: Path) -> None:
     chance = random.Random(5)
 
     async def soak(machines: Machines) -> tuple[int, list[list[Size]]]:
-        node = Node(NodeConfig(context=1024, num_threads=1))
+        node = Node(ModelOptions(context=1024, num_threads=1))
         opening = Opening(find_model(str(machines.model)))
         alone = node.load(opening)
         expected = [await answer(alone, prompt) for prompt in PROMPTS]
@@ -104,12 +107,10 @@ def test_callers_and_deaths_for_minutes(tmp_path: Path) -> None:
                 disturbing.result()
                 await asyncio.sleep(PAUSE_S * chance.random())
                 disturbing = asyncio.ensure_future(asyncio.to_thread(machines.disturb, chance))
-            caller = Node(NodeConfig(context=1024, num_threads=1))
+            caller = Node(ModelOptions(context=1024, num_threads=1))
             async with (
                 Neighbours(the_membership(None), machines.addresses) as neighbours,
-                model_over_peers(
-                    caller, Opening(opening.stored), neighbours, takes_over=False
-                ) as model,
+                open_over(caller, Opening(opening.stored), neighbours, takes_over=False) as model,
             ):
                 answers = await asyncio.gather(*(answer(model, prompt) for prompt in PROMPTS))
             caller.close()

@@ -9,11 +9,14 @@ import numpy as np
 import pytest
 
 from baremetalrt.core.places import home
-from baremetalrt.hosting.neighbours import Neighbours, the_membership
-from baremetalrt.hosting.remote_model import model_over_peers
+from baremetalrt.hosting.neighbours import Neighbours
+from baremetalrt.hosting.remote_model import open_over
+from baremetalrt.membership.authority import the_membership
 from baremetalrt.native.library import load_library
-from baremetalrt.node.node import Model, Node, NodeConfig
+from baremetalrt.node.model import Model
+from baremetalrt.node.node import Node
 from baremetalrt.node.opening import Opening
+from baremetalrt.node.options import ModelOptions
 from baremetalrt.weights.store import default_model
 from peers_kit import PeerProcess, at_home, founder, member
 
@@ -48,10 +51,10 @@ def test_stages_of_two_builds_differ_no_more_than_the_builds_do(tmp_path: Path) 
     peers = [one.wait_until_it_listens() for one in (first, second, whole)]
 
     async def logits_over(*used: PeerProcess) -> tuple[set[str], np.ndarray]:
-        node = Node(NodeConfig(context=1024))
+        node = Node(ModelOptions(context=1024))
         async with (
             Neighbours(the_membership(None), [one.address for one in used]) as neighbours,
-            model_over_peers(node, Opening(stored), neighbours, takes_over=False) as model,
+            open_over(node, Opening(stored), neighbours, takes_over=False) as model,
         ):
             builds = {one.about.library for one in await neighbours.ask()}
             found = await logits_of(model)
@@ -59,7 +62,7 @@ def test_stages_of_two_builds_differ_no_more_than_the_builds_do(tmp_path: Path) 
         return builds, found
 
     async def logits_alone() -> np.ndarray:
-        node = Node(NodeConfig(num_threads=1, context=1024))
+        node = Node(ModelOptions(num_threads=1, context=1024))
         found = await logits_of(await asyncio.to_thread(node.load, Opening(stored)))
         node.close()
         return found

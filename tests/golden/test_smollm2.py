@@ -15,8 +15,10 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from baremetalrt.node.node import Model, Node, NodeConfig
+from baremetalrt.node.model import Model
+from baremetalrt.node.node import Node
 from baremetalrt.node.opening import Opening
+from baremetalrt.node.options import ModelOptions
 from baremetalrt.session.options import SampleOptions
 from baremetalrt.session.session import GenerationOptions, Token
 from baremetalrt.weights.store import find_model
@@ -47,7 +49,7 @@ PROMPTS = {
 
 @pytest.fixture(scope="module")
 def model() -> Iterator[Model]:
-    node = Node(NodeConfig(context=CONTEXT, num_threads=2))
+    node = Node(ModelOptions(context=CONTEXT, num_threads=2))
     yield node.load(Opening(find_model(None)))
     node.close()
 

@@ -25,8 +25,9 @@ from baremetalrt.node.adapter_shelf import (
     parse_choice,
     parse_names,
 )
-from baremetalrt.node.node import Node, NodeConfig
+from baremetalrt.node.node import Node
 from baremetalrt.node.opening import Opening
+from baremetalrt.node.options import ModelOptions
 from baremetalrt.swarm.publishing import PublishOptions, publish
 from baremetalrt.weights.adapters import names, store
 from baremetalrt.weights.adapters.adapter import Adapter, LowRank
@@ -402,7 +403,7 @@ def test_rank_one_is_a_matrix(tmp_path: Path) -> None:
 
 def test_what_left_the_store_leaves_memory(home: Path) -> None:
     """An adapter that is replaced or removed is unloaded once nobody uses it, without a restart."""
-    node = Node(NodeConfig(context=256, num_threads=1))
+    node = Node(ModelOptions(context=256, num_threads=1))
     loaded = node.load(Opening(find_model(None)))
     stage = loaded.route.stages[0]
     span = loaded._spans[0]

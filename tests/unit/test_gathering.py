@@ -10,6 +10,8 @@ import pytest
 
 import document_kit as kit
 from baremetalrt.core.errors import UsageError
+from baremetalrt.core.installation import how_to_add
+from baremetalrt.core.places import learned_folder
 from baremetalrt.documents.gathering import GatherProgress
 from baremetalrt.documents.splitting import SplitConfig
 from baremetalrt.documents.verdicts import GatherConfig
@@ -253,15 +255,12 @@ def test_without_the_extra_the_error_says_what_to_type(
     with pytest.raises(UsageError) as caught:
         gather_corpus([folder], "ships")
     assert caught.value.code == "learn.not-installed"
-    assert (
-        caught.value.hint is not None
-        and "pip install 'baremetalrt[learn,tune]'" in caught.value.hint
-    )
+    assert caught.value.hint == how_to_add("learn", "tune")
 
 
 def test_what_a_killed_run_left_is_swept_away(folder: Path) -> None:
     """By the next one of the same name; the folder of a run that goes on is left alone."""
-    learned = learning.learned_folder("ships").parent
+    learned = learned_folder()
     dead = kit.write(learned, f".ships.{(1 << 22) + 1}/.spool", b"private words").parent
     other = kit.write(learned, f".ships.more.{(1 << 22) + 1}/.spool", b"private words").parent
     alive = kit.write(learned, ".ships.1/.spool", b"private words").parent

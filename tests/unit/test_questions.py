@@ -22,8 +22,10 @@ from baremetalrt.learning.questions import (
     split_sentences,
     why_not,
 )
-from baremetalrt.node.node import Model, Node, NodeConfig
+from baremetalrt.node.model import Model
+from baremetalrt.node.node import Node
 from baremetalrt.node.opening import Opening
+from baremetalrt.node.options import ModelOptions
 from baremetalrt.weights.store import default_model, find_model
 
 # About something else than the examples that the model is shown.
@@ -88,7 +90,7 @@ def test_any_text_has_sentences_or_not(text: str) -> None:
 
 @pytest.fixture(scope="module")
 def model() -> Iterator[Model]:
-    node = Node(NodeConfig(context=2048))
+    node = Node(ModelOptions(context=2048))
     yield node.load(Opening(find_model(None)))
     node.close()
 

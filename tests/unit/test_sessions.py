@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 from baremetalrt.blocks.span import Reads, Slice, Span
 from baremetalrt.core.errors import UsageError
 from baremetalrt.core.spans import BlockSpan
-from baremetalrt.node.node import Model, Node, NodeConfig
+from baremetalrt.node.model import Model
+from baremetalrt.node.node import Node
 from baremetalrt.node.opening import Opening
+from baremetalrt.node.options import ModelOptions
 from baremetalrt.session import session as session_module
 from baremetalrt.session.grammar import from_json_schema
 from baremetalrt.session.options import SampleOptions
@@ -29,7 +31,7 @@ from session_kit import Kit, answer, assert_same_or_tie, ids, prompt, run_async,
 @pytest.fixture(scope="module")
 def model() -> Iterator[Model]:
     """The default model, for eight sessions at once."""
-    node = Node(NodeConfig(max_sessions=8, context=1024, num_threads=1))
+    node = Node(ModelOptions(max_sessions=8, context=1024, num_threads=1))
     yield node.load(Opening(find_model(None)))
     node.close()
 
@@ -344,7 +346,7 @@ def test_garbage_of_a_model_is_collected_when_the_next_one_loads() -> None:
             self.me = self
 
     def load() -> None:
-        node = Node(NodeConfig(context=256, num_threads=1))
+        node = Node(ModelOptions(context=256, num_threads=1))
         node.load(Opening(find_model(None)))
         node.close()
 

@@ -2,25 +2,29 @@
 
 import io
 from types import SimpleNamespace
+from typing import Final
 
+import pyte
 import pytest
 
 from baremetalrt.cli import status_line
 from baremetalrt.cli.status_line import StatusLine
 
+COLUMNS: Final = 40
+
 
 class Screen(io.StringIO):
-    """A terminal of forty columns: what is on its last line, as somebody would see it."""
+    """A terminal of forty columns."""
 
     def isatty(self) -> bool:
         return True
 
     @property
-    def seen(self) -> str:
-        line = ""
-        for part in self.getvalue().split("\r"):
-            line = part + line[len(part) :]
-        return line.rstrip()
+    def seen(self) -> list[str]:
+        """What of its lines somebody would see, as a terminal of another author's draws them."""
+        drawn = pyte.Screen(COLUMNS, 4)
+        pyte.Stream(drawn).feed(self.getvalue().replace("\n", "\r\n"))
+        return [line.rstrip() for line in drawn.display if line.strip()]
 
 
 @pytest.fixture
@@ -28,7 +32,8 @@ def screen(monkeypatch: pytest.MonkeyPatch) -> Screen:
     screen = Screen()
     # Not `sys.stderr` itself, which pytest puts back before the test.
     monkeypatch.setattr(status_line, "sys", SimpleNamespace(stderr=screen))
-    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setenv("COLUMNS", str(COLUMNS))
+    monkeypatch.setenv("TERM", "xterm")
     return screen
 
 
@@ -36,8 +41,9 @@ def test_a_line_takes_the_place_of_the_last_and_goes_at_the_end(screen: Screen) 
     with StatusLine() as status:
         for line in ("a long line about a file", "short", "x" * 100):
             status.show(line)
-            assert screen.seen == line[:39]
-    assert screen.seen == "" and "\n" not in screen.getvalue()
+            (seen,) = screen.seen
+            assert seen == line[:COLUMNS]
+    assert screen.seen == []
 
 
 def test_what_is_soon_over_shows_nothing(screen: Screen) -> None:
@@ -51,7 +57,7 @@ def test_a_moment_later_is_not_shown_again(screen: Screen) -> None:
     with StatusLine() as status:
         status.update("first")
         status.update("second")
-        assert screen.seen == "first"
+        assert screen.seen == ["first"]
 
 
 def test_in_a_log_there_are_whole_lines_now_and_then(capsys: pytest.CaptureFixture[str]) -> None:

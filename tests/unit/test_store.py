@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from baremetalrt.core import places
 from baremetalrt.core.errors import UsageError
 from baremetalrt.weights import store
 
@@ -11,7 +12,7 @@ from baremetalrt.weights import store
 @pytest.fixture
 def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty store."""
-    monkeypatch.setenv(store.HOME_VARIABLE, str(tmp_path))
+    monkeypatch.setenv(places.HOME_VARIABLE, str(tmp_path))
     folder = tmp_path / "models"
     folder.mkdir()
     return folder
@@ -27,14 +28,14 @@ def test_home_follows_the_environment(tmp_path: Path, monkeypatch: pytest.Monkey
     """`BMRT_HOME` goes before the system's folder for data, and may begin with `~`."""
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("BMRT_HOME", "~/elsewhere")
-    assert store.home() == tmp_path / "elsewhere"
-    assert store.models_folder() == tmp_path / "elsewhere" / "models"
+    assert places.home() == tmp_path / "elsewhere"
+    assert places.models_folder() == tmp_path / "elsewhere" / "models"
     monkeypatch.delenv("BMRT_HOME")
     monkeypatch.setattr("sys.platform", "linux")
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
-    assert store.home() == tmp_path / "data" / "baremetalrt"
+    assert places.home() == tmp_path / "data" / "baremetalrt"
     monkeypatch.delenv("XDG_DATA_HOME")
-    assert store.home() == tmp_path / ".local" / "share" / "baremetalrt"
+    assert places.home() == tmp_path / ".local" / "share" / "baremetalrt"
 
 
 def test_without_a_name_the_default_is_meant(models: Path) -> None:

@@ -8,15 +8,10 @@ import psutil
 import pytest
 
 from baremetalrt.core.errors import UsageError
+from baremetalrt.core.settings import parse_settings, settings_path
 from baremetalrt.core.units import GIB
-from baremetalrt.swarm.config import (
-    ShareConfig,
-    SwarmConfig,
-    config_path,
-    load_config,
-    load_share_config,
-    parse_config,
-)
+from baremetalrt.hosting.config import ShareConfig, load_share_config
+from baremetalrt.swarm.config import SECTION, SwarmConfig, load_swarm_config
 from baremetalrt.swarm.session_settings import (
     is_local,
     local_only_filter,
@@ -29,16 +24,16 @@ from baremetalrt.swarm.session_settings import (
 def config_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where the settings of this test are."""
     monkeypatch.setenv("BMRT_HOME", str(tmp_path))
-    assert config_path() == tmp_path / "config.toml"
+    assert settings_path() == tmp_path / "config.toml"
     return tmp_path / "config.toml"
 
 
 def test_without_a_file_there_are_defaults(config_file: Path) -> None:
     """Nothing has to be set up; an empty file, or one without the table, says no more."""
-    assert load_config() == SwarmConfig()
+    assert load_swarm_config() == SwarmConfig()
     for text in ("", "[swarm]\n", "# nothing yet\n"):
         config_file.write_text(text)
-        assert load_config() == SwarmConfig()
+        assert load_swarm_config() == SwarmConfig()
 
 
 def test_what_is_shared_has_a_table_of_its_own(config_file: Path) -> None:
@@ -66,7 +61,7 @@ def test_what_is_shared_has_a_table_of_its_own(config_file: Path) -> None:
         allow=(peer,),
         rebalance_s=0,
     )
-    assert load_config() == SwarmConfig()
+    assert load_swarm_config() == SwarmConfig()
     config_file.write_text('[share]\nallow = ["somebody"]')
     with pytest.raises(UsageError, match="not the id of a peer"):
         load_share_config()
@@ -91,7 +86,7 @@ def test_every_key_is_read(config_file: Path) -> None:
         disk_budget = "50 GiB"
         """
     )
-    assert load_config() == SwarmConfig(
+    assert load_swarm_config() == SwarmConfig(
         offline=True,
         metered=True,
         listen="192.168.1.20",
@@ -135,27 +130,27 @@ def test_mistakes_name_what_is_wrong(text: str, says: str, config_file: Path) ->
     """A key that is not known is an error, not ignored; so is a value of another kind."""
     config_file.write_text(text)
     with pytest.raises(UsageError, match=says):
-        load_config()
+        load_swarm_config()
 
 
 def test_a_misspelt_key_is_told_its_name() -> None:
     """And one that resembles none, all of them."""
     with pytest.raises(UsageError) as near:
-        parse_config({"upload_limits": 5})
+        parse_settings(SECTION, SwarmConfig, {"upload_limits": 5})
     assert near.value.code == "config.invalid" and "'upload_limit'" in (near.value.hint or "")
     with pytest.raises(UsageError) as far:
-        parse_config({"x": 5})
+        parse_settings(SECTION, SwarmConfig, {"x": 5})
     assert "download_limit" in (far.value.hint or "")
 
 
 def test_a_file_that_is_no_text_is_an_error(config_file: Path) -> None:
     config_file.write_bytes(b"\xff\xfe[swarm]")
     with pytest.raises(UsageError, match="cannot be read"):
-        load_config()
+        load_swarm_config()
     config_file.unlink()
     config_file.mkdir()
     with pytest.raises(UsageError, match="cannot be read"):
-        load_config()
+        load_swarm_config()
 
 
 # What a session is told
@@ -182,7 +177,9 @@ def test_offline_turns_off_what_leaves_the_network() -> None:
 def test_each_way_of_being_found_has_a_switch(key: str, names: list[str]) -> None:
     """On unless turned off."""
     on = session_settings(SwarmConfig(), with_certificates=False)
-    off = session_settings(parse_config({key: False}), with_certificates=False)
+    off = session_settings(
+        parse_settings(SECTION, SwarmConfig, {key: False}), with_certificates=False
+    )
     assert all(on[name] is True and off[name] is False for name in names)
 
 

@@ -8,7 +8,7 @@ import click
 from baremetalrt.cli import options, output
 from baremetalrt.cli.seed import publish_and_seed
 from baremetalrt.cli.torrent_display import TorrentDisplay
-from baremetalrt.swarm.options import SwarmOptions
+from baremetalrt.node.options import SwarmOptions
 
 
 @click.command("seed")

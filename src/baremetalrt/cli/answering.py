@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from baremetalrt.cli import options
-from baremetalrt.session.options import SampleOptions
+from baremetalrt.node.options import SampleOptions
 
 if TYPE_CHECKING:
-    from baremetalrt.session.session import GenerationOptions, GenerationStats
+    from baremetalrt.node.answering import GenerationOptions, GenerationStats
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +24,7 @@ class AnswerOptions:
 
     def generation(self) -> "GenerationOptions":
         """The same for the engine; raises `UsageError` for a schema or a grammar that is none."""
-        from baremetalrt.session.session import GenerationOptions
+        from baremetalrt.node.answering import GenerationOptions
 
         return GenerationOptions(
             sampling=self.sampling,

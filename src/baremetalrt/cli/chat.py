@@ -19,9 +19,8 @@ from baremetalrt.cli.model_display import ModelDisplay
 from baremetalrt.core.errors import BareMetalError, UsageError
 from baremetalrt.core.places import home
 from baremetalrt.hosting.open_model import OpenedModel, OpenRequest, adapted, open_model
-from baremetalrt.node.answering import Answered, AnswerRequest, answer
+from baremetalrt.node.answering import Answered, AnswerRequest, GenerationOptions, answer
 from baremetalrt.node.model import Model
-from baremetalrt.session.session import GenerationOptions
 
 _COMMANDS: Final = {
     "/help": "this list",

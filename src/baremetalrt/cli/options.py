@@ -12,11 +12,8 @@ import click
 from baremetalrt.core.errors import UsageError
 from baremetalrt.core.spans import BlockSpan
 from baremetalrt.core.units import parse_bytes
-from baremetalrt.hosting.options import RouteKind, RouteOptions
-from baremetalrt.node.options import ModelOptions
-from baremetalrt.peers.activations import Activations
-from baremetalrt.session.options import SampleOptions
-from baremetalrt.swarm.options import SwarmOptions
+from baremetalrt.hosting.options import Activations, RouteKind, RouteOptions
+from baremetalrt.node.options import ModelOptions, SampleOptions, SwarmOptions
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem

@@ -7,7 +7,7 @@ import click
 from baremetalrt.cli import options, output
 from baremetalrt.core.units import format_bytes
 from baremetalrt.hosting.options import RouteOptions
-from baremetalrt.swarm.options import SwarmOptions
+from baremetalrt.node.options import SwarmOptions
 
 
 @click.command("peers")

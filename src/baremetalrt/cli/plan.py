@@ -10,8 +10,7 @@ from baremetalrt.cli import options, output
 from baremetalrt.core.units import format_bytes
 from baremetalrt.hosting.options import RouteOptions
 from baremetalrt.node.naming import find_whole_model
-from baremetalrt.node.options import ModelOptions
-from baremetalrt.swarm.options import SwarmOptions
+from baremetalrt.node.options import ModelOptions, SwarmOptions
 
 if TYPE_CHECKING:
     from baremetalrt.hosting.plans import Placement, Plan

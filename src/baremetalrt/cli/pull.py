@@ -8,7 +8,7 @@ from baremetalrt.cli import options, output
 from baremetalrt.cli.torrent_display import TorrentDisplay
 from baremetalrt.core.spans import BlockSpan
 from baremetalrt.core.units import format_bytes
-from baremetalrt.swarm.options import SwarmOptions
+from baremetalrt.node.options import SwarmOptions
 
 
 @click.command("pull")

@@ -13,11 +13,8 @@ from baremetalrt.cli.answering import AnswerOptions, describe_speed
 from baremetalrt.core.errors import UsageError
 from baremetalrt.hosting.open_model import OpenRequest, begin, find_named
 from baremetalrt.hosting.options import RouteOptions
-from baremetalrt.node.naming import TorrentReference, names_model, resolve
-from baremetalrt.node.options import ModelOptions
-from baremetalrt.session.options import SampleOptions
-from baremetalrt.swarm.options import SwarmOptions
-from baremetalrt.weights.store import StoredModel
+from baremetalrt.node.naming import NamedModel, names_model, resolve
+from baremetalrt.node.options import ModelOptions, SampleOptions, SwarmOptions
 
 if TYPE_CHECKING:
     from baremetalrt.hosting.open_model import OpenedModel
@@ -103,9 +100,7 @@ def command(
         asyncio.run(_answer(request, text, how, raw=raw, as_json=as_json, verbose=verbose))
 
 
-def _split(
-    words: tuple[str, ...], route: RouteOptions
-) -> tuple[StoredModel | TorrentReference, list[str] | None]:
+def _split(words: tuple[str, ...], route: RouteOptions) -> tuple[NamedModel, list[str] | None]:
     """Which of the words is the model, and which are the prompt."""
     if not words:
         return resolve(None), None

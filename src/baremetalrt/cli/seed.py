@@ -11,7 +11,7 @@ import click
 from baremetalrt.cli import options, output
 from baremetalrt.cli.torrent_display import TorrentDisplay
 from baremetalrt.core.errors import UsageError
-from baremetalrt.swarm.options import SwarmOptions
+from baremetalrt.node.options import SwarmOptions
 
 if TYPE_CHECKING:
     from baremetalrt.node.publishing import Published, PublishRequest

@@ -8,8 +8,7 @@ from baremetalrt.cli import options, output
 from baremetalrt.cli.model_display import ModelDisplay
 from baremetalrt.core.spans import BlockSpan
 from baremetalrt.hosting.options import RouteOptions, ShareOptions
-from baremetalrt.node.options import ModelOptions
-from baremetalrt.swarm.options import SwarmOptions
+from baremetalrt.node.options import ModelOptions, SwarmOptions
 
 if TYPE_CHECKING:
     from baremetalrt.serve.events import Event

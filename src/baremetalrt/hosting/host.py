@@ -16,7 +16,7 @@ from baremetalrt.hosting.options import RouteOptions, ShareOptions
 from baremetalrt.hosting.remote_model import open_remote
 from baremetalrt.hosting.sharing import SharedModel, Sharing, SharingConfig
 from baremetalrt.membership.authority import the_membership
-from baremetalrt.node.naming import TorrentReference
+from baremetalrt.node.naming import NamedModel
 from baremetalrt.node.node import Node
 from baremetalrt.swarm.fetching import TorrentSource
 from baremetalrt.swarm.options import SwarmOptions
@@ -27,7 +27,7 @@ _TRY_AGAIN_S: Final = 5.0
 
 def host(
     node: Node,
-    models: Sequence[StoredModel | TorrentReference],
+    models: Sequence[NamedModel],
     options: ShareOptions,
     config: ShareConfig,
     swarm: SwarmOptions,
@@ -63,9 +63,7 @@ def host(
     )
 
 
-def _source(
-    model: StoredModel | TorrentReference, swarm: SwarmOptions
-) -> StoredModel | TorrentSource:
+def _source(model: NamedModel, swarm: SwarmOptions) -> StoredModel | TorrentSource:
     if isinstance(model, StoredModel):
         return model
     return TorrentSource(model.reference, swarm.peers, swarm.swarm)
@@ -74,7 +72,7 @@ def _source(
 @asynccontextmanager
 async def answer_when_hosted(
     node: Node,
-    model: StoredModel | TorrentReference,
+    model: NamedModel,
     route: RouteOptions,
     swarm: SwarmOptions,
     on_event: OnEvent,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from baremetalrt.core.errors import BareMetalError, UsageError
 from baremetalrt.core.units import GIB
 from baremetalrt.hosting.options import RouteOptions
-from baremetalrt.node.naming import TorrentReference, has_private_swarm, resolve
+from baremetalrt.node.naming import NamedModel, TorrentReference, has_private_swarm, resolve
 from baremetalrt.node.opening import Opening
 from baremetalrt.node.options import ModelOptions
 from baremetalrt.swarm.options import SwarmOptions
@@ -47,7 +47,7 @@ class OpenedModel:
         return self.watch.arrival if self.watch else None
 
 
-def find_named(name: str | None, route: RouteOptions) -> StoredModel | TorrentReference:
+def find_named(name: str | None, route: RouteOptions) -> NamedModel:
     """The model of that name: of those here, or else, where peers are to run it, of theirs.
 
     Raises:
@@ -61,7 +61,7 @@ def find_named(name: str | None, route: RouteOptions) -> StoredModel | TorrentRe
         return TorrentReference(name)
 
 
-def begin(model: StoredModel | TorrentReference) -> Opening | TorrentReference:
+def begin(model: NamedModel) -> Opening | TorrentReference:
     """Reads the header of a model that is here, and lets its vocabulary load meanwhile."""
     return Opening(model) if isinstance(model, StoredModel) else model
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from baremetalrt.core.spans import BlockSpan
-from baremetalrt.peers.activations import Activations
+from baremetalrt.peers.activations import Activations as Activations
 
 RouteKind = Literal["auto", "local", "lan", "swarm"]
 

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 from baremetalrt.node.model import Model
 from baremetalrt.session.chat_template import Message
-from baremetalrt.session.session import FinishReason, GenerationOptions, GenerationStats, Token
+from baremetalrt.session.session import FinishReason, Token
+from baremetalrt.session.session import GenerationOptions as GenerationOptions
+from baremetalrt.session.session import GenerationStats as GenerationStats
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,7 +24,11 @@ class TorrentReference:
     reference: str
 
 
-def resolve(reference: str | None) -> StoredModel | TorrentReference:
+# What a name means.
+NamedModel = StoredModel | TorrentReference
+
+
+def resolve(reference: str | None) -> NamedModel:
     """What `reference` means; a torrent that is complete and untouched is a stored model like others.
 
     Raises:

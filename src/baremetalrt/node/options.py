@@ -1,6 +1,12 @@
-"""How a model is to be loaded and computed. Light: parsed before the engine is imported."""
+"""How a model is to be loaded and computed, with the options of answers and of swarms beside it.
+
+Light: parsed before the engine is imported.
+"""
 
 from dataclasses import dataclass
+
+from baremetalrt.session.options import SampleOptions as SampleOptions
+from baremetalrt.swarm.options import SwarmOptions as SwarmOptions
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ from baremetalrt.node.local_model import load_arriving
 from baremetalrt.node.node import Node
 from baremetalrt.swarm import catalog
 from baremetalrt.swarm.client import SwarmClient
-from baremetalrt.swarm.config import SwarmConfig
+from baremetalrt.swarm.config import SwarmConfig, load_swarm_config
 from baremetalrt.swarm.eviction import evict, plan_collection
 from baremetalrt.swarm.fetching import FetchedModel, blocks_here, wait_for_header
 from baremetalrt.swarm.stored_torrent import StoredTorrent
@@ -92,8 +92,13 @@ class Seeding:
             await self._client.__aexit__(None, None, None)
             self._client = None
 
-    async def reload(self, config: SwarmConfig) -> None:
-        """Takes over changed limits and the metered switch while running."""
+    async def reload(self) -> None:
+        """Reads `config.toml` again, and takes over its limits and its metered switch while running."""
+        try:
+            config = await asyncio.to_thread(load_swarm_config)
+        except BareMetalError as error:
+            _log.error("settings are left as they were: %s", error.message)
+            return
         self._config = config
         if self._client is not None:
             await self._client.set_limits(config)

@@ -31,7 +31,6 @@ from baremetalrt.serve.openai.schema import (
     CompletionRequest,
     decode,
 )
-from baremetalrt.swarm.config import load_swarm_config
 
 logger = logging.getLogger(__name__)
 
@@ -116,12 +115,7 @@ class Server:
 
     def _reload(self) -> None:
         assert self._seeding is not None
-        try:
-            config = load_swarm_config()
-        except BareMetalError as error:
-            logger.error("settings are left as they were: %s", error.message)
-            return
-        self._tasks.start("reading the settings again", self._seeding.reload(config))
+        self._tasks.start("reading the settings again", self._seeding.reload())
 
     def _guard(self, handler: Handler, *, needs_key: bool = True) -> Handler:
         """Checks host and key, counts, and turns our errors into answers."""

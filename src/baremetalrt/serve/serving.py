@@ -13,19 +13,16 @@ from baremetalrt.hosting.open_model import begin, find_named, runs_on_peers
 from baremetalrt.hosting.options import RouteOptions, ShareOptions
 from baremetalrt.hosting.remote_model import open_remote
 from baremetalrt.node.events import Loaded, Loading
-from baremetalrt.node.naming import TorrentReference
+from baremetalrt.node.naming import NamedModel, TorrentReference
 from baremetalrt.node.node import Node
 from baremetalrt.node.opening import Opening
-from baremetalrt.node.options import ModelOptions
+from baremetalrt.node.options import ModelOptions, SwarmOptions
 from baremetalrt.node.seeding import ArrivingModels, Seeding
 from baremetalrt.serve.app import Server, ServerConfig
 from baremetalrt.serve.events import Exposed, Listening, OnEvent
 from baremetalrt.serve.listen import listen
-from baremetalrt.swarm.options import SwarmOptions
-from baremetalrt.weights.store import StoredModel
 
 Service = AbstractAsyncContextManager[object]
-Named = StoredModel | TorrentReference
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,19 +89,19 @@ def _as_shared(request: ServeRequest, config: ShareConfig) -> ServeRequest:
     )
 
 
-def _check(found: Sequence[Named], request: ServeRequest) -> None:
+def _check(found: Sequence[NamedModel], request: ServeRequest) -> None:
     if not request.takes_part and any(isinstance(one, TorrentReference) for one in found):
         raise UsageError(
             "a model that is still to be fetched needs its swarm", hint="drop --no-torrents"
         )
-    names = [model.name for model in found if isinstance(model, StoredModel)]
+    names = [model.name for model in found if not isinstance(model, TorrentReference)]
     if len(set(names)) < len(names):
         raise UsageError("two models have the same name", hint="rename one of the files")
 
 
 def _assemble(
     node: Node,
-    found: Sequence[Named],
+    found: Sequence[NamedModel],
     request: ServeRequest,
     share_config: ShareConfig | None,
     on_event: OnEvent,
