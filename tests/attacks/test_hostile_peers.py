@@ -20,6 +20,7 @@ from baremetalrt.membership.identity import Identity
 from baremetalrt.peers import compute_pb2 as pb
 from baremetalrt.peers.bounded_queue import BoundedQueue
 from baremetalrt.peers.caller import Channels, NoAnswerError
+from baremetalrt.peers.tls import secure_channel
 from baremetalrt.peers.wire import SERVICE, StepError, read_rows, read_step
 from baremetalrt.weights.store import default_model
 from peers_kit import SWARM, PeerProcess, at_home, founder, member
@@ -52,7 +53,7 @@ async def say(
     peer: PeerProcess, who: Identity, *commands: pb.Command, name: str | None = None
 ) -> list[pb.Report]:
     """Sends commands, and returns what is reported to each of them."""
-    async with who.channel(peer.address, name or f"{peer.id}.peer") as channel:
+    async with secure_channel(who, peer.address, name or f"{peer.id}.peer") as channel:
         call: Any = channel.stream_stream(
             f"{SERVICE}Attach",
             request_serializer=pb.Command.SerializeToString,
@@ -166,7 +167,7 @@ def test_rows_for_an_unknown_text_are_not_taken(attacked: tuple[PeerProcess, Pat
     peer, home = attacked
 
     async def attack() -> None:
-        async with identity(home).channel(peer.address, f"{peer.id}.peer") as channel:
+        async with secure_channel(identity(home), peer.address, f"{peer.id}.peer") as channel:
             call: Any = channel.stream_unary(
                 f"{SERVICE}Pass",
                 request_serializer=pb.Passed.SerializeToString,
@@ -226,7 +227,7 @@ def test_one_peer_does_not_get_the_whole_cache(attacked: tuple[PeerProcess, Path
     model = asyncio.run(described(peer, who)).spans[0].model
 
     async def attack() -> list[pb.Report]:
-        async with who.channel(peer.address, f"{peer.id}.peer") as channel:
+        async with secure_channel(who, peer.address, f"{peer.id}.peer") as channel:
             reports, calls = [], []
             for capacity in (1024, 1024, 1024, 1025, 256):
                 call: Any = channel.stream_stream(
@@ -269,7 +270,7 @@ def test_a_flood_of_texts_is_bounded(attacked: tuple[PeerProcess, Path]) -> None
     who = identity(home)
 
     async def attack() -> list[grpc.StatusCode | None]:
-        async with who.channel(peer.address, f"{peer.id}.peer") as channel:
+        async with secure_channel(who, peer.address, f"{peer.id}.peer") as channel:
             attach: Callable[[], Any] = lambda: channel.stream_stream(  # noqa: E731
                 f"{SERVICE}Attach",
                 request_serializer=pb.Command.SerializeToString,

@@ -71,7 +71,7 @@ def test_a_magnet_link_ends_as_the_whole_torrent(model: Path, tmp_path: Path) ->
         home = make_home(tmp_path / "home")
         bmrt("pull", seed.magnet, "--peer", seed.peer, home=home)
         published = lt.bdecode(Path(seed.torrent["torrent"]).read_bytes())
-    assert lt.bdecode(only_torrent(home)[0].metainfo_path.read_bytes()) == published
+    assert lt.bdecode(only_torrent(home).metainfo_path.read_bytes()) == published
 
 
 def test_the_second_run_needs_nobody(

@@ -11,8 +11,8 @@ from typing import Any
 import openai
 import pytest
 
-from baremetalrt.hosting import plans as forecast
 from baremetalrt.hosting.neighbours import Neighbours, local_network
+from baremetalrt.hosting.remote_model import is_faster_over_peers
 from baremetalrt.membership.authority import the_membership
 from baremetalrt.node.options import ModelOptions
 from baremetalrt.weights.gguf import GGUFFile
@@ -129,23 +129,22 @@ def test_a_machine_that_shares_a_part_answers_once_peers_have_the_rest(network: 
     assert ask(url, "Name three colours.") == alone["text"]
 
 
-def test_peers_are_used_unasked_only_where_they_are_clearly_faster(
-    network: Network, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As measured: peers on this same processor are not; beside a machine slow as an abacus they are."""
+def test_peers_are_used_unasked_only_where_they_are_clearly_faster(network: Network) -> None:
+    """Beside a machine that takes no time they are not; beside one as slow as an abacus they are."""
     network.start("0:12")
     network.start("12:30")
     file = GGUFFile.open(network.model)
 
-    async def is_faster() -> bool:
+    async def is_faster(byte_s: float) -> bool:
         membership = the_membership(None)
         async with Neighbours(membership, network=local_network(membership)) as neighbours:
-            return await forecast.is_faster_over_peers(file, ModelOptions(), neighbours)
+            return await is_faster_over_peers(
+                file, ModelOptions(), neighbours, measure=lambda node, file: byte_s
+            )
 
     with at_home(network.caller):
-        assert not asyncio.run(is_faster())
-        monkeypatch.setattr(forecast, "measure_here", lambda node, file: 1e-6)
-        assert asyncio.run(is_faster())
+        assert not asyncio.run(is_faster(0.0))
+        assert asyncio.run(is_faster(1e-6))
 
 
 def test_callers_at_once_get_their_own_answers_through_the_api(network: Network) -> None:

@@ -126,4 +126,5 @@ class _ServerDisplay(ModelDisplay):
         else:
             super().on_event(event)
             if isinstance(event, Loaded):
-                output.note(f"{event.name}: {event.context_limit} tokens of context")
+                where = ", over peers" if event.is_over_peers else ""
+                output.note(f"{event.name}: {event.context_limit} tokens of context{where}")

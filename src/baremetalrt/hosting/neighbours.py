@@ -13,9 +13,10 @@ from baremetalrt.core.spans import BlockSpan
 from baremetalrt.hosting.rendezvous import DhtLookup
 from baremetalrt.membership.authority import Membership
 from baremetalrt.membership.identity import identity_of
-from baremetalrt.peers.caller import Channels, NoAnswerError, RemoteSpan
+from baremetalrt.peers.caller import Channels, NoAnswerError
 from baremetalrt.peers.compute_pb2 import Description, HostedSpan
 from baremetalrt.peers.discovery import LocalNetwork, find_peers
+from baremetalrt.peers.remote_span import RemoteSpan
 from baremetalrt.peers.wire import VERSION
 from baremetalrt.placement.profiles import DeviceProfile, Link, Network
 from baremetalrt.swarm.config import load_swarm_config
@@ -58,7 +59,14 @@ class Neighbour:
     def spans_of(self, model: str) -> list[RemoteSpan]:
         """What it hosts of a model."""
         return [
-            RemoteSpan(self.id, self.address, model, BlockSpan(s.start, s.end), s.num_blocks)
+            RemoteSpan(
+                self.id,
+                self.address,
+                model,
+                BlockSpan(s.start, s.end),
+                s.num_blocks,
+                token_s=s.step_s or None,
+            )
             for s in self.spans
             if s.model == model
         ]

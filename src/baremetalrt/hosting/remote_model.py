@@ -2,7 +2,7 @@
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from typing import Final
@@ -32,8 +32,8 @@ from baremetalrt.node.node import Node
 from baremetalrt.node.opening import Opening
 from baremetalrt.node.options import ModelOptions
 from baremetalrt.peers.activations import Activations
-from baremetalrt.peers.caller import RemoteSpan
 from baremetalrt.peers.chain import RemoteChain
+from baremetalrt.peers.remote_span import RemoteSpan
 from baremetalrt.placement.covering import cover
 from baremetalrt.placement.planning import PlacedSpan, Placement, choose_route
 from baremetalrt.placement.profiles import Demand, Sizes
@@ -107,7 +107,7 @@ async def open_remote(
                 on_event=on_event,
             )
         )
-        on_event(Loaded(opened.name, opened.context_limit))
+        on_event(Loaded(opened.name, opened.context_limit, is_over_peers=True))
         yield opened
 
 
@@ -191,9 +191,15 @@ async def open_over(
 
 
 async def is_faster_over_peers(
-    file: GGUFFile, options: ModelOptions, neighbours: Neighbours
+    file: GGUFFile,
+    options: ModelOptions,
+    neighbours: Neighbours,
+    measure: Callable[[Node, GGUFFile], float] = measure_here,
 ) -> bool:
-    """Whether the route over what peers host now is expected to be clearly faster than this machine."""
+    """Whether the route over what peers host now is expected to be clearly faster than this machine.
+
+    `measure` says how fast this machine is, and is asked only where peers have all blocks.
+    """
     known = await neighbours.look()
     num_blocks = len(file.blocks)
     if not any(span.num_blocks == num_blocks for one in known for span in one.spans):
@@ -203,14 +209,16 @@ async def is_faster_over_peers(
     hosted = hosted_route(file, wanted, known)
     if hosted is None:
         return False
-    here_s = await asyncio.to_thread(_token_s_here, file, options)
+    here_s = await asyncio.to_thread(_token_s_here, file, options, measure)
     return hosted.token_s < _WORTH_A_ROUTE * here_s
 
 
-def _token_s_here(file: GGUFFile, options: ModelOptions) -> float:
+def _token_s_here(
+    file: GGUFFile, options: ModelOptions, measure: Callable[[Node, GGUFFile], float]
+) -> float:
     node = Node(options)
     try:
-        seconds_per_byte = measure_here(node, file)
+        seconds_per_byte = measure(node, file)
     finally:
         node.close()
     sizes = Sizes(profile_model(file), Demand(TYPICAL_CONTEXT))

@@ -16,8 +16,8 @@ from baremetalrt.membership.identity import Identity
 from baremetalrt.node.measurements import profile_model
 from baremetalrt.node.node import Node
 from baremetalrt.node.opening import Opening
-from baremetalrt.peers.caller import RemoteSpan
 from baremetalrt.peers.host import Host
+from baremetalrt.peers.remote_span import RemoteSpan
 from baremetalrt.placement.profiles import Demand, Sizes
 from baremetalrt.session.arriving_stage import WeightSource
 

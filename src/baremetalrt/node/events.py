@@ -43,10 +43,11 @@ class Fetching(NamedTuple):
 
 
 class Loaded(NamedTuple):
-    """A model can be asked. `name`, and how many tokens a text in it may have."""
+    """A model can be asked. `name`, how many tokens a text may have, and whether peers compute it."""
 
     name: str
     context_limit: int
+    is_over_peers: bool = False
 
 
 class Hashing(NamedTuple):

@@ -3,28 +3,19 @@
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import grpc
 
-from baremetalrt.core.spans import BlockSpan
+from baremetalrt.core.tasks import Tasks
 from baremetalrt.membership.certificates import peer_name
 from baremetalrt.membership.identity import Identity
 from baremetalrt.peers import compute_pb2 as pb
+from baremetalrt.peers.remote_span import RemoteSpan
 from baremetalrt.peers.tls import secure_channel
 from baremetalrt.peers.wire import SERVICE
 
-
-@dataclass(frozen=True)
-class RemoteSpan:
-    """A span that a peer hosts. `address` is `HOST:PORT`; `id` is what its certificate must show."""
-
-    id: str
-    address: str
-    model: str
-    blocks: BlockSpan
-    num_blocks: int
+_CLOSED: Final = "the connection is closed"
 
 
 class NoAnswerError(Exception):
@@ -77,7 +68,7 @@ class Channels:
 
 
 class StageCall:
-    """Commands to one stage. What it reports, and that it is lost, goes to `on_change` at once."""
+    """Commands to one stage. What it reports, and why it is lost, is said at once."""
 
     def __init__(
         self,
@@ -85,62 +76,48 @@ class StageCall:
         span: RemoteSpan,
         text: bytes,
         *,
-        on_result: Callable[[pb.Result], None],
-        on_change: Callable[[], None],
+        on_report: Callable[[pb.Report], None],
+        on_lost: Callable[[str], None],
     ) -> None:
         self.span = span
         self.text = text
-        self.faults: list[pb.Fault] = []
-        self.lost: str | None = None
-        self.heard_at = time.monotonic()
-        self.answers: dict[int, pb.Done] = {}
+        self._is_lost = False
         self._number = self._closing = 0
         self._ended = asyncio.Event()
-        self._on_result = on_result
-        self._on_change = on_change
+        self._on_report = on_report
+        self._on_lost = on_lost
         self._call: Any = channels.to(span.address, span.id).stream_stream(
             f"{SERVICE}Attach",
             request_serializer=pb.Command.SerializeToString,
             response_deserializer=pb.Report.FromString,
         )()
         self._outbox: asyncio.Queue[pb.Command] = asyncio.Queue()
-        self._tasks = [asyncio.ensure_future(self._read()), asyncio.ensure_future(self._send())]
-
-    @property
-    def is_sound(self) -> bool:
-        return self.lost is None and not self.faults
+        self._tasks = Tasks()
+        self._tasks.start(f"reading from peer {span.id[:8]}", self._read())
+        self._tasks.start(f"writing to peer {span.id[:8]}", self._write())
 
     @property
     def peer(self) -> pb.Peer:
         return pb.Peer(id=self.span.id, address=self.span.address, text=self.text)
 
-    def command(self, **body: Any) -> int:
-        """Sends a command; the number under which `answers` will have its answer."""
-        self._number += 1
-        self._outbox.put_nowait(pb.Command(number=self._number, **body))
-        return self._number
+    def send(self, command: pb.Command) -> None:
+        self._number = max(self._number, command.number)
+        self._outbox.put_nowait(command)
 
     def probe(self) -> None:
         """Asks for a sign of life."""
         self._outbox.put_nowait(pb.Command(probe=pb.Probe()))
 
-    def lose(self, why: str) -> None:
-        """Gives the peer up."""
-        if self.lost is None:
-            self.lost = why
-            self._ended.set()
-            self._on_change()
-
     async def close(self) -> None:
-        for task in self._tasks:
-            task.cancel()
+        self._is_lost = True
         self._call.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._tasks.close()
 
     async def finish(self, *, keep: bool, timeout_s: float) -> None:
         """Ends the text there; `keep` leaves it for later ones that begin alike."""
-        if self.is_sound:
-            self._closing = self.command(close=pb.Close(keep=keep))
+        if not self._is_lost:
+            self._closing = self._number + 1
+            self.send(pb.Command(number=self._closing, close=pb.Close(keep=keep)))
             try:
                 async with asyncio.timeout(timeout_s):
                     await self._ended.wait()
@@ -149,37 +126,36 @@ class StageCall:
                 pass
         await self.close()
 
-    async def _send(self) -> None:
+    async def _write(self) -> None:
+        why = _CLOSED
         try:
             while True:
                 await self._call.write(await self._outbox.get())
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
-            self.lose(_why(error))
+            why = _why(error)
+        finally:
+            self._lose(why)
 
     async def _read(self) -> None:
+        why = "it ended the text"
         try:
             async for report in self._call:
-                self._take(report)
+                if report.number and report.number == self._closing:
+                    self._ended.set()
+                self._on_report(report)
         except grpc.aio.AioRpcError as error:
-            self.lose(_why(error))
-        else:
-            self.lose("it ended the text")
+            why = _why(error)
+        finally:
+            self._lose(why)
 
-    def _take(self, report: pb.Report) -> None:
-        self.heard_at = time.monotonic()
-        kind = report.WhichOneof("body")
-        if kind == "done" and report.number:
-            self.answers[report.number] = report.done
-            if report.number == self._closing:
-                self._ended.set()
-        elif kind == "result":
-            self._on_result(report.result)
-        elif kind == "fault":
-            self.faults.append(report.fault)
-        self._on_change()
+    def _lose(self, why: str) -> None:
+        self._ended.set()
+        if not self._is_lost:
+            self._is_lost = True
+            self._on_lost(why)
 
 
 def _why(error: BaseException) -> str:
     if isinstance(error, grpc.aio.AioRpcError):
         return f"{error.code().name.lower().replace('_', ' ')}: {error.details()}"
-    return "the connection is closed"
+    return _CLOSED

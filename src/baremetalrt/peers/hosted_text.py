@@ -60,7 +60,7 @@ class HostedText:
         )
         self._place: Place | None = None
         self._part: BlockSpan | None = None
-        self._epoch = 0
+        self._epoch = self._newest_epoch = 0
         self._withheld = 0
         self._encoding = pb.ENCODING_F32
         self._next: pb.Peer | None = None
@@ -105,8 +105,11 @@ class HostedText:
             async for command in commands:
                 if command.HasField("probe"):
                     await self._report(pb.Report(number=command.number, done=self._done()))
-                else:
-                    await self.take(command)
+                    continue
+                if command.HasField("truncate"):
+                    # Steps before it in the queue need not be computed any more.
+                    self._newest_epoch = command.truncate.epoch
+                await self.take(command)
         except (grpc.aio.AioRpcError, TimeoutError):
             pass
         await self._queue.put(None, 0)
@@ -190,7 +193,7 @@ class HostedText:
             )
 
     async def _step(self, step: pb.Step) -> None:
-        if step.epoch != self._epoch:
+        if step.epoch != self._epoch or step.epoch < self._newest_epoch:
             return
         assert self.hosted is not None and self._part is not None
         h, blocks = self.hosted.span.hyperparameters, self._part
@@ -227,6 +230,8 @@ class HostedText:
         self._epoch = request.epoch
         self._kept = [s for s in self._kept if s.position + len(s.tokens) <= length]
         self._kept_from = min(self._kept_from, length)
+        # What comes after it is new to the stage that follows.
+        self._withheld = min(self._withheld, length)
 
     async def _redirect(self, request: pb.Redirect) -> None:
         if self._link is not None:
