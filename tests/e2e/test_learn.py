@@ -9,6 +9,7 @@ import subprocess
 import time
 from pathlib import Path
 
+import pyte
 import pytest
 
 import document_kit as kit
@@ -187,8 +188,11 @@ def test_a_terminal_shows_how_far_it_is(tmp_path: Path) -> None:
         pass
     os.close(ours)
     assert process.wait(20) == 0
-    pattern = rb"\rreading +\d+ %  .* of .* MiB  \d+ documents  box.mbox"
-    assert re.search(pattern, shown) and b"\rcomparing" in shown
+    pattern = rb"reading +\d+ %  .* of .* MiB  \d+ documents  box.mbox"
+    assert re.search(pattern, shown) and b"comparing" in shown
+    left = pyte.Screen(120, 24)
+    pyte.ByteStream(left).feed(shown)
+    assert "reading" not in "".join(left.display) and "to train on" in "".join(left.display)
 
 
 def test_an_interrupted_reading_leaves_nothing(tmp_path: Path) -> None:

@@ -11,7 +11,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from baremetalrt.core.errors import CapacityError
 from baremetalrt.core.spans import BlockSpan
@@ -305,6 +307,37 @@ def test_a_peer_that_comes_back_is_used_again(machines: Machines) -> None:
     with at_home(machines.caller):
         assert asyncio.run(answer()) == expected
     assert sum(isinstance(event, StageReplaced) for event in told) == 2
+
+
+def test_a_text_goes_on_when_it_is_cut_back_behind_a_recovery(machines: Machines) -> None:
+    """What follows the new stage has its old rows; of the new ones it is given all."""
+    peers = machines.start(*SPANS, SPANS[1])
+    beginning, end = PROMPT[:40], PROMPT[40:64]
+
+    async def compute() -> list[NDArray[np.float32]]:
+        node = Node(ModelOptions(context=1024, num_threads=1))
+        addresses = [peer.address for peer in peers]
+        async with (
+            Neighbours(the_membership(None), addresses) as neighbours,
+            open_over(node, machines.opening(), neighbours, takes_over=False) as model,
+        ):
+            chain = model.route.stages[0]
+            place = await chain.open([], 256)
+            found = []
+            for _ in range(2):
+                await chain.forward(place, beginning, None, "none")
+                found.append((await chain.forward(place, end, None, "last")).copy())
+                machines.kill(model, 1, "SIGKILL") if len(found) == 1 else None
+                await chain.forward(place, [5], None, "last")
+                async with asyncio.timeout(GAP_S):
+                    await chain.truncate(place, 0)
+            chain.release(place, keep=False)
+        node.close()
+        return found
+
+    with at_home(machines.caller):
+        before, after = asyncio.run(compute())
+    assert np.array_equal(before, after)
 
 
 def test_the_command_runs_over_peers(machines: Machines) -> None:
