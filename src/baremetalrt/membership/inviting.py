@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from baremetalrt.core.errors import BareMetalError, UsageError
+from baremetalrt.core.tasks import Tasks
 from baremetalrt.membership.authority import Membership, load_authority, utc_now
 from baremetalrt.membership.certificates import issue
 from baremetalrt.membership.invitations import MAX_ADDRESSES, check_token, format_address, use_token
@@ -59,6 +60,7 @@ class InvitationServer:
         self._authority = load_authority(membership)
         self._host, self.port = host, port
         self._clock = clock
+        self._tasks = Tasks()
         self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._tls.minimum_version = ssl.TLSVersion.TLSv1_3
         self._tls.load_cert_chain(membership.certificate_path, membership.key_path)
@@ -80,19 +82,16 @@ class InvitationServer:
             ) from error
         self._socket.setblocking(False)
         self.port = self._socket.getsockname()[1]
-        self._accepting = asyncio.create_task(self._accept())
+        self._accepting = self._tasks.start("waiting for machines that join", self._accept())
         return self
 
     async def __aexit__(self, *_: object) -> None:
         self._accepting.cancel()
-        await asyncio.gather(self._accepting, return_exceptions=True)
+        await asyncio.wait([self._accepting])
         self._socket.close()
         if self._connections:
             await asyncio.wait(self._connections, timeout=_FAREWELL_S)
-        left = list(self._connections)
-        for task in left:
-            task.cancel()
-        await asyncio.gather(*left, return_exceptions=True)
+        await self._tasks.close()
 
     async def _accept(self) -> None:
         loop = asyncio.get_running_loop()
@@ -110,7 +109,8 @@ class InvitationServer:
                 _log.warning("hung up on %s: too many connections at once", host)
                 connection.close()
                 continue
-            task = asyncio.create_task(self._answer(connection, format_address(host, address[1])))
+            caller = format_address(host, address[1])
+            task = self._tasks.start(f"answering {caller}", self._answer(connection, caller))
             self._connections[task] = host
             task.add_done_callback(self._connections.pop)
 
@@ -127,9 +127,6 @@ class InvitationServer:
             await self._admit(reader, writer, caller)
         except (OSError, EOFError) as error:
             _log.warning("lost %s: %s", caller, error or type(error).__name__)
-        except Exception:
-            # Whatever one caller sends, the next one is answered.
-            _log.exception("failed to answer %s", caller)
         finally:
             await close(writer)
 

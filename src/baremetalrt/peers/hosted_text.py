@@ -9,6 +9,7 @@ import grpc
 
 from baremetalrt.core.errors import BareMetalError
 from baremetalrt.core.spans import BlockSpan
+from baremetalrt.core.tasks import Tasks, note_failure
 from baremetalrt.core.units import MIB
 from baremetalrt.peers import compute_pb2 as pb
 from baremetalrt.peers.bounded_queue import BoundedQueue
@@ -74,7 +75,8 @@ class HostedText:
         self, commands: AsyncIterator[pb.Command], register: "Callable[[HostedText], bool]"
     ) -> None:
         """Serves the text until its caller is done or gone."""
-        reading = asyncio.ensure_future(self._read(commands))
+        tasks = Tasks()
+        tasks.start("reading what a caller wants", self._read(commands))
         try:
             while (item := await self._queue.get()) is not None:
                 command, was_passed = item
@@ -90,7 +92,7 @@ class HostedText:
                         self._keep = False
                     await self._fault(command.number, error.code, error.message, pb.BLAME_HERE)
         finally:
-            reading.cancel()
+            await tasks.close()
             if self._link is not None:
                 self._link.cancel()
             if self.hosted is not None and self._place is not None:
@@ -112,6 +114,8 @@ class HostedText:
                 await self.take(command)
         except (grpc.aio.AioRpcError, TimeoutError):
             pass
+        except Exception as error:
+            note_failure("reading what a caller wants", error)
         await self._queue.put(None, 0)
 
     async def _do(self, command: pb.Command, register: "Callable[[HostedText], bool]") -> None:

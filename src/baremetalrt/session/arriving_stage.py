@@ -12,6 +12,7 @@ from baremetalrt.blocks.extents import CachedSequence
 from baremetalrt.blocks.inventory import Unit
 from baremetalrt.blocks.span import Reads, Slice, Span
 from baremetalrt.core.spans import BlockSpan, ByteRange
+from baremetalrt.core.tasks import Tasks
 from baremetalrt.session.stage import CHUNK_TOKENS, LocalStage, Place, not_ready
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ class ArrivingStage:
         self._changed = asyncio.Condition()
         self._one_prompt = asyncio.Lock()
         self._loading: asyncio.Task[None] | None = None
+        self._tasks = Tasks()
         self._failure: BaseException | None = None
 
     @property
@@ -99,9 +101,7 @@ class ArrivingStage:
 
     async def close(self) -> None:
         """Stops waiting for weights."""
-        if self._loading is not None:
-            self._loading.cancel()
-            await asyncio.gather(self._loading, return_exceptions=True)
+        await self._tasks.close()
 
     # following the download
 
@@ -181,20 +181,20 @@ class ArrivingStage:
         """Loads what arrives; begins again if the last attempt failed."""
         if self._loading is None or (self._loading.done() and not self._is_complete):
             self._failure = None
-            self._loading = asyncio.ensure_future(self._load())
+            self._loading = self._tasks.start("loading weights", self._load())
 
     async def _load(self) -> None:
         try:
             await self._load_units()
+            async with self._one_prompt:
+                await self._run(self._span.finish_loading)
+                self._is_complete = True
         except Exception as error:
-            # Whoever waits for a unit raises it.
+            # Whoever waits for a unit, or asks next, raises it.
             async with self._changed:
                 self._failure = error
                 self._changed.notify_all()
-            return
-        async with self._one_prompt:
-            await self._run(self._span.finish_loading)
-            self._is_complete = True
+            raise
 
     async def _load_units(self) -> None:
         span, source = self._span, self._source

@@ -64,8 +64,7 @@ async def complete(
         # Entered here, so that a full queue is an error with a status and not an event.
         await slot.enter_async_context(admission.slot())
         return g.EventStream(_events(request, model, choices, metrics), slot)
-    work = asyncio.create_task(_whole(model, choices, admission, metrics))
-    return await g.unless_disconnected(http, work)
+    return await g.unless_disconnected(http, _whole(model, choices, admission, metrics))
 
 
 def _choices(

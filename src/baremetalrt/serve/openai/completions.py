@@ -62,8 +62,9 @@ async def complete(
         slot = AsyncExitStack()
         await slot.enter_async_context(admission.slot())
         return g.EventStream(_events(request, model, choices, num_prompts, metrics), slot)
-    work = asyncio.create_task(_whole(model, choices, num_prompts, admission, metrics))
-    return await g.unless_disconnected(http, work)
+    return await g.unless_disconnected(
+        http, _whole(model, choices, num_prompts, admission, metrics)
+    )
 
 
 def _choices(request: CompletionRequest, model: Model) -> tuple[list[_Choice], int]:

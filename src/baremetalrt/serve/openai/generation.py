@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass
 from typing import Any, Final
@@ -15,6 +15,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from baremetalrt.core.errors import BareMetalError, UsageError
+from baremetalrt.core.tasks import Tasks
 from baremetalrt.serve.metrics import Metrics
 from baremetalrt.serve.openai import errors
 from baremetalrt.serve.openai.schema import ChatRequest, CompletionRequest
@@ -93,7 +94,7 @@ class Piece:
 
 async def run_choices(sessions: Sequence[Session], metrics: Metrics) -> AsyncGenerator[Piece, None]:
     """Generates all choices at once, token by token; closing the iterator ends them all."""
-    queue: asyncio.Queue[Piece | BaseException] = asyncio.Queue(_QUEUED_TOKENS)
+    queue: asyncio.Queue[Piece | Exception] = asyncio.Queue(_QUEUED_TOKENS)
 
     async def pump(choice: int, session: Session) -> None:
         try:
@@ -101,41 +102,22 @@ async def run_choices(sessions: Sequence[Session], metrics: Metrics) -> AsyncGen
                 async for token in tokens:
                     await queue.put(Piece(choice, token))
             await queue.put(Piece(choice, None))
-        except BareMetalError as error:
+        except Exception as error:
+            # Also what nobody expected: it ends the answer, and is dealt with where that is awaited.
             await queue.put(error)
         finally:
             metrics.count_generation(session.stats)
 
-    tasks = [asyncio.create_task(pump(i, session)) for i, session in enumerate(sessions)]
-    try:
-        left = len(tasks)
+    async with Tasks() as tasks:
+        for i, session in enumerate(sessions):
+            tasks.start(f"choice {i}", pump(i, session))
+        left = len(sessions)
         while left:
-            piece = await _next(queue, tasks)
-            if isinstance(piece, BaseException):
+            piece = await queue.get()
+            if isinstance(piece, Exception):
                 raise piece
             left -= piece.token is None
             yield piece
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def _next(
-    queue: "asyncio.Queue[Piece | BaseException]", tasks: Sequence["asyncio.Task[None]"]
-) -> Piece | BaseException:
-    """The next piece; a task that died of a bug raises here instead of leaving us waiting."""
-    while queue.empty():
-        getting = asyncio.ensure_future(queue.get())
-        running = [task for task in tasks if not task.done()]
-        await asyncio.wait([getting, *running], return_when=asyncio.FIRST_COMPLETED)
-        if getting.done():
-            return getting.result()
-        getting.cancel()
-        for task in tasks:
-            if task.done() and task.exception() is not None:
-                task.result()
-    return queue.get_nowait()
 
 
 def usage(sessions: Sequence[Session], prompts: int = 1) -> dict[str, Any]:
@@ -171,14 +153,16 @@ def envelope(kind: str, prefix: str, model: str) -> dict[str, Any]:
     }
 
 
-async def unless_disconnected(request: Request, work: "asyncio.Task[Response]") -> Response | None:
-    """The result of `work`, or None when the client went away first; then `work` is cancelled."""
+async def unless_disconnected(
+    request: Request, answering: Coroutine[Any, Any, Response]
+) -> Response | None:
+    """The answer, or None when the client went away first; then it is made no further."""
 
     async def gone() -> None:
         while (await request.receive())["type"] != "http.disconnect":
             pass
 
-    watcher = asyncio.create_task(gone())
+    work, watcher = asyncio.create_task(answering), asyncio.create_task(gone())
     try:
         await asyncio.wait([work, watcher], return_when=asyncio.FIRST_COMPLETED)
         return work.result() if work.done() else None
