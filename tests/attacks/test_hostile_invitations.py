@@ -498,11 +498,11 @@ async def test_a_request_chooses_nothing_but_its_key(
     der = msgspec.msgpack.decode(answer[4:], type=Issued).certificate
     certificate = x509.load_der_x509_certificate(der)
     assert certificate.public_key() == key.public_key()
-    assert certificate.subject.rfc4514_string() == "CN=member of home"
+    assert certificate.subject.rfc4514_string() == "CN=*"
     assert not certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
     names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     peer = peer_name(peer_id(key.public_key()))
-    assert names.get_values_for_type(x509.DNSName) == ["*", "home", peer]
+    assert names.get_values_for_type(x509.DNSName) == ["home", peer]
 
 
 def forged() -> bytes:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import ExtendedKeyUsageOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from baremetalrt.core.errors import IntegrityError, UsageError
 from baremetalrt.membership import authority
@@ -107,11 +107,16 @@ def test_the_authority_signs_members_and_nothing_above_them() -> None:
 
 
 def test_a_member_serves_all_torrents_of_the_swarm_for_a_year() -> None:
-    """The name `*` is libtorrent's for all torrents; either end of a connection shows it."""
+    """The name `*` is libtorrent's for all torrents; either end of a connection shows it.
+
+    It is the common name: among the alternative ones, gRPC would take it for a host and complain.
+    """
     membership = create_swarm("home", now=NOW)
     cert = certificate(membership.certificate_path)
     names = cert.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    assert {"*", "home"} <= set(names.get_values_for_type(x509.DNSName))
+    (common,) = cert.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    assert common.value == "*" and "home" in names.get_values_for_type(x509.DNSName)
+    assert not any("*" in name for name in names.get_values_for_type(x509.DNSName))
     assert set(cert.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value) == {
         ExtendedKeyUsageOID.CLIENT_AUTH,
         ExtendedKeyUsageOID.SERVER_AUTH,

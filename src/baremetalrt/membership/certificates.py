@@ -19,8 +19,9 @@ _AUTHORITY_LIFE: Final = timedelta(days=3652)
 _MEMBER_LIFE: Final = timedelta(days=365)
 # The clocks of machines at home disagree: what was made just now must be valid on the others, too.
 _CLOCK_SKEW: Final = timedelta(hours=1)
-# libtorrent lets a peer in if its certificate names the torrent, or has this name, which stands for
-# all of them. Source: libtorrent, torrent.cpp, `verify_peer_cert`.
+# libtorrent lets a peer in if its certificate names the torrent, or has this name, which stands for all
+# of them. It looks among the alternative names, and then at the common name: there, no other library
+# takes it for a pattern of host names. Source: libtorrent, torrent.cpp, `verify_peer_cert`.
 _ANY_TORRENT: Final = "*"
 # Tells the creator from members, who must not be able to answer for it. The dot keeps it apart from
 # the names that swarms can have.
@@ -67,13 +68,13 @@ def issue(
     """A certificate for one member, valid for a year or as long as the authority is."""
     swarm = common_name(authority.certificate)
     expires_at = min(now + _MEMBER_LIFE, authority.certificate.not_valid_after_utc)
-    names = [_ANY_TORRENT, swarm, peer_name(peer_id(public_key))]
+    names = [swarm, peer_name(peer_id(public_key))]
     if is_inviter:
         names.append(_INVITER)
     usages = (ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH)
     signer = x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.key.public_key())
     return (
-        _builder(swarm, f"member of {swarm}", public_key, now, expires_at)
+        _builder(swarm, _ANY_TORRENT, public_key, now, expires_at)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_key_usage(signs_certificates=False), critical=True)
         .add_extension(x509.ExtendedKeyUsage(usages), critical=False)

@@ -2,5 +2,5 @@
 
 import os
 
-# gRPC prints a line for each certificate that stands for all torrents; what matters is raised, too.
-os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+# Without it, gRPC tells the terminal of every stranger who fails a handshake; callers are told anyway.
+os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
