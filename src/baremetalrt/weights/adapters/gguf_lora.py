@@ -8,7 +8,6 @@ Source: `llama-adapter.cpp` and `convert_lora_to_gguf.py` for keys, names and sh
 transposed, because rows of it are looked up.
 """
 
-import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -17,8 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from baremetalrt.core.errors import UsageError
-from baremetalrt.core.units import MIB, format_bytes, round_up
-from baremetalrt.native.graph import F32
+from baremetalrt.core.units import MIB, format_bytes
 from baremetalrt.native.tensor_types import can_dequantize, dequantize
 from baremetalrt.weights.adapters.adapter import (
     MAX_RANK,
@@ -28,16 +26,15 @@ from baremetalrt.weights.adapters.adapter import (
     checked,
 )
 from baremetalrt.weights.gguf import EMBEDDING, GGUFFile, TensorInfo
+from baremetalrt.weights.writing import Value, write_gguf
 
 # Ours: the v2 root of the base file, by which torrents and peers name a model, too.
 BASE_CONTENT_ID: Final = "baremetalrt.base.content_id"
 BASE_NAME: Final = "general.base_model.0.name"
 MAX_ADAPTER_BYTES: Final = 2048 * MIB
 _ALPHA: Final = "adapter.lora.alpha"
-_ALIGNMENT: Final = 32
 _FACTORS: Final = ("lora_a", "lora_b")
 _ROW_SCALE: Final = "lora_row_scale"
-_UINT32, _FLOAT32, _STRING = 4, 6, 8
 
 
 def is_adapter(file: GGUFFile) -> bool:
@@ -152,7 +149,7 @@ def write_gguf_lora(adapter: Adapter, path: Path, *, title: str | None = None) -
 
     The same adapter gives the same bytes. `title` is what people are shown.
     """
-    values: dict[str, str | float | int] = {
+    values: dict[str, Value] = {
         "general.type": "adapter",
         "general.architecture": adapter.architecture,
         "general.name": title or adapter.name,
@@ -173,35 +170,4 @@ def write_gguf_lora(adapter: Adapter, path: Path, *, title: str | None = None) -
         if m.row_scale_F is not None:
             tensors[f"{target}.{_ROW_SCALE}"] = m.row_scale_F
     with path.open("wb") as f:
-        f.write(_header(values, tensors))
-        for array in tensors.values():
-            raw = np.ascontiguousarray(array, np.float32).tobytes()
-            f.write(raw.ljust(round_up(len(raw), _ALIGNMENT), b"\0"))
-
-
-def _header(
-    values: Mapping[str, str | float | int], tensors: Mapping[str, NDArray[np.float32]]
-) -> bytes:
-    """Magic, version, counts, values and tensor records, padded. Source: the GGUF specification."""
-    out = bytearray(b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(values)))
-    for key, value in values.items():
-        out += string(key)
-        if isinstance(value, str):
-            out += struct.pack("<I", _STRING) + string(value)
-        elif isinstance(value, float):
-            out += struct.pack("<If", _FLOAT32, value)
-        else:
-            out += struct.pack("<II", _UINT32, value)
-    offset = 0
-    for name, array in tensors.items():
-        out += string(name) + struct.pack("<I", array.ndim)
-        out += struct.pack(f"<{array.ndim}Q", *array.shape[::-1])
-        out += struct.pack("<IQ", F32, offset)
-        offset += round_up(4 * array.size, _ALIGNMENT)
-    return bytes(out.ljust(round_up(len(out), _ALIGNMENT), b"\0"))
-
-
-def string(text: str) -> bytes:
-    """A string as GGUF has it: its length in bytes, then the bytes."""
-    raw = text.encode()
-    return struct.pack("<Q", len(raw)) + raw
+        write_gguf(f, values, tensors)

@@ -8,7 +8,6 @@ time; all else is copied byte for byte. Memory is bounded by a few such pieces.
 import os
 import secrets
 import shutil
-import struct
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Final
@@ -17,18 +16,15 @@ import numpy as np
 
 from baremetalrt.core.errors import CapacityError, IntegrityError, UsageError
 from baremetalrt.core.files import disk_errors
-from baremetalrt.core.units import MIB, format_bytes, round_up
+from baremetalrt.core.units import MIB, format_bytes
 from baremetalrt.native.tensor_types import can_dequantize, can_quantize, dequantize, quantize
 from baremetalrt.weights.adapters.adapter import Adapter, LowRank, check_fits, combined
-from baremetalrt.weights.adapters.gguf_lora import string
 from baremetalrt.weights.adapters.rows import read_rows
 from baremetalrt.weights.gguf import GGUFFile, TensorInfo
+from baremetalrt.weights.writing import DEFAULT_ALIGNMENT, copy_start
 
 MERGED_KEY: Final = "baremetalrt.merged"
 _PIECE_BYTES: Final = 8 * MIB
-_START: Final = struct.Struct("<4sIQQ")
-_STRING: Final = 8
-_DEFAULT_ALIGNMENT: Final = 32
 
 
 def merge(
@@ -120,9 +116,8 @@ def _write(
 ) -> float:
     kept, wanted = 0.0, 0.0
     total = os.fstat(old.fileno()).st_size
-    magic, version, num_tensors, num_values = _START.unpack(old.read(_START.size))
-    new.write(_START.pack(magic, version, num_tensors, num_values + 1))
-    new.write(_note(file, adapters))
+    merged = " + ".join(f"{adapter.name} * {scale:g}" for adapter, scale in adapters)[:1000]
+    copy_start(old, new, MERGED_KEY, merged, alignment=_alignment(file))
     for info in sorted(file.tensors.values(), key=lambda t: t.start):
         m = combined(adapters, info.name)
         if m is None:
@@ -174,11 +169,6 @@ def _copy(
         on_progress(old.tell() / total)
 
 
-def _note(file: GGUFFile, adapters: Sequence[tuple[Adapter, float]]) -> bytes:
-    """One more value of metadata, as long as tensors are aligned: nothing behind it moves out of line."""
+def _alignment(file: GGUFFile) -> int:
     found = file.get("general.alignment")
-    alignment = found if isinstance(found, int) and found > 0 else _DEFAULT_ALIGNMENT
-    text = " + ".join(f"{adapter.name} * {scale:g}" for adapter, scale in adapters)[:1000]
-    bare = len(string(MERGED_KEY)) + 4 + len(string(text))
-    text += " " * (round_up(bare, alignment) - bare)
-    return string(MERGED_KEY) + struct.pack("<I", _STRING) + string(text)
+    return found if isinstance(found, int) and found > 0 else DEFAULT_ALIGNMENT
