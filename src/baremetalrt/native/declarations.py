@@ -232,6 +232,7 @@ FUNCTIONS: Final[dict[str, tuple[Any, ...]]] = {
     "llama_vocab_get_add_eos": (BOOL, P),
     "llama_vocab_is_eog": (BOOL, P, I32),
     "llama_vocab_is_control": (BOOL, P, I32),
+    "llama_vocab_get_attr": (I32, P, I32),
     "llama_tokenize": (I32, P, STR, I32, c.POINTER(I32), I32, BOOL, BOOL),
     "llama_token_to_piece": (I32, P, I32, P, I32, I32, BOOL),
     # sampling

@@ -5,11 +5,15 @@ Source: `llama.h`, with `vocab_only`.
 
 import ctypes
 from pathlib import Path
+from typing import Final
 
 from baremetalrt.core.errors import IntegrityError
 from baremetalrt.native import logs
 from baremetalrt.native.handle import Handle
 from baremetalrt.native.library import load_library
+
+# Source: `llama_token_attr` in `llama.h`.
+_UNKNOWN_OR_CONTROL: Final = 1 | 8
 
 
 class Vocabulary(Handle):
@@ -43,11 +47,12 @@ class Vocabulary(Handle):
         super().__init__(pointer, self._c.llama_model_free, what="a vocabulary")
         self._vocab = self._c.llama_model_get_vocab(pointer)
         self.size = int(self._c.llama_vocab_n_tokens(self._vocab))
-        self.bos = int(self._c.llama_vocab_bos(self._vocab))
-        self.eos = int(self._c.llama_vocab_eos(self._vocab))
+        # The tokens that begin and end a sequence, where there are such.
+        self.bos = _token(self._c.llama_vocab_bos(self._vocab))
+        self.eos = _token(self._c.llama_vocab_eos(self._vocab))
         self.adds_bos = bool(self._c.llama_vocab_get_add_bos(self._vocab))
         adds_eos = bool(self._c.llama_vocab_get_add_eos(self._vocab))
-        if (self.adds_bos and self.bos < 0) or (adds_eos and self.eos < 0):
+        if (self.adds_bos and self.bos is None) or (adds_eos and self.eos is None):
             # libllama would end the process at the first prompt.
             raise IntegrityError(
                 f"the vocabulary of {path.name} adds a token that it does not name",
@@ -89,3 +94,12 @@ class Vocabulary(Handle):
 
     def is_control(self, token: int) -> bool:
         return bool(self._c.llama_vocab_is_control(self._vocab, token))
+
+    def is_markup(self, token: int) -> bool:
+        """Whether its name is read as one token only where that is asked for: see `tokenize`."""
+        return bool(self._c.llama_vocab_get_attr(self._vocab, token) & _UNKNOWN_OR_CONTROL)
+
+
+def _token(found: int) -> int | None:
+    """libllama says -1 where there is none."""
+    return None if found < 0 else int(found)

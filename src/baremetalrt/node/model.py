@@ -84,12 +84,18 @@ class Model:
 
         def work() -> list[int]:
             text = self.template.render(messages, tools=tools, variables=variables)
-            return self.encode(text)
+            self._require_room(text)
+            return self.tokenizer.encode_chat(text)
 
         return await asyncio.to_thread(work)
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a prompt; refuses at once what cannot possibly fit."""
+        """Token ids of a prompt as it stands, control tokens by their names."""
+        self._require_room(text)
+        return self.tokenizer.encode_prompt(text)
+
+    def _require_room(self, text: str) -> None:
+        """Refuses at once what cannot possibly fit."""
         if len(text) > _MAX_CHARS_PER_TOKEN * self.context_limit:
             raise UsageError(
                 f"the prompt has {len(text)} characters, too many for a context of "
@@ -98,7 +104,6 @@ class Model:
                 parameter="messages",
                 hint="shorten the prompt",
             )
-        return self.tokenizer.encode_prompt(text)
 
     @property
     def weight_bytes(self) -> tuple[int, int]:

@@ -4,16 +4,17 @@ import json
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from baremetalrt.core.errors import IntegrityError, UsageError
-from baremetalrt.session.tokenizer import Tokenizer
+from baremetalrt.session.tokenizer import MARK, Tokenizer
 
 _WORKER: Final = Path(__file__).with_name("template_worker.py")
 _DEADLINE_S: Final = 5.0
 _MAX_TEMPLATE_CHARS: Final = 1 << 20
+_MARK_IN_ASCII: Final = json.dumps(MARK)[1:-1]
 
 # For files without a template: ChatML where the vocabulary has its tokens, a transcript elsewhere.
 CHATML: Final = (
@@ -97,13 +98,26 @@ def template_of(
 ) -> "ChatTemplate":
     """The template that is written in a model's file, or one of ours where there is none."""
     source = written or (CHATML if tokenizer.knows("<|im_start|>") else TRANSCRIPT)
-    return ChatTemplate(process, source, bos=tokenizer.bos, eos=tokenizer.eos)
+    return ChatTemplate(
+        process, source, bos=tokenizer.bos, eos=tokenizer.eos, mark=tokenizer.marked
+    )
 
 
 class ChatTemplate:
-    """The chat template of one model."""
+    """The chat template of one model.
 
-    def __init__(self, process: TemplateProcess, source: str, *, bos: str, eos: str) -> None:
+    What it renders has marks in it where content names control tokens: see `Tokenizer.encode_chat`.
+    """
+
+    def __init__(
+        self,
+        process: TemplateProcess,
+        source: str,
+        *,
+        bos: str,
+        eos: str,
+        mark: Callable[[str], str] = str,
+    ) -> None:
         if len(source) > _MAX_TEMPLATE_CHARS:
             raise IntegrityError(
                 f"the chat template is longer than {_MAX_TEMPLATE_CHARS} characters",
@@ -112,6 +126,7 @@ class ChatTemplate:
             )
         self.source = source
         self._process = process
+        self._mark = mark
         self._tokens = {"bos_token": bos, "eos_token": eos}
 
     def render(
@@ -132,14 +147,15 @@ class ChatTemplate:
             self.source,
             {
                 **self._tokens,
-                "messages": list(messages),
-                "tools": list(tools) if tools else None,
+                "messages": self._marked(messages),
+                "tools": self._marked(tools) if tools else None,
                 "add_generation_prompt": add_generation_prompt,
-                **(variables or {}),
+                **self._marked(variables or {}),
             },
         )
         if "text" in reply:
-            return reply["text"]
+            # Some templates write JSON in ASCII alone.
+            return reply["text"].replace(_MARK_IN_ASCII, MARK)
         if "refused" in reply:
             raise UsageError(
                 f"the chat template refuses these messages: {reply['refused']}",
@@ -152,3 +168,17 @@ class ChatTemplate:
             source="chat template",
             hint="give another one with --chat-template",
         )
+
+    def marked(self, content: str) -> str:
+        """Content as it stands in what is rendered."""
+        return self._mark(content)
+
+    def _marked(self, value: Any) -> Any:
+        """A copy in which every text, keys included, is marked."""
+        if isinstance(value, str):
+            return self._mark(value)
+        if isinstance(value, Mapping):
+            return {self._marked(key): self._marked(one) for key, one in value.items()}
+        if isinstance(value, Sequence):
+            return [self._marked(one) for one in value]
+        return value

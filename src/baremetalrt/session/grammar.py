@@ -131,7 +131,7 @@ class _TokenTable:
     def __init__(self, tokenizer: Tokenizer, eos: int) -> None:
         self._tokenizer = tokenizer
         self.eos_token_id = eos
-        self.bos_token_id = tokenizer.bos_token if tokenizer.bos_token >= 0 else None
+        self.bos_token_id = tokenizer.bos_token
         self.special_token_ids = [i for i in range(tokenizer.size) if tokenizer.is_control(i)]
         special = set(self.special_token_ids)
         self.tokens = [

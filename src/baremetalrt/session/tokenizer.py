@@ -4,6 +4,7 @@ import codecs
 import re
 from collections.abc import Iterator
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
@@ -12,6 +13,9 @@ from baremetalrt.native.vocabulary import Vocabulary
 # libllama looks through the rest of a text after each control token in it: a prompt full of them
 # would take minutes, unless it comes in pieces.
 _PIECE_CHARS: Final = 1 << 12
+# Stands between the letters of a name that is no control token, though it looks like one. Unicode keeps
+# it free for such uses: no text has it.
+MARK: Final = "\ufdd0"
 
 
 class Tokenizer:
@@ -30,11 +34,62 @@ class Tokenizer:
 
     def encode_prompt(self, text: str) -> list[int]:
         """Token ids of a whole prompt, with a begin-of-sequence token where the model wants one."""
-        add_bos = self._vocabulary.adds_bos and not (self.bos and text.startswith(self.bos))
-        tokens = [self.bos_token] if add_bos else []
+        tokens = self._beginning(text)
         for piece in self._cut(text):
             tokens += self.encode(piece, special=True)
         return tokens
+
+    def encode_chat(self, text: str, *, begins: bool = True) -> list[int]:
+        """Token ids of a prompt that a template made, or, unless it `begins` there, of a part of one.
+
+        Names of control tokens are those of the template; what content says is text, if `marked`.
+        """
+        tokens = self._beginning(text) if begins else []
+        for piece, has_marks in self._apart(text):
+            if has_marks:
+                tokens += self.encode(piece.replace(MARK, ""), special=False)
+                continue
+            for part in self._cut(piece):
+                tokens += self.encode(part, special=True)
+        return tokens
+
+    def marked(self, content: str) -> str:
+        """The same text, with marks in what would be read as control tokens in a prompt."""
+        content = content.replace(MARK, "\ufffd")
+        if not self._mentions_markup(content):
+            return content
+        return self._control_names.sub(lambda name: MARK.join([*name[0], ""]), content)
+
+    def _beginning(self, text: str) -> list[int]:
+        bos = self._vocabulary.bos
+        adds_bos = self._vocabulary.adds_bos and not (self.bos and text.startswith(self.bos))
+        return [bos] if adds_bos and bos is not None else []
+
+    def _mentions_markup(self, content: str) -> bool:
+        if len(content) > _PIECE_CHARS:
+            return self._control_names.search(content) is not None
+        # For most texts there are: it saves looking through the whole vocabulary for names.
+        return any(map(self._vocabulary.is_markup, self.encode(content, special=True)))
+
+    def _apart(self, text: str) -> Iterator[tuple[str, bool]]:
+        """A prompt in pieces with and without marks, cut at control tokens, where tokenizing begins anew."""
+        if MARK not in text:
+            yield text, False
+            return
+        # Bounds of control tokens, and so of what is between them.
+        bounds = {0, len(text)}
+        for found in self._control_names.finditer(text):
+            bounds |= {found.start(), found.end()}
+        start = end = 0
+        for a, b in pairwise(sorted(bounds)):
+            if MARK in text[a:b]:
+                if start < end:
+                    yield text[start:end], False
+                yield text[a:b], True
+                start = b
+            end = b
+        if start < end:
+            yield text[start:end], False
 
     def _cut(self, text: str) -> Iterator[str]:
         """A long text in pieces that begin with control tokens, where tokenizing starts anew anyway."""
@@ -49,9 +104,11 @@ class Tokenizer:
 
     @cached_property
     def _control_names(self) -> re.Pattern[str]:
-        names = (self.name(i) for i in range(self.size) if self.is_control(i))
-        texts = (re.escape(name.decode("utf-8", "replace")) for name in names if name)
-        return re.compile("|".join(texts) or "(?!)")
+        names = (self.name(i) for i in range(self.size) if self._vocabulary.is_markup(i))
+        texts = {name.decode("utf-8", "replace") for name in names if name}
+        # The longest first, where one is the beginning of another.
+        ordered = sorted(texts, key=lambda text: (-len(text), text))
+        return re.compile("|".join(map(re.escape, ordered)) or "(?!)")
 
     def piece(self, token: int) -> bytes:
         """The bytes that a token adds to a text; none for control tokens."""
@@ -76,13 +133,13 @@ class Tokenizer:
         return frozenset(i for i in range(self.size) if self._vocabulary.is_end(i))
 
     @property
-    def bos_token(self) -> int:
-        """The begin-of-sequence token, or -1."""
+    def bos_token(self) -> int | None:
+        """The begin-of-sequence token, if there is one."""
         return self._vocabulary.bos
 
     @property
-    def eos_token(self) -> int:
-        """The end-of-sequence token, or -1."""
+    def eos_token(self) -> int | None:
+        """The end-of-sequence token, if there is one."""
         return self._vocabulary.eos
 
     @cached_property
@@ -100,8 +157,8 @@ class Tokenizer:
         """Whether `text` is one control token."""
         return len(self.encode(text, special=True)) == 1
 
-    def _special_text(self, token: int) -> str:
-        return "" if token < 0 else self.name(token).decode("utf-8", "replace")
+    def _special_text(self, token: int | None) -> str:
+        return "" if token is None else self.name(token).decode("utf-8", "replace")
 
     def close(self) -> None:
         self._vocabulary.close()

@@ -24,11 +24,11 @@ class Encoder(Protocol):
     """What is needed of a tokenizer."""
 
     @property
-    def bos_token(self) -> int: ...
+    def bos_token(self) -> int | None: ...
     @property
-    def eos_token(self) -> int: ...
+    def eos_token(self) -> int | None: ...
     def encode(self, text: str, *, special: bool, add_bos: bool = False) -> list[int]: ...
-    def encode_prompt(self, text: str) -> list[int]: ...
+    def encode_chat(self, text: str, *, begins: bool = True) -> list[int]: ...
 
 
 @dataclass(frozen=True)
@@ -94,8 +94,8 @@ def tokenize(examples: Iterable[Example], tokenizer: Encoder, template: ChatTemp
 
 def text_tokens(text: str, tokenizer: Encoder) -> list[int]:
     """A text as it stands; names of control tokens in it are letters like others."""
-    end = [tokenizer.eos_token] if tokenizer.eos_token >= 0 else []
-    return tokenizer.encode(text, special=False, add_bos=True) + end
+    end = tokenizer.eos_token
+    return tokenizer.encode(text, special=False, add_bos=True) + ([] if end is None else [end])
 
 
 def conversation_tokens(
@@ -110,14 +110,14 @@ def conversation_tokens(
     tokens: list[int] = []
     learned: list[bool] = []
     for text, is_answer in parts:
-        more = tokenizer.encode(text, special=True) if tokens else tokenizer.encode_prompt(text)
+        more = tokenizer.encode_chat(text, begins=not tokens)
         tokens += more
         learned += [is_answer] * len(more)
     return tokens, learned
 
 
 def prompt_text(example: Example, template: ChatTemplate) -> str:
-    """What a model is given when it is asked for the last answer of a conversation."""
+    """What a model is given when it is asked for the last answer of a conversation, with marks."""
     messages = list(example.messages)
     last = max(i for i, m in enumerate(messages) if m["role"] == "assistant")
     return template.render(messages[:last])
@@ -146,7 +146,7 @@ def _last_answer(messages: list[dict[str, str]], template: ChatTemplate) -> list
     if whole.startswith(prompt):
         return [(prompt, False), (whole[len(prompt) :], True)]
     answer = messages[last]["content"]
-    at = whole.rfind(answer)
+    at = whole.rfind(template.marked(answer))
     if at < 0:
         raise UsageError(
             "the chat template does not show the answers of the assistant",

@@ -12,7 +12,7 @@ from baremetalrt.devices.budget import LEDGER, Purpose
 from baremetalrt.devices.processor import default_threads
 from baremetalrt.native.vocabulary_guard import check_vocabulary
 from baremetalrt.session.chat_template import ChatTemplate, TemplateProcess, template_of
-from baremetalrt.session.tokenizer import Tokenizer
+from baremetalrt.session.tokenizer import MARK, Tokenizer
 from baremetalrt.tuning.checkpoints import Checkpoints
 from baremetalrt.tuning.config import Phase, TuneConfig, TuneProgress
 from baremetalrt.tuning.curves import write_png
@@ -212,7 +212,8 @@ class _Run:
         for example in examples[: self._config.num_samples]:
             if example.text is None:
                 text = prompt_text(example, self._template)
-                prompts.append((tokenizer.encode_prompt(text)[-plan.length :], text))
+                tokens = tokenizer.encode_chat(text)[-plan.length :]
+                prompts.append((tokens, text.replace(MARK, "")))
             else:
                 start = text_tokens(example.text, tokenizer)[:_SAMPLE_PROMPT_TOKENS]
                 prompts.append((start, self._decode(start)))
