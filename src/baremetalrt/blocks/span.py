@@ -225,8 +225,8 @@ class Span:
 
         The first span of a model takes token ids, later ones `x_TD`. Returns one row per token that
         is read (`reads` picks per session): logits `(R, V)` from the last span, `x_RD` from others.
-        The sequences grow by what was computed. Logits stay valid until a sequence of this step is
-        stepped again, and belong to the caller so long: they may be written to.
+        The sequences grow by what was computed. The rows belong to the caller until the next call of
+        `forward`, which may compute into the same memory; so long they may be written to.
 
         With `part`, only these blocks of the span are computed: as if they were a span of their own.
 

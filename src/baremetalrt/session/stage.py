@@ -56,7 +56,11 @@ class Stage(Protocol):
         x_TD: NDArray[np.float32] | None,
         reads: Reads,
     ) -> NDArray[np.float32]:
-        """Computes the next tokens of a text; see `Span.forward` for what comes back."""
+        """Computes the next tokens of a text; see `Span.forward` for what comes back.
+
+        The rows are the caller's, to read and to write to, until it waits for anything: the next step,
+        whichever text it is of, may be computed into the same memory. Who needs them longer copies them.
+        """
 
     def release(self, place: Place, *, keep: bool) -> None:
         """Ends a text; `keep` leaves it for later ones that begin alike."""

@@ -72,7 +72,7 @@ class Tokenizer:
         return any(map(self._vocabulary.is_markup, self.encode(content, special=True)))
 
     def _apart(self, text: str) -> Iterator[tuple[str, bool]]:
-        """A prompt in pieces with and without marks, cut at control tokens, where tokenizing begins anew."""
+        """A prompt in pieces with and without marks, cut at control tokens: tokenizing begins anew there."""
         if MARK not in text:
             yield text, False
             return
