@@ -1,0 +1,82 @@
+"""How much memory there is, and who may take how much of it."""
+
+from pathlib import Path
+
+import pytest
+
+from baremetalrt.core.units import GIB, MIB
+from baremetalrt.devices import memory
+from baremetalrt.devices.budget import MemoryLedger, Purpose
+
+
+def group(folder: Path, **files: int | str) -> Path:
+    """A control group, as the system shows it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, value in files.items():
+        (folder / name.replace("__", ".")).write_text(f"{value}\n")
+    return folder
+
+
+def left(root: Path, own: str) -> list[int]:
+    path = root / "own"
+    path.write_text(own)
+    return list(memory._left_in_groups(root / "cgroup", path))
+
+
+def test_file_pages_are_not_used_memory(tmp_path: Path) -> None:
+    """The system drops them for whoever asks; shared memory, which counts as such, it cannot."""
+    group(
+        tmp_path / "cgroup",
+        memory__max=4 * GIB,
+        memory__current=3 * GIB,
+        memory__stat=f"anon 100\nfile {2 * GIB}\nshmem {MIB}\n",
+    )
+    assert left(tmp_path, "0::/\n") == [2 * GIB + GIB - MIB]
+
+
+def test_every_group_around_a_process_limits_it(tmp_path: Path) -> None:
+    """The tightest of them counts, wherever it is; one without a limit says nothing."""
+    root = tmp_path / "cgroup"
+    group(root, memory__max="max", memory__current=0)
+    group(root / "outer", memory__max=2 * GIB, memory__current=GIB)
+    group(root / "outer/inner", memory__max="max", memory__current=GIB)
+    assert left(tmp_path, "0::/outer/inner\n") == [GIB]
+    group(root / "outer/inner", memory__max=GIB, memory__current=GIB - MIB)
+    assert min(left(tmp_path, "0::/outer/inner\n")) == MIB
+
+
+def test_groups_of_the_first_version_count_too(tmp_path: Path) -> None:
+    group(
+        tmp_path / "cgroup/memory/docker/x",
+        memory__limit_in_bytes=GIB,
+        memory__usage_in_bytes=GIB - MIB,
+        memory__stat=f"total_cache {3 * MIB}\ntotal_shmem {MIB}\n",
+    )
+    assert left(tmp_path, "9:cpu:/\n8:memory:/docker/x\n") == [3 * MIB]
+
+
+@pytest.mark.parametrize("own", ["", "nonsense", "0::", "8:memory:/gone\n0::/gone\n"])
+def test_a_machine_without_groups_has_what_it_has(tmp_path: Path, own: str) -> None:
+    assert left(tmp_path, own) == []
+    assert 0 < memory.available_bytes() <= memory.total_bytes()
+
+
+def test_what_is_promised_counts_as_taken_until_it_is_filled() -> None:
+    """A cache fills slowly; two models that load one after the other do not both count on its room."""
+    ledger = MemoryLedger(lambda: 10 * GIB)
+    assert ledger.room_for(Purpose.ASKED_FOR) == 10 * GIB
+    unfilled = [4 * GIB]
+    promise = ledger.promise(lambda: unfilled[0])
+    assert ledger.free() == 6 * GIB
+    unfilled[0] = GIB
+    assert ledger.free() == 9 * GIB
+    promise.withdraw()
+    assert ledger.free() == 10 * GIB
+    ledger.promise(lambda: 11 * GIB)
+    assert ledger.free() == ledger.room_for(Purpose.CACHE) == 0
+
+
+def test_every_purpose_has_a_share_and_none_more_than_there_is() -> None:
+    ledger = MemoryLedger(lambda: 8 * GIB)
+    assert all(0 < ledger.room_for(purpose) <= 8 * GIB for purpose in Purpose)
+    assert ledger.room_for(Purpose.CACHE, 4 * GIB) == GIB
