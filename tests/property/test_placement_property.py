@@ -13,7 +13,7 @@ from baremetalrt.core.spans import BlockSpan
 from baremetalrt.placement.covering import cover
 from baremetalrt.placement.improving import improve
 from baremetalrt.placement.planning import choose_route, plan
-from baremetalrt.placement.problem import Problem
+from baremetalrt.placement.problem import RouteProblem
 from baremetalrt.placement.profiles import (
     Demand,
     DeviceProfile,
@@ -30,7 +30,7 @@ CALLER = "d0"
 
 
 @st.composite
-def problems(draw: st.DrawFn) -> Problem:
+def problems(draw: st.DrawFn) -> RouteProblem:
     """Any costs at all, some choices impossible: also such as no devices would have."""
     num_devices, num_blocks = draw(st.integers(1, 4)), draw(st.integers(1, 5))
     shape = (num_devices, num_blocks + 1, num_blocks + 1)
@@ -41,10 +41,10 @@ def problems(draw: st.DrawFn) -> Problem:
     span[:, np.tri(num_blocks + 1, dtype=bool)] = np.inf
     hop = rng.integers(0, 3, (num_devices, num_devices)).astype(float)
     np.fill_diagonal(hop, np.inf)
-    return Problem(span, hop, rng.random(num_devices), rng.random(num_devices))
+    return RouteProblem(span, hop, rng.random(num_devices), rng.random(num_devices))
 
 
-def all_routes(problem: Problem) -> Iterator[tuple[tuple[int, int, int], ...]]:
+def all_routes(problem: RouteProblem) -> Iterator[tuple[tuple[int, int, int], ...]]:
     num_devices = len(problem.first_D)
     for num_stages in range(1, min(num_devices, problem.end) + 1):
         for devices in itertools.permutations(range(num_devices), num_stages):
@@ -55,7 +55,7 @@ def all_routes(problem: Problem) -> Iterator[tuple[tuple[int, int, int], ...]]:
 
 @settings(max_examples=300, deadline=None)
 @given(problems())
-def test_no_route_is_better_than_the_one_found(problem: Problem) -> None:
+def test_no_route_is_better_than_the_one_found(problem: RouteProblem) -> None:
     best = min(problem.cost(route) for route in all_routes(problem))
     answer = search(problem)
     if np.isinf(best):
@@ -81,7 +81,7 @@ def test_a_route_that_was_improved_is_a_route_and_no_worse(seed: int, num_device
     for stage in route:
         span[stage] = 1.0
     hop = rng.random((num_devices, num_devices))
-    problem = Problem(span, hop, rng.random(num_devices), rng.random(num_devices))
+    problem = RouteProblem(span, hop, rng.random(num_devices), rng.random(num_devices))
     better = improve(problem, route)
     assert better[0][1] == 0 and better[-1][2] == end
     assert all(a[2] == b[1] for a, b in itertools.pairwise(better))

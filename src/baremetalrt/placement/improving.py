@@ -12,7 +12,7 @@ from typing import Final
 
 import numpy as np
 
-from baremetalrt.placement.problem import Array, Problem, Route
+from baremetalrt.placement.problem import Array, Route, RouteProblem
 
 _MAX_ROUNDS: Final = 40
 # What a sum of floats can be off by.
@@ -21,7 +21,7 @@ _WORTH_IT: Final = 1 - 1e-12
 _MAX_PAIRED: Final = 24
 
 
-def improve(problem: Problem, route: Route) -> Route:
+def improve(problem: RouteProblem, route: Route) -> Route:
     """A route that is at least as good, and that no small change makes better."""
     order, seconds = [d for d, _, _ in route], problem.cost(route)
     for _ in range(_MAX_ROUNDS):
@@ -35,7 +35,7 @@ def improve(problem: Problem, route: Route) -> Route:
     return min(route, cut, key=problem.cost)
 
 
-def _ways_in(problem: Problem, order: Sequence[int]) -> list[Array]:
+def _ways_in(problem: RouteProblem, order: Sequence[int]) -> list[Array]:
     """By place: the seconds until a boundary, by the devices before it, without the hop to it."""
     ways = [np.full(problem.end + 1, np.inf)]
     ways[0][0] = 0.0
@@ -45,7 +45,7 @@ def _ways_in(problem: Problem, order: Sequence[int]) -> list[Array]:
     return ways
 
 
-def _ways_out(problem: Problem, order: Sequence[int]) -> list[Array]:
+def _ways_out(problem: RouteProblem, order: Sequence[int]) -> list[Array]:
     """By place: the seconds from a boundary on, by the devices from it on, without the hop to it."""
     ways = [np.full(problem.end + 1, np.inf)]
     ways[0][-1] = 0.0
@@ -56,7 +56,7 @@ def _ways_out(problem: Problem, order: Sequence[int]) -> list[Array]:
     return ways[::-1]
 
 
-def _best_single(problem: Problem, order: list[int]) -> tuple[float, list[int]]:
+def _best_single(problem: RouteProblem, order: list[int]) -> tuple[float, list[int]]:
     """Another device in a place or between two, or one left out."""
     before, after = _ways_in(problem, order), _ways_out(problem, order)
     best = np.inf, order
@@ -76,7 +76,7 @@ def _best_single(problem: Problem, order: list[int]) -> tuple[float, list[int]]:
     return best
 
 
-def _best_rearranged(problem: Problem, order: list[int]) -> tuple[float, list[int]]:
+def _best_rearranged(problem: RouteProblem, order: list[int]) -> tuple[float, list[int]]:
     if len(order) > _MAX_PAIRED:
         return np.inf, order
     return min(
@@ -95,11 +95,11 @@ def _rearranged(order: list[int]) -> Iterator[list[int]]:
         yield from ([*rest[:j], d, *rest[j:]] for j in range(len(order)) if abs(i - j) > 1)
 
 
-def _seconds(problem: Problem, order: Sequence[int]) -> float:
+def _seconds(problem: RouteProblem, order: Sequence[int]) -> float:
     return float(_ways_in(problem, order)[-1][-1] + problem.last_D[order[-1]])
 
 
-def _cut(problem: Problem, order: Sequence[int]) -> Route:
+def _cut(problem: RouteProblem, order: Sequence[int]) -> Route:
     """The route with the best cuts for an order that has one."""
     before, route, k = _ways_in(problem, order), [], problem.end
     for i in range(len(order) - 1, -1, -1):

@@ -8,7 +8,7 @@ import numpy as np
 from baremetalrt.core.errors import CapacityError
 from baremetalrt.core.spans import BlockSpan
 from baremetalrt.core.units import format_bytes
-from baremetalrt.placement.problem import Problem
+from baremetalrt.placement.problem import RouteProblem
 from baremetalrt.placement.profiles import Demand, DeviceProfile, ModelProfile, Network, Sizes
 from baremetalrt.placement.search import Answer, search
 
@@ -117,12 +117,12 @@ def _problem(
     network: Network,
     caller: str,
     span_DBB: np.ndarray,
-) -> Problem:
+) -> RouteProblem:
     ids = [device.id for device in devices]
     hop_DD = np.array([[network.seconds(a, b, model.row_bytes) for b in ids] for a in ids])
     hop_DD = hop_DD.reshape(len(ids), len(ids))
     np.fill_diagonal(hop_DD, np.inf)
-    return Problem(
+    return RouteProblem(
         span_DBB,
         hop_DD,
         np.array([network.seconds(caller, a, 0) for a in ids]),

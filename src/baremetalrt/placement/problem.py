@@ -13,7 +13,7 @@ Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Problem:
+class RouteProblem:
     """Seconds of every choice; infinite where it is none.
 
     `span_DBB[d, j, k]`: blocks j to k on d. `hop_DD[d, e]`: from d to e. `first_D`: from the caller.

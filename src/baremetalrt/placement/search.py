@@ -15,7 +15,7 @@ from typing import Final
 import numpy as np
 
 from baremetalrt.placement.improving import improve
-from baremetalrt.placement.problem import Array, Problem, Route
+from baremetalrt.placement.problem import Array, Route, RouteProblem
 
 _MAX_STEPS: Final = 300
 # A goal beyond the best route keeps steps long enough to get past where the bound stands still.
@@ -37,7 +37,7 @@ class Answer:
     bound_s: float
 
 
-def search(problem: Problem) -> Answer:
+def search(problem: RouteProblem) -> Answer:
     """The best route; it is proven to be the best where `seconds` equals `bound_s`."""
     if not len(problem.first_D):
         return Answer(None, np.inf, np.inf)
@@ -56,7 +56,7 @@ def search(problem: Problem) -> Answer:
 
 
 class _Best:
-    def __init__(self, problem: Problem) -> None:
+    def __init__(self, problem: RouteProblem) -> None:
         self._problem = problem
         self.route: Route | None = None
         self.seconds = float("inf")
@@ -85,7 +85,7 @@ class _Relaxed:
     bound: float
 
 
-def _relax(problem: Problem, prices_D: Array) -> _Relaxed:
+def _relax(problem: RouteProblem, prices_D: Array) -> _Relaxed:
     end = problem.end
     num_devices = len(prices_D)
     after_BD = np.full((end + 1, num_devices), np.inf)
@@ -99,7 +99,7 @@ def _relax(problem: Problem, prices_D: Array) -> _Relaxed:
     return _Relaxed(prices_D, after_BD, begin_BD, bound)
 
 
-def _follow(problem: Problem, relaxed: _Relaxed, *, again: bool) -> Route | None:
+def _follow(problem: RouteProblem, relaxed: _Relaxed, *, again: bool) -> Route | None:
     """The cheapest way by the relaxed costs; with `again`, devices may come more than once."""
     route: list[tuple[int, int, int]] = []
     b, ways_D = 0, problem.first_D
@@ -117,7 +117,7 @@ def _follow(problem: Problem, relaxed: _Relaxed, *, again: bool) -> Route | None
     return tuple(route)
 
 
-def _longest_first(problem: Problem) -> Route | None:
+def _longest_first(problem: RouteProblem) -> Route | None:
     """A route by whoever holds most, where one exists that way: room first, speed later."""
     route: list[tuple[int, int, int]] = []
     open_devices = set(range(len(problem.first_D)))
@@ -136,7 +136,7 @@ def _longest_first(problem: Problem) -> Route | None:
     return tuple(route)
 
 
-def _tighten(problem: Problem, relaxed: _Relaxed, best: _Best) -> _Relaxed:
+def _tighten(problem: RouteProblem, relaxed: _Relaxed, best: _Best) -> _Relaxed:
     """Raises the prices of devices that the relaxed answer uses more than once."""
     tightest, stride, idle = relaxed, 1.0, 0
     for _ in range(_MAX_STEPS):
@@ -161,7 +161,7 @@ def _tighten(problem: Problem, relaxed: _Relaxed, best: _Best) -> _Relaxed:
     return tightest
 
 
-def _finish(problem: Problem, relaxed: _Relaxed, best: _Best, max_expansions: int) -> float:
+def _finish(problem: RouteProblem, relaxed: _Relaxed, best: _Best, max_expansions: int) -> float:
     """Best-first search among real routes; returns the bound that is proven when it ends."""
     prices_D, end = relaxed.prices_D, problem.end
     # bound, minus blocks done, tie, seconds so far, boundary, devices used, route

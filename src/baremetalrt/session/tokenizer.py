@@ -72,7 +72,7 @@ class Tokenizer:
         return any(map(self._vocabulary.is_markup, self.encode(content, special=True)))
 
     def _apart(self, text: str) -> Iterator[tuple[str, bool]]:
-        """A prompt in pieces with and without marks, cut at control tokens: tokenizing begins anew there."""
+        """A prompt in pieces with marks and without, cut at control tokens: there, all begins anew."""
         if MARK not in text:
             yield text, False
             return

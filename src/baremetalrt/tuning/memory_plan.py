@@ -52,7 +52,7 @@ class Footprint:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class MemoryPlan:
     """What a run does. `micro_rows` go through the model at once, `step_rows` make one step."""
 
     rank: int
@@ -74,7 +74,7 @@ def make_plan(
     num_tokens: int,
     longest: int,
     room_bytes: int,
-) -> Plan:
+) -> MemoryPlan:
     """The largest rows and batches that fit, least memory last.
 
     Raises:
@@ -98,7 +98,7 @@ def make_plan(
             step_rows = max(1, round(step_tokens / length))
             micro_rows = max(1, min(step_rows, _MICRO_TOKENS // length))
             while True:
-                plan = Plan(
+                plan = MemoryPlan(
                     rank=rank,
                     length=length,
                     micro_rows=micro_rows,
@@ -143,7 +143,7 @@ def count_steps(config: TuneConfig, num_rows: int, step_rows: int) -> int:
     return steps if config.max_steps is None else min(steps, config.max_steps)
 
 
-def estimate_bytes(plan: Plan, f: Footprint) -> int:
+def estimate_bytes(plan: MemoryPlan, f: Footprint) -> int:
     """Everything that is resident at the worst moment, the mapped file included."""
     tokens = plan.micro_rows * plan.length
     adapter = _ADAPTER_COPIES * plan.rank * f.adapter_elements_per_rank

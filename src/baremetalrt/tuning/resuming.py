@@ -11,7 +11,7 @@ import torch
 from baremetalrt.core.files import disk_errors, write_durably
 from baremetalrt.tuning.config import TuneConfig
 from baremetalrt.tuning.examples import HELD_OUT, TRAIN, read_bytes
-from baremetalrt.tuning.memory_plan import Plan
+from baremetalrt.tuning.memory_plan import MemoryPlan
 
 _NAME: Final = "run.json"
 # Settings that change neither what is learned nor how: a run may go on with others.
@@ -55,7 +55,7 @@ class BegunRun:
             learning_rate=begun["learning_rate"],
         )
 
-    def remember(self, plan: Plan, rate: float) -> None:
+    def remember(self, plan: MemoryPlan, rate: float) -> None:
         """Writes the decisions down before the first step."""
         body = {"identity": self.identity, "plan": asdict(plan), "learning_rate": rate}
         with disk_errors():

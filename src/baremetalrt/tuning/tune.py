@@ -18,7 +18,7 @@ from baremetalrt.tuning.config import Phase, TuneConfig, TuneProgress
 from baremetalrt.tuning.curves import write_png
 from baremetalrt.tuning.evaluation import some_rows
 from baremetalrt.tuning.examples import HELD_OUT, TRAIN, Example, read_lines
-from baremetalrt.tuning.memory_plan import Plan, count_steps, make_plan
+from baremetalrt.tuning.memory_plan import MemoryPlan, count_steps, make_plan
 from baremetalrt.tuning.model import TunableModel
 from baremetalrt.tuning.pause_switch import PauseSwitch
 from baremetalrt.tuning.privacy import Privacy
@@ -183,7 +183,7 @@ class _Run:
             num_steps=num_steps,
         )
 
-    def _plan(self, train: Tokenized) -> Plan:
+    def _plan(self, train: Tokenized) -> MemoryPlan:
         model = self._model
         plan = make_plan(
             self._config,
@@ -201,7 +201,7 @@ class _Run:
         return template_of(written, self._tokenizer, templates)
 
     def _inquiry(
-        self, train: Tokenized, held_out: Tokenized, examples: Sequence[Example], plan: Plan
+        self, train: Tokenized, held_out: Tokenized, examples: Sequence[Example], plan: MemoryPlan
     ) -> Inquiry:
         tokenizer = self._tokenizer
         # Whatever was learned from, perplexity is measured with some context.
