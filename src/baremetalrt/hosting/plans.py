@@ -15,7 +15,7 @@ from baremetalrt.hosting.hostable import known_as
 from baremetalrt.hosting.neighbours import HERE, Neighbours, links_between, profiles_of
 from baremetalrt.hosting.options import RouteOptions
 from baremetalrt.hosting.remote_model import find_neighbours, hosted_route, open_over
-from baremetalrt.node.measurements import demand_of, measure_here, profile_model
+from baremetalrt.node.measurements import Measure, demand_of, measure_here, profile_model
 from baremetalrt.node.model import Model
 from baremetalrt.node.naming import has_private_swarm
 from baremetalrt.node.node import Node
@@ -62,8 +62,8 @@ class Plan:
     measured_token_s: float | None = None
 
 
-async def make_plan(request: PlanRequest) -> Plan:
-    """Measures this machine, asks its peers, if it is in a private swarm, and plans.
+async def make_plan(request: PlanRequest, measure: Measure = measure_here) -> Plan:
+    """Measures this machine, by `measure`, asks its peers, if it is in a private swarm, and plans.
 
     Raises:
         UsageError: there is no route to measure.
@@ -76,7 +76,7 @@ async def make_plan(request: PlanRequest) -> Plan:
         if not is_alone:
             found = find_neighbours(request.route, request.swarm)
             neighbours, _ = await stack.enter_async_context(found)
-        plan_ = await plan_over(opening, request.options, neighbours, request.budget_bytes)
+        plan_ = await plan_over(opening, request.options, neighbours, request.budget_bytes, measure)
         if not request.measures:
             return plan_
         if neighbours is None or plan_.hosted is None:
@@ -94,6 +94,7 @@ async def plan_over(
     options: ModelOptions,
     neighbours: Neighbours | None,
     budget_bytes: int | None,
+    measure: Measure = measure_here,
 ) -> Plan:
     """The plan over these peers; raises `CapacityError` like `placement.planning.plan`."""
     file = opening.file
@@ -103,7 +104,7 @@ async def plan_over(
         node = Node(options)
         room = node.ledger.room_for(Purpose.SHARING) if budget_bytes is None else budget_bytes
         try:
-            return DeviceProfile(id=HERE, budget_bytes=room, byte_s=measure_here(node, file))
+            return DeviceProfile(id=HERE, budget_bytes=room, byte_s=measure(node, file))
         finally:
             node.close()
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from typing import Final
@@ -25,7 +25,7 @@ from baremetalrt.hosting.rendezvous import dht_lookup
 from baremetalrt.hosting.understudy import Understudy
 from baremetalrt.membership.authority import the_membership
 from baremetalrt.node.events import Asking, Loaded
-from baremetalrt.node.measurements import measure_here, profile_model
+from baremetalrt.node.measurements import Measure, measure_here, profile_model
 from baremetalrt.node.model import Model
 from baremetalrt.node.naming import TorrentReference, find_torrent
 from baremetalrt.node.node import Node
@@ -194,7 +194,7 @@ async def is_faster_over_peers(
     file: GGUFFile,
     options: ModelOptions,
     neighbours: Neighbours,
-    measure: Callable[[Node, GGUFFile], float] = measure_here,
+    measure: Measure = measure_here,
 ) -> bool:
     """Whether the route over what peers host now is expected to be clearly faster than this machine.
 
@@ -213,9 +213,7 @@ async def is_faster_over_peers(
     return hosted.token_s < _WORTH_A_ROUTE * here_s
 
 
-def _token_s_here(
-    file: GGUFFile, options: ModelOptions, measure: Callable[[Node, GGUFFile], float]
-) -> float:
+def _token_s_here(file: GGUFFile, options: ModelOptions, measure: Measure) -> float:
     node = Node(options)
     try:
         seconds_per_byte = measure(node, file)

@@ -2,6 +2,7 @@
 
 import statistics
 import time
+from collections.abc import Callable
 from typing import Final
 
 import numpy as np
@@ -69,6 +70,10 @@ def decode_step_s(span: Span) -> float:
 def byte_s(file: GGUFFile, blocks: BlockSpan, step_s: float) -> float:
     """Seconds for each byte that a step of a span reads, from the seconds of the step."""
     return step_s / Sizes(profile_model(file), Demand(context=0)).read_bytes(blocks)
+
+
+# Seconds for a byte that a decode step reads: see `byte_s`.
+Measure = Callable[[Node, GGUFFile], float]
 
 
 def measure_here(node: Node, file: GGUFFile) -> float:
