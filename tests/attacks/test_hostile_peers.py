@@ -20,7 +20,7 @@ from baremetalrt.membership.identity import Identity
 from baremetalrt.peers import compute_pb2 as pb
 from baremetalrt.peers.bounded_queue import BoundedQueue
 from baremetalrt.peers.caller import Channels, NoAnswerError
-from baremetalrt.peers.tls import secure_channel
+from baremetalrt.peers.tls import secure_channel, server_credentials
 from baremetalrt.peers.wire import SERVICE, StepError, read_rows, read_step
 from baremetalrt.weights.store import default_model
 from peers_kit import SWARM, PeerProcess, at_home, founder, member
@@ -179,6 +179,56 @@ def test_rows_for_an_unknown_text_are_not_taken(attacked: tuple[PeerProcess, Pat
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         asyncio.run(attack())
     assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+def test_a_next_stage_that_takes_nothing_holds_nobody_up(
+    attacked: tuple[PeerProcess, Path], tmp_path: Path
+) -> None:
+    """Whoever passes rows on is stuck until it is told to go back: then it does so at once."""
+    peer, home = attacked
+    who, deaf = identity(home), identity(member(tmp_path / "deaf", home))
+    calls: list[object] = []
+
+    async def take_nothing(request: object, context: Any) -> None:
+        calls.append(request)
+        await asyncio.sleep(60)
+
+    async def attack() -> list[str | None]:
+        server = grpc.aio.server()
+        handler = grpc.stream_unary_rpc_method_handler(take_nothing)
+        service = SERVICE.strip("/")
+        server.add_generic_rpc_handlers(
+            (grpc.method_handlers_generic_handler(service, {"Pass": handler}),)
+        )
+        port = server.add_secure_port("127.0.0.1:0", server_credentials(deaf))
+        await server.start()
+        follows = pb.Peer(id=deaf.id, address=f"127.0.0.1:{port}", text=secrets.token_bytes(16))
+        model = (await described(peer, who)).spans[0].model
+        async with secure_channel(who, peer.address, f"{peer.id}.peer") as channel:
+            call: Any = channel.stream_stream(
+                f"{SERVICE}Attach",
+                request_serializer=pb.Command.SerializeToString,
+                response_deserializer=pb.Report.FromString,
+            )(timeout=30)
+            await call.write(opening(model, capacity=512, next=follows))
+            kinds = [(await call.read()).WhichOneof("body")]
+            tokens = [1] * 500
+            step = pb.Step(position=0, tokens=tokens, rows=ROWS * len(tokens))
+            await call.write(pb.Command(number=2, step=step))
+            while not calls:
+                await asyncio.sleep(0.05)
+            await asyncio.sleep(0.5)
+            await call.write(pb.Command(number=3, truncate=pb.Truncate(length=0, epoch=1)))
+            report = await call.read()
+            while report.number != 3:
+                # What it says of the stage that is stuck is of an epoch that is over.
+                assert report.fault.epoch == 0
+                report = await call.read()
+            kinds.append(report.WhichOneof("body"))
+        await server.stop(None)
+        return kinds
+
+    assert asyncio.run(attack()) == ["done", "done"]
 
 
 def test_a_peer_cannot_answer_for_another(attacked: tuple[PeerProcess, Path]) -> None:

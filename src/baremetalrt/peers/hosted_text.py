@@ -20,7 +20,8 @@ from baremetalrt.session.stage import Place
 # Room for a replay: who sends faster than is computed waits, and its questions wait with it.
 _MAX_QUEUED: Final = 256
 _MAX_QUEUED_BYTES: Final = 128 * MIB
-_PASS_TIMEOUT_S: Final = 5.0
+# A next stage that computes takes no more meanwhile. Whether it still does is for the caller to judge.
+_PASS_TIMEOUT_S: Final = 900.0
 _WRITE_TIMEOUT_S: Final = 30.0
 
 
@@ -66,6 +67,7 @@ class HostedText:
         self._encoding = pb.ENCODING_F32
         self._next: pb.Peer | None = None
         self._link: Any = None
+        self._is_passing = False
         # what was passed on, in steps; `_kept_from` is the first position that it holds
         self._kept: list[pb.Step] = []
         self._kept_from = 0
@@ -109,8 +111,10 @@ class HostedText:
                     await self._report(pb.Report(number=command.number, done=self._done()))
                     continue
                 if command.HasField("truncate"):
-                    # Steps before it in the queue need not be computed any more.
+                    # Steps before it in the queue need neither be computed nor passed on any more.
                     self._newest_epoch = command.truncate.epoch
+                    if self._is_passing:
+                        self._link.cancel()
                 await self.take(command)
         except (grpc.aio.AioRpcError, TimeoutError):
             pass
@@ -247,19 +251,28 @@ class HostedText:
 
     async def _pass_on(self, step: pb.Step) -> None:
         assert self._next is not None
+        first = self._link is None
+        if first:
+            self._link = self._host.link(self._next)
+        message = pb.Passed(text=self._next.text if first else b"", step=step)
+        self._is_passing = True
         try:
             async with asyncio.timeout(_PASS_TIMEOUT_S):
-                first = self._link is None
-                if first:
-                    self._link = self._host.link(self._next)
-                message = pb.Passed(text=self._next.text if first else b"", step=step)
                 await self._link.write(message)
         except (TimeoutError, grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
-            raise _FaultError(
-                "next.lost",
-                f"the next stage does not answer: {type(error).__name__}",
-                pb.BLAME_NEXT,
-            ) from error
+            raise self._lost_next(error) from error
+        except asyncio.CancelledError as error:
+            if not self._link.cancelled() or _is_cancelled():
+                raise
+            raise self._lost_next(error) from error
+        finally:
+            self._is_passing = False
+
+    def _lost_next(self, error: BaseException) -> _FaultError:
+        """The link is given up; what is passed on next opens another."""
+        self._link = None
+        why = f"the next stage does not answer: {type(error).__name__}"
+        return _FaultError("next.lost", why, pb.BLAME_NEXT)
 
     async def _fault(self, number: int, code: str, message: str, blame: Any) -> None:
         fault = pb.Fault(code=code, message=message[:500], blame=blame, epoch=self._epoch)
@@ -270,3 +283,9 @@ class HostedText:
         async with self._writing, asyncio.timeout(_WRITE_TIMEOUT_S):
             with contextlib.suppress(grpc.aio.AioRpcError):
                 await self._write(report)
+
+
+def _is_cancelled() -> bool:
+    """Whether the task that runs is to end."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
