@@ -212,9 +212,10 @@ def test_a_next_stage_that_takes_nothing_holds_nobody_up(
             )(timeout=30)
             await call.write(opening(model, capacity=512, next=follows))
             kinds = [(await call.read()).WhichOneof("body")]
-            tokens = [1] * 500
-            step = pb.Step(position=0, tokens=tokens, rows=ROWS * len(tokens))
-            await call.write(pb.Command(number=2, step=step))
+            # gRPC takes one message for those who do not ask, and some of the next.
+            for position in range(0, 500, 100):
+                step = pb.Step(position=position, tokens=[1] * 100, rows=ROWS * 100)
+                await call.write(pb.Command(number=2, step=step))
             while not calls:
                 await asyncio.sleep(0.05)
             await asyncio.sleep(0.5)
