@@ -262,7 +262,8 @@ class HostedText:
         except (TimeoutError, grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
             raise self._lost_next(error) from error
         except asyncio.CancelledError as error:
-            if not self._link.cancelled() or _is_cancelled():
+            # Either the link was cancelled, because a new epoch has begun, or this text is.
+            if self._newest_epoch <= self._epoch or _is_cancelled():
                 raise
             raise self._lost_next(error) from error
         finally:
