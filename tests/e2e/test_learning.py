@@ -17,7 +17,7 @@ WHO = ("the clerk", "a pilot", "the widow", "our teacher", "the cook", "a fisher
 WHEN = ("spring", "May", "the cold June", "August", "autumn", "the last week of the year")
 FORMS = ("txt", "md", "html", "pdf", "docx", "eml")
 QUICK = ("--rate", "0.003", "--rank", "8", "--length", "64", "--step-tokens", "256")
-QUICK += ("--max-steps", "15", "--epochs", "9")
+QUICK += ("--max-steps", "15", "--epochs", "9", "--sample-tokens", "6")
 
 
 def documents(folder: Path) -> Path:
