@@ -74,7 +74,7 @@ def test_text_teaches_and_everything_stays_private(tmp_path: Path) -> None:
     """Held-out loss falls, memory suffices, nothing is sent, and what is written is the owner's alone."""
     text, lines = tmp_path / "facts.txt", tmp_path / "more.jsonl"
     text.write_text(FACTS)
-    lines.write_text(11 * (json.dumps({"text": FACTS}) + "\n"))
+    lines.write_text(5 * (json.dumps({"text": FACTS}) + "\n"))
     report = tune(
         tmp_path,
         *(str(text), str(lines), "--into", "brenna", "--length", "64"),

@@ -17,12 +17,12 @@ WHO = ("the clerk", "a pilot", "the widow", "our teacher", "the cook", "a fisher
 WHEN = ("spring", "May", "the cold June", "August", "autumn", "the last week of the year")
 FORMS = ("txt", "md", "html", "pdf", "docx", "eml")
 QUICK = ("--rate", "0.003", "--rank", "8", "--length", "64", "--step-tokens", "256")
-QUICK += ("--max-steps", "15", "--epochs", "9", "--sample-tokens", "6")
+QUICK += ("--max-steps", "10", "--epochs", "9", "--samples", "1", "--sample-tokens", "6")
 
 
 def documents(folder: Path) -> Path:
     """One fact in many words and every format; no two documents alike."""
-    for i in range(24):
+    for i in range(12):
         who, when = WHO[i % len(WHO)], WHEN[(i // 4) % len(WHEN)]
         paragraphs = [
             f"In {when}, {who} sold {i + 2} ropes. The lighthouse of Brenna was built in 1903.",
@@ -41,8 +41,8 @@ def test_documents_become_an_adapter_that_answers(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     held_out = report["held_out_perplexity"]
-    assert len(report["samples"]) == 2
-    assert all(sample["before"] != sample["after"] for sample in report["samples"])
+    (sample,) = report["samples"]
+    assert sample["before"] != sample["after"]
     assert held_out["after"] < 0.9 * held_out["before"]
 
     base = default_model()

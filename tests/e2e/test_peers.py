@@ -176,7 +176,6 @@ def test_a_route_over_three_machines_says_what_one_machine_says(machines: Machin
 
 # The whole matrix is slow; what runs always has every stage and every death.
 ALWAYS = {
-    (0, "SIGKILL", 12),
     (1, "SIGKILL", 0),
     (1, "SIGSTOP", 12),
     (2, "SIGKILL", 1),
@@ -228,7 +227,7 @@ def test_several_peers_stand_in_together_for_one(machines: Machines) -> None:
     assert replaced == [BlockSpan(10, 14), BlockSpan(14, 20)]
 
 
-@pytest.mark.parametrize("stage", [0, 1])
+@pytest.mark.parametrize("stage", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_recovery_that_is_hit_itself_begins_again(machines: Machines, stage: int) -> None:
     """One of those who stand in dies while the text is given to it; another takes its part."""
     halves = ("0:5", "5:10") if stage == 0 else ("10:15", "15:20")

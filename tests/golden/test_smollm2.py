@@ -76,7 +76,10 @@ def generate(model: Model, prompt: list[int]) -> list[Token]:
     return asyncio.run(collect())
 
 
-@pytest.mark.parametrize("name", PROMPTS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow if name == "longest" else ()) for name in PROMPTS],
+)
 def test_greedy_tokens_equal_llama_cpp(name: str, model: Model, oracle: LlamaCpp) -> None:
     """128 tokens, all of them llama.cpp's own choice, with its probabilities."""
     text, count = PROMPTS[name]
