@@ -78,7 +78,10 @@ def generate(model: Model, prompt: list[int]) -> list[Token]:
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=pytest.mark.slow if name == "longest" else ()) for name in PROMPTS],
+    [
+        pytest.param(name, marks=pytest.mark.slow if length > 1000 else ())
+        for name, (_, length) in PROMPTS.items()
+    ],
 )
 def test_greedy_tokens_equal_llama_cpp(name: str, model: Model, oracle: LlamaCpp) -> None:
     """128 tokens, all of them llama.cpp's own choice, with its probabilities."""
