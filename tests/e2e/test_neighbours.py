@@ -82,7 +82,7 @@ def test_a_plan_names_machines_bytes_and_seconds(network: Network) -> None:
     network.start("12:30")
     plan = network.call("plan", "--measure")
     assert [(s["start"], s["end"]) for s in plan["hosted"]["route"]] == [(0, 12), (12, 30)]
-    # From three sources, so that none bounds another: figures that machines measured, what hosts saw, now.
+    # None bounds another: they come from what machines measured, what hosts saw, and just now.
     for seconds in (plan["plan"]["token_s"], plan["hosted"]["token_s"], plan["measured_token_s"]):
         assert seconds > 0
     small = network.call("plan", "--memory", "60MB")["plan"]["route"]
