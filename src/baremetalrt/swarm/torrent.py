@@ -17,7 +17,7 @@ from baremetalrt.swarm.metainfo import Metainfo
 
 _log = logging.getLogger("baremetalrt.swarm")
 
-# So long after a magnet link, peers have answered with the v2 hashes of pieces.
+# So long after the first piece of a magnet link, peers have answered with the v2 hashes of pieces.
 _LAYERS_S: Final = 2.0
 
 
@@ -54,7 +54,7 @@ class Transfer:
     wasted_bytes: int = 0
 
 
-class Owner(Protocol):
+class Keeper(Protocol):
     """Whom a torrent tells what should last."""
 
     def note_progress(self, torrent: "Torrent") -> None:
@@ -84,7 +84,7 @@ class Torrent:
         handle: lt.torrent_handle,
         metainfo: Metainfo,
         entry: Entry,
-        owner: Owner,
+        keeper: Keeper,
         *,
         have: Iterable[int],
         wanted: Iterable[int],
@@ -92,7 +92,7 @@ class Torrent:
         self.handle = handle
         self.metainfo = metainfo
         self.entry = entry
-        self._owner = owner
+        self._keeper = keeper
         # verified, and of those, what was flushed: only that may be read
         self._have = set(have)
         self.on_disk = set(have)
@@ -111,8 +111,7 @@ class Torrent:
         self._flushing: set[int] | None = None
         self._order = FetchOrder(())
         self._step = step_pieces(metainfo.pieces.piece_bytes)
-        self._began_at = time.monotonic()
-        self._reorders = False
+        self._expects_layers = self._has_layers = False
         self._transfer = Transfer()
         # how many pieces were here when the order was last told
         self._num_ordered = 0
@@ -198,19 +197,19 @@ class Torrent:
     def _sets_deadlines(self) -> bool:
         """Whether a piece may be asked of several peers at once.
 
-        Not in the first moments after a magnet link: until v2 hashes have come, nobody could say which of
-        them lied, and an honest one would be banned with the liar.
+        Not in the first moments of a magnet link: until v2 hashes have come, nobody could say which of
+        them lied, and an honest one would be banned with the liar. They are asked for when a peer is
+        there, and come before its first piece or soon after it, however long all that takes.
         """
-        age_s = time.monotonic() - self._began_at
-        if not self.metainfo.lacks_layers or age_s >= _LAYERS_S:
-            return True
-        if not self._reorders:
-            self._reorders = True
-            asyncio.get_running_loop().call_later(_LAYERS_S - age_s, self._reorder)
-        return False
+        return not self.metainfo.lacks_layers or self._has_layers
+
+    def _expect_layers(self) -> None:
+        if self.metainfo.lacks_layers and not self._expects_layers:
+            self._expects_layers = True
+            asyncio.get_running_loop().call_later(_LAYERS_S, self._reorder)
 
     def _reorder(self) -> None:
-        self._reorders = False
+        self._has_layers = True
         if self.handle.is_valid() and self.failure is None:
             self.order()
 
@@ -219,12 +218,13 @@ class Torrent:
     def on_piece(self, piece: int) -> None:
         """A piece has passed its hash. It may still be on its way to the disk."""
         self._have.add(piece)
+        self._expect_layers()
         self.last_piece_at = time.perf_counter()
         if self._units and len(self._have) - self._num_ordered >= self._step // 2:
             self.order()
         if any(w.pieces <= self._have for w in self._waiters) or self.wanted <= self._have:
             self._flush()
-        self._owner.note_progress(self)
+        self._keeper.note_progress(self)
 
     def on_flushed(self) -> None:
         """What was verified when the flush was asked for is on disk now."""
@@ -237,7 +237,7 @@ class Torrent:
                 self._waiters.remove(waiter)
                 if not waiter.done.done():
                     waiter.done.set_result(None)
-        self._owner.note_progress(self)
+        self._keeper.note_progress(self)
         if any(w.pieces <= self._have for w in self._waiters):
             self._flush()
 
@@ -248,8 +248,8 @@ class Torrent:
             self.handle.flush_cache()
 
     def on_peer(self, endpoint: tuple[str, int]) -> None:
-        """A connection is there; whether it is one to remember, only its owner can ask."""
-        self._owner.note_peer(self, endpoint)
+        """A connection is there; whether it is one to remember, only its keeper can ask."""
+        self._keeper.note_peer(self, endpoint)
 
     def remember_peer(self, endpoint: tuple[str, int]) -> None:
         """Somebody who can be reached, to be asked again. The latest one is the last."""
