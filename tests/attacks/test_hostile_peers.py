@@ -3,7 +3,7 @@
 import asyncio
 import secrets
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -13,20 +13,17 @@ import grpc
 import numpy as np
 import pytest
 
-from baremetalrt.hosting.neighbours import identity_of
 from baremetalrt.membership.authority import find_membership, load_authority, utc_now
 from baremetalrt.membership.certificates import certificate_pem, issue, key_pem, new_key
 from baremetalrt.membership.identity import Identity
 from baremetalrt.peers import compute_pb2 as pb
 from baremetalrt.peers.bounded_queue import BoundedQueue
-from baremetalrt.peers.caller import Channels, NoAnswerError
+from baremetalrt.peers.caller import NoAnswerError
 from baremetalrt.peers.tls import secure_channel, server_credentials
 from baremetalrt.peers.wire import SERVICE, StepError, read_rows, read_step
 from baremetalrt.weights.store import default_model
 from peers_kit import SWARM, PeerProcess, at_home, founder, member
-
-WIDTH = 576
-ROWS = struct.pack("<f", 0.5) * WIDTH
+from raw_calls import ROWS, WIDTH, attach, described, identity, opening, say
 
 
 @pytest.fixture(scope="module")
@@ -37,38 +34,6 @@ def attacked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[PeerPro
     assert model is not None
     with PeerProcess(model.path, "10:20", member(folder / "peer", caller)) as peer:
         yield peer.wait_until_it_listens(), caller
-
-
-def identity(home: Path) -> Identity:
-    with at_home(home):
-        return identity_of(find_membership(SWARM))
-
-
-async def described(peer: PeerProcess, who: Identity) -> pb.Description:
-    channels = Channels(who)
-    return (await channels.describe(peer.address, timeout_s=5))[0]
-
-
-async def say(
-    peer: PeerProcess, who: Identity, *commands: pb.Command, name: str | None = None
-) -> list[pb.Report]:
-    """Sends commands, and returns what is reported to each of them."""
-    async with secure_channel(who, peer.address, name or f"{peer.id}.peer") as channel:
-        call: Any = channel.stream_stream(
-            f"{SERVICE}Attach",
-            request_serializer=pb.Command.SerializeToString,
-            response_deserializer=pb.Report.FromString,
-        )(timeout=20)
-        reports = []
-        for command in commands:
-            await call.write(command)
-            reports.append(await call.read())
-        return reports
-
-
-def opening(model: str, **changes: Any) -> pb.Command:
-    fields = {"text": secrets.token_bytes(16), "model": model, "start": 10, "end": 20}
-    return pb.Command(number=1, open=pb.Open(**{**fields, "capacity": 64, **changes}))
 
 
 STEPS: dict[str, tuple[pb.Step, str]] = {
@@ -206,11 +171,7 @@ def test_a_next_stage_that_takes_nothing_holds_nobody_up(
         follows = pb.Peer(id=deaf.id, address=f"127.0.0.1:{port}", text=secrets.token_bytes(16))
         model = (await described(peer, who)).spans[0].model
         async with secure_channel(who, peer.address, f"{peer.id}.peer") as channel:
-            call: Any = channel.stream_stream(
-                f"{SERVICE}Attach",
-                request_serializer=pb.Command.SerializeToString,
-                response_deserializer=pb.Report.FromString,
-            )(timeout=30)
+            call = attach(channel, timeout_s=30)
             await call.write(opening(model, capacity=512, next=follows))
             kinds = [(await call.read()).WhichOneof("body")]
             # gRPC takes one message for those who do not ask, and some of the next.
@@ -279,14 +240,12 @@ def test_one_peer_does_not_get_the_whole_cache(attacked: tuple[PeerProcess, Path
     model = asyncio.run(described(peer, who)).spans[0].model
 
     async def attack() -> list[pb.Report]:
+        while (await described(peer, who)).spans[0].num_texts:
+            await asyncio.sleep(0.05)
         async with secure_channel(who, peer.address, f"{peer.id}.peer") as channel:
             reports, calls = [], []
             for capacity in (1024, 1024, 1024, 1025, 256):
-                call: Any = channel.stream_stream(
-                    f"{SERVICE}Attach",
-                    request_serializer=pb.Command.SerializeToString,
-                    response_deserializer=pb.Report.FromString,
-                )(timeout=20)
+                call = attach(channel)
                 calls.append(call)
                 await call.write(opening(model, capacity=capacity))
                 reports.append(await call.read())
@@ -323,12 +282,7 @@ def test_a_flood_of_texts_is_bounded(attacked: tuple[PeerProcess, Path]) -> None
 
     async def attack() -> list[grpc.StatusCode | None]:
         async with secure_channel(who, peer.address, f"{peer.id}.peer") as channel:
-            attach: Callable[[], Any] = lambda: channel.stream_stream(  # noqa: E731
-                f"{SERVICE}Attach",
-                request_serializer=pb.Command.SerializeToString,
-                response_deserializer=pb.Report.FromString,
-            )(timeout=20)
-            calls = [attach() for _ in range(80)]
+            calls = [attach(channel) for _ in range(80)]
             codes = []
             for call in calls:
                 try:

@@ -234,11 +234,12 @@ Call a tool by <tool_call>{"name": …, "arguments": {…}}</tool_call>. Tools: 
 
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """A server with a key, and a chat template that has tools."""
+    """A server with two keys, and a chat template that has tools."""
     home: Path = tmp_path_factory.mktemp("guarded")
     template = home / "tools.jinja"
     template.write_text(TEMPLATE)
-    arguments = ("--context", "1024", "--api-key", "secret", "--chat-template", str(template))
+    arguments = ("--context", "1024", "--chat-template", str(template))
+    arguments += ("--api-key", "secret", "--api-key", "another")
     with ServerProcess(*arguments, home=home) as process:
         yield process
 
@@ -278,6 +279,20 @@ def test_a_required_tool_is_called(guarded: ServerProcess, stream: bool) -> None
             ],
         )
         assert answered.usage is not None and answered.usage.completion_tokens > 0
+
+
+def test_who_has_one_key_is_told_nothing_of_who_has_another(guarded: ServerProcess) -> None:
+    """A prompt word for word is as new to the second as to the first, who finds it again."""
+    said = [{"role": "user", "content": "My number is 4711 and nobody else is to know it. " * 4}]
+
+    def cached(key: str) -> int:
+        with OpenAI(base_url=f"{guarded.url}/v1", api_key=key, max_retries=0) as client:
+            usage = client.chat.completions.create(model=MODEL, max_tokens=1, messages=said).usage
+        assert usage is not None and usage.prompt_tokens_details is not None
+        return usage.prompt_tokens_details.cached_tokens or 0
+
+    assert [cached(key) for key in ("secret", "another", "secret")][:2] == [0, 0]
+    assert cached("secret") > 50 < cached("another")
 
 
 def test_a_wrong_key_is_refused(guarded: ServerProcess) -> None:

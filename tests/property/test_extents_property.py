@@ -25,13 +25,18 @@ from baremetalrt.blocks.extents import (
     CopyCells,
     ExtentAllocator,
     NoRoomError,
+    OverLimitError,
     SequenceTable,
     common_prefix,
 )
+from baremetalrt.core.owner import Owner
 from baremetalrt.core.units import round_up
 
 NUM_CELLS = 8 * CELL_QUANTUM
 MIN_SHARED = 16
+# This user, and two members, one of whom has two clients.
+OWNERS = (Owner(), Owner("a"), Owner("a", "x"), Owner("b"))
+LIMIT = 3 * CELL_QUANTUM
 
 
 @st.composite
@@ -85,15 +90,28 @@ class Cache(RuleBasedStateMachine):
         for i in range(sequence.length - len(tokens), sequence.length):
             self.cells[sequence.first_cell + i] = numbers[i]
 
-    @rule(target=active, text=texts(), more=st.sampled_from([0, 1, 256, 500]))
-    def open(self, text: list[int], more: int) -> object:
-        """A text stands after the longest beginning that any stored text shares with it."""
-        longest = max(
-            (shared_tokens(s.tokens.tolist(), text[:-1]) for s in self.table.sequences), default=0
-        )
+    def num_active(self, owner: Owner) -> int:
+        """Cells of the active texts of a principal."""
+        mine = (s for s in self.table.sequences if s.owner.principal == owner.principal)
+        return sum(s.capacity for s in mine if s.active)
+
+    @rule(
+        target=active,
+        text=texts(),
+        more=st.sampled_from([0, 1, 256, 500]),
+        owner=st.sampled_from(OWNERS),
+    )
+    def open(self, text: list[int], more: int, owner: Owner) -> object:
+        """A text stands after the longest beginning that a stored text of its owner shares with it."""
+        own = [s.tokens.tolist() for s in self.table.sequences if s.owner == owner]
+        longest = max((shared_tokens(tokens, text[:-1]) for tokens in own), default=0)
         capacity = len(text) + more
+        limit = LIMIT if owner.principal else None
         try:
-            opened = self.table.open(text, capacity)
+            opened = self.table.open(text, capacity, owner=owner, limit=limit)
+        except OverLimitError:
+            assert self.num_active(owner) + round_up(capacity, CELL_QUANTUM) > LIMIT
+            return multiple()
         except NoRoomError:
             assert self.num_free() < round_up(capacity, CELL_QUANTUM)
             return multiple()
@@ -115,6 +133,10 @@ class Cache(RuleBasedStateMachine):
         before = sequence.tokens.tolist()
         try:
             self.carry_out(self.table.grow(sequence, capacity))
+        except OverLimitError:
+            more = round_up(capacity, CELL_QUANTUM) - sequence.capacity
+            assert self.num_active(sequence.owner) + more > LIMIT
+            return
         except NoRoomError:
             assert self.num_free(without=sequence) < round_up(capacity, CELL_QUANTUM)
             return
@@ -140,6 +162,10 @@ class Cache(RuleBasedStateMachine):
     def every_cell_is_free_or_owned(self) -> None:
         owned = sum(s.capacity for s in self.table.sequences)
         assert owned + self.table.allocator.num_free == NUM_CELLS
+
+    @invariant()
+    def no_member_holds_more_than_its_limit(self) -> None:
+        assert all(self.table.num_cells_of(name) <= LIMIT for name in ("a", "b"))
 
     @invariant()
     def cells_hold_their_text(self) -> None:

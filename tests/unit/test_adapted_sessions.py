@@ -210,7 +210,7 @@ class Elsewhere:
 
     chunk_tokens = 512
 
-    async def open(self, tokens: object, capacity: int) -> object:
+    async def open(self, tokens: object, capacity: int, owner: object) -> object:
         raise AssertionError("nobody should come here")
 
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from baremetalrt.blocks.span import Reads
 from baremetalrt.core.errors import IntegrityError
+from baremetalrt.core.owner import THIS_USER, Owner
 from baremetalrt.session.grammar import GrammarCompiler
 from baremetalrt.session.options import SampleOptions
 from baremetalrt.session.route import Route
@@ -42,7 +43,7 @@ class Script:
     kept: list[bool] = field(default_factory=list)
     chunk_tokens: int = 512
 
-    async def open(self, tokens: Sequence[int], capacity: int) -> Place:
+    async def open(self, tokens: Sequence[int], capacity: int, owner: Owner = THIS_USER) -> Place:
         return _Place()
 
     async def grow(self, place: Place, capacity: int) -> None: ...

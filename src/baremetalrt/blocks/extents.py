@@ -12,6 +12,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from baremetalrt.core.owner import THIS_USER, Owner
 from baremetalrt.core.spans import BlockSpan
 from baremetalrt.core.units import round_up
 
@@ -81,13 +82,16 @@ class CachedSequence:
     """One text in the cache, token by token. `tokens` are those whose keys and values are stored.
 
     `part` says for which of the blocks; None for all. Others have nothing of it. `adapters` made these
-    keys and values what they are: texts with others share nothing with it.
+    keys and values what they are: texts with others share nothing with it, nor do those of another
+    `owner`, whose principal may hold `limit` cells in all, None for as many as there are.
     """
 
     first_cell: int
     capacity: int
     part: BlockSpan | None = None
     adapters: AdapterKey = ()
+    owner: Owner = THIS_USER
+    limit: int | None = None
     tokens: "array[int]" = field(default_factory=lambda: array("i"))
     active: bool = True
     last_used: int = 0
@@ -118,6 +122,14 @@ class NoRoomError(Exception):
     """There are too few cells, even without every idle sequence."""
 
 
+class OverLimitError(NoRoomError):
+    """The active sequences of one principal hold `held` cells, and may hold no more than `limit`."""
+
+    def __init__(self, held: int, limit: int) -> None:
+        super().__init__(held, limit)
+        self.held, self.limit = held, limit
+
+
 class SequenceTable:
     """All sequences of one KV cache: active ones, and idle ones kept for their beginnings."""
 
@@ -132,32 +144,43 @@ class SequenceTable:
         capacity: int,
         part: BlockSpan | None = None,
         adapters: AdapterKey = (),
+        owner: Owner = THIS_USER,
+        limit: int | None = None,
     ) -> Opened:
         """A sequence with room for `capacity` tokens that shares what it can of `tokens`.
 
-        The last token is never taken from the cache: its logits are wanted.
+        The last token is never taken from the cache: its logits are wanted. Of other owners nothing
+        is taken, however alike.
 
         Raises:
+            OverLimitError: those of the owner's principal hold `limit` cells, or nearly.
             NoRoomError: active sequences hold too many cells.
         """
         capacity = round_up(max(capacity, len(tokens)), CELL_QUANTUM)
         wanted = np.asarray(tokens[:-1], dtype=np.int32)
-        alike = [s for s in self.sequences if s.part == part and s.adapters == adapters]
+        kind = (part, adapters, owner)
+        alike = [s for s in self.sequences if (s.part, s.adapters, s.owner) == kind]
         shared = [(common_prefix(s.tokens, wanted), s) for s in alike]
         donors = [(n, s) for n, s in shared if n >= _MIN_SHARED]
         length, donor = max(donors, key=lambda d: (d[0], not d[1].active), default=(0, None))
         if donor is not None and not donor.active and 2 * length > donor.length:
-            return self._adopt(donor, length, capacity)
+            return self._adopt(donor, length, capacity, limit)
         copies: list[CopyCells] = []
-        first_cell = self._allocate(capacity, keep=donor)
+        try:
+            self._make_way(owner, capacity, limit, keep=donor)
+            first_cell = self._allocate(capacity, owner, keep=donor)
+        except OverLimitError:
+            if donor is None or donor.active:
+                raise
+            first_cell = None
         if first_cell is None and donor is not None and not donor.active:
-            return self._adopt(donor, length, capacity)
+            return self._adopt(donor, length, capacity, limit)
         if first_cell is None and self.allocator.num_free >= capacity:
             copies += self._compact()
             first_cell = self.allocator.allocate(capacity)
         if first_cell is None:
             raise NoRoomError
-        sequence = CachedSequence(first_cell, capacity, part, adapters)
+        sequence = CachedSequence(first_cell, capacity, part, adapters, owner, limit)
         self.sequences.append(sequence)
         self._touch(sequence)
         if donor is not None:
@@ -167,15 +190,12 @@ class SequenceTable:
         return Opened(sequence, tuple(copies))
 
     def grow(self, sequence: CachedSequence, capacity: int) -> tuple[CopyCells, ...]:
-        """Makes room for `capacity` tokens, moving the sequence where it must.
-
-        Raises:
-            NoRoomError: active sequences hold too many cells.
-        """
+        """Makes room for `capacity` tokens, moving the sequence where it must; raises like `open`."""
         capacity = round_up(capacity, CELL_QUANTUM)
         more = capacity - sequence.capacity
         if more <= 0:
             return ()
+        self._make_way(sequence.owner, more, sequence.limit, keep=sequence)
         copies: tuple[CopyCells, ...] = ()
         while not self.allocator.extend(sequence.first_cell + sequence.capacity, more):
             first_cell = self.allocator.allocate(capacity)
@@ -184,7 +204,7 @@ class SequenceTable:
                 copies = _copies(sequence.first_cell, first_cell, sequence.length)
                 sequence.first_cell = first_cell
                 break
-            if self._evict(keep=sequence):
+            if self._evict(sequence.owner, keep=sequence):
                 continue
             if self.allocator.num_free < more:
                 raise NoRoomError
@@ -198,15 +218,35 @@ class SequenceTable:
             self._drop(sequence)
             return
         sequence.active = False
-        spare = sequence.capacity - round_up(sequence.length, CELL_QUANTUM)
-        if spare:
-            sequence.capacity -= spare
-            self.allocator.free(sequence.first_cell + sequence.capacity, spare)
+        self._shrink(sequence, round_up(sequence.length, CELL_QUANTUM))
         self._touch(sequence)
 
-    def _adopt(self, donor: CachedSequence, length: int, capacity: int) -> Opened:
+    def num_cells_of(self, principal: str) -> int:
+        """Cells that texts of a principal hold, those kept for their beginnings included."""
+        return sum(s.capacity for s in self.sequences if s.owner.principal == principal)
+
+    def _shrink(self, sequence: CachedSequence, capacity: int) -> None:
+        spare = sequence.capacity - capacity
+        if spare > 0:
+            sequence.capacity = capacity
+            self.allocator.free(sequence.first_cell + capacity, spare)
+
+    def _make_way(
+        self, owner: Owner, more: int, limit: int | None, *, keep: CachedSequence | None
+    ) -> None:
+        """A principal at its limit makes room for `more` cells out of what is kept for it."""
+        if limit is None:
+            return
+        while (held := self.num_cells_of(owner.principal)) + more > limit:
+            if not self._evict(owner, keep=keep, is_own=True):
+                raise OverLimitError(held, limit)
+
+    def _adopt(
+        self, donor: CachedSequence, length: int, capacity: int, limit: int | None
+    ) -> Opened:
         del donor.tokens[length:]
-        donor.active = True
+        self._shrink(donor, capacity)
+        donor.active, donor.limit = True, limit
         self._touch(donor)
         try:
             return Opened(donor, self.grow(donor, capacity))
@@ -214,18 +254,23 @@ class SequenceTable:
             donor.active = False
             raise
 
-    def _allocate(self, capacity: int, *, keep: CachedSequence | None) -> int | None:
+    def _allocate(self, capacity: int, owner: Owner, *, keep: CachedSequence | None) -> int | None:
         while (first_cell := self.allocator.allocate(capacity)) is None:
-            if not self._evict(keep=keep):
+            if not self._evict(owner, keep=keep):
                 return None
         return first_cell
 
-    def _evict(self, *, keep: CachedSequence | None) -> bool:
-        """Forgets the idle sequence that was not used for longest; False when there is none."""
+    def _evict(self, owner: Owner, *, keep: CachedSequence | None, is_own: bool = False) -> bool:
+        """Forgets the idle sequence that was not used for longest; False when there is none.
+
+        What the principal itself left goes before what others did; with `is_own`, nothing else does.
+        """
         idle = [s for s in self.sequences if not s.active and s is not keep]
-        if not idle:
+        own = [s for s in idle if s.owner.principal == owner.principal]
+        candidates = own if own or is_own else idle
+        if not candidates:
             return False
-        self._drop(min(idle, key=lambda s: s.last_used))
+        self._drop(min(candidates, key=lambda s: s.last_used))
         return True
 
     def _compact(self, *, around: CachedSequence | None = None) -> tuple[CopyCells, ...]:

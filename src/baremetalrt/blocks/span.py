@@ -13,7 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from baremetalrt.blocks.architecture import Architecture
-from baremetalrt.blocks.extents import CELL_QUANTUM, AdapterKey, CachedSequence, NoRoomError
+from baremetalrt.blocks.extents import (
+    CELL_QUANTUM,
+    AdapterKey,
+    CachedSequence,
+    NoRoomError,
+    OverLimitError,
+)
 from baremetalrt.blocks.graphs import GraphCache, SpanGraph
 from baremetalrt.blocks.hyperparameters import Hyperparameters
 from baremetalrt.blocks.inventory import Unit, take_inventory
@@ -21,6 +27,7 @@ from baremetalrt.blocks.kv_cache import KVCache
 from baremetalrt.blocks.streams import StepShape, group_streams, last_quantum, window_start
 from baremetalrt.blocks.weight_loader import WeightLoader
 from baremetalrt.core.errors import CapacityError
+from baremetalrt.core.owner import THIS_USER, Owner
 from baremetalrt.core.spans import BlockSpan, ByteRange
 from baremetalrt.core.units import round_up
 from baremetalrt.native import backend
@@ -153,12 +160,15 @@ class Span:
         capacity: int,
         part: BlockSpan | None = None,
         adapters: "AdapterSet | None" = None,
+        owner: Owner = THIS_USER,
+        limit: int | None = None,
     ) -> CachedSequence:
         """A sequence with room for `capacity` tokens, standing after what the cache has of `tokens`.
 
         With `part`, it is to be stepped through these blocks of the span alone. With `adapters`, which
         are loaded if they are not, they are added to every step; their text is shared with nobody
-        who uses others.
+        who uses others; nor is that of one `owner` with another. All of a principal hold at most `limit`
+        cells, whole quanta of which count.
 
         Raises:
             CapacityError: other sequences hold too much of the cache, or adapters do not fit.
@@ -168,7 +178,7 @@ class Span:
         key = adapters.key if adapters else ()
         try:
             with self._room_for(capacity):
-                opened = self.cache.sequences.open(tokens, capacity, part, key)
+                opened = self.cache.sequences.open(tokens, capacity, part, key, owner, limit)
         except BaseException:
             self._let_go(key)
             raise
@@ -207,6 +217,15 @@ class Span:
     def _room_for(self, capacity: int) -> Iterator[None]:
         try:
             yield
+        except OverLimitError as error:
+            raise CapacityError(
+                f"no room for {capacity} tokens: {error.held} of {error.limit} that one peer may have "
+                "are in use",
+                code="cache.full",
+                needed=capacity,
+                available=max(0, error.limit - error.held),
+                hint="wait for other answers of yours to end",
+            ) from error
         except NoRoomError as error:
             raise CapacityError(
                 f"the cache of {self.cache.num_cells} tokens has no room for {capacity} more",

@@ -19,7 +19,12 @@ if TYPE_CHECKING:
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("-p", "--port", type=click.IntRange(0, 65535), default=8080, show_default=True)
 @click.option(
-    "--api-key", envvar="BMRT_API_KEY", metavar="KEY", help="Ask clients for it. [env BMRT_API_KEY]"
+    "--api-key",
+    "api_keys",
+    multiple=True,
+    envvar="BMRT_API_KEY",
+    metavar="KEY",
+    help="Ask clients for it; several, for clients that share nothing. [env BMRT_API_KEY]",
 )
 @click.option(
     "--parallel",
@@ -61,7 +66,7 @@ def command(
     models: tuple[str, ...],
     host: str,
     port: int,
-    api_key: str | None,
+    api_keys: tuple[str, ...],
     parallel: int,
     queue: int,
     metered: bool,
@@ -95,7 +100,10 @@ def command(
         models=models,
         port=port,
         server=ServerConfig(
-            host=host, api_key=api_key or None, max_active=parallel, max_waiting=queue
+            host=host,
+            api_keys=tuple(key for key in api_keys if key),
+            max_active=parallel,
+            max_waiting=queue,
         ),
         options=replace(options, max_sessions=parallel),
         route=route,

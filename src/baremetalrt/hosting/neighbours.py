@@ -1,7 +1,9 @@
 """The peers of a private swarm, as this machine sees them: who answers, what they host, how far."""
 
 import asyncio
+import ipaddress
 import logging
+import socket
 import statistics
 import string
 from collections.abc import Iterable, Sequence
@@ -26,6 +28,8 @@ HERE: Final = "here"
 # More than any model has; what peers say bounds what is built of it.
 _MAX_BLOCKS: Final = 4096
 _MAX_NAME: Final = 128
+# Of a name with more addresses, the first ones are tried.
+_MAX_LITERALS: Final = 4
 _MAX_SPANS: Final = 1024
 _ID_DIGITS: Final = 40
 _DESCRIBE_TIMEOUT_S: Final = 5.0
@@ -178,9 +182,16 @@ class Neighbours:
         return list({one.id: one for one in answers if one is not None}.values())
 
     async def _ask(self, address: str) -> Neighbour | None:
+        # Hosts pass rows on to addresses, and look up no names for others.
+        for literal in await literal_addresses(address):
+            if (found := await self._ask_at(literal, address)) is not None:
+                return found
+        return None
+
+    async def _ask_at(self, literal: str, address: str) -> Neighbour | None:
         try:
             about, round_trip_s = await self.channels.describe(
-                address, timeout_s=_DESCRIBE_TIMEOUT_S
+                literal, timeout_s=_DESCRIBE_TIMEOUT_S
             )
         except NoAnswerError as error:
             _log.warning("%s does not answer: %s", address, error)
@@ -192,13 +203,31 @@ class Neighbours:
             _log.warning("%s says impossible things of itself", address)
             return None
         self._ids[address] = about.id
-        return Neighbour(address, about, round_trip_s)
+        return Neighbour(literal, about, round_trip_s)
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self.channels.close()
+
+
+async def literal_addresses(address: str) -> list[str]:
+    """`HOST:PORT` with the numbers that a name stands for; none where nobody knows the name."""
+    host, _, port = address.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    try:
+        ipaddress.ip_address(host)
+        return [address]
+    except ValueError:
+        pass
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except OSError as error:
+        _log.warning("%s is not known: %s", host, error)
+        return []
+    hosts = dict.fromkeys(str(where[0]) for *_, where in found)
+    return [f"[{h}]:{port}" if ":" in h else f"{h}:{port}" for h in hosts][:_MAX_LITERALS]
 
 
 def links_between(neighbours: Sequence[Neighbour]) -> Network:

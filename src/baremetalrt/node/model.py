@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from baremetalrt.blocks.hyperparameters import Hyperparameters
 from baremetalrt.blocks.span import Span
 from baremetalrt.core.errors import UsageError
+from baremetalrt.core.owner import THIS_USER, Owner
 from baremetalrt.core.spans import ByteRange
 from baremetalrt.session.chat_template import ChatTemplate, Message
 from baremetalrt.session.grammar import GrammarCompiler
@@ -26,7 +27,10 @@ _MAX_CHARS_PER_TOKEN: Final = 128
 
 @dataclass
 class Model:
-    """File, tokenizer, template and route. `base` is the model itself, where this one has adapters."""
+    """File, tokenizer, template and route. `base` is the model itself, where this one has adapters.
+
+    What it computes belongs to `owner`.
+    """
 
     name: str
     path: Path
@@ -38,6 +42,7 @@ class Model:
     created: int
     adapters: "AdapterSet | None" = None
     base: "Model | None" = None
+    owner: Owner = THIS_USER
     _spans: list[Span] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -60,7 +65,14 @@ class Model:
             prompt=prompt,
             options=options,
             adapters=self.adapters,
+            owner=self.owner,
         )
+
+    def owned_by(self, owner: Owner) -> "Model":
+        """This model as it answers somebody; it is the same one in memory."""
+        owned = copy.copy(self)
+        owned.owner = owner
+        return owned
 
     def with_adapters(self, adapters: "AdapterSet", label: str) -> "Model":
         """This model as it answers with adapters; it is the same one in memory."""

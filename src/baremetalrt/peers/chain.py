@@ -4,9 +4,10 @@ Drives `Recovery`, which decides: this one has the streams, the clock and the se
 """
 
 import asyncio
+import hashlib
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from baremetalrt.blocks.span import Reads
+from baremetalrt.core.owner import THIS_USER, Owner
 from baremetalrt.core.tasks import Tasks
 from baremetalrt.peers import compute_pb2 as pb
 from baremetalrt.peers.activations import Activations
@@ -37,7 +39,14 @@ from baremetalrt.peers.stage_commands import (
     Tell,
     Truncate,
 )
-from baremetalrt.peers.wire import ENCODINGS, TEXT_BYTES, StepError, make_step, read_rows
+from baremetalrt.peers.wire import (
+    ENCODINGS,
+    SCOPE_BYTES,
+    TEXT_BYTES,
+    StepError,
+    make_step,
+    read_rows,
+)
 from baremetalrt.session.stage import CHUNK_TOKENS, Place
 
 _CLOSE_TIMEOUT_S: Final = 1.0
@@ -45,6 +54,9 @@ _CLOSE_TIMEOUT_S: Final = 1.0
 _REPLACE_TIMEOUT_S: Final = 600.0
 # Chunks of a prompt on their way at once, so that no stage waits for another.
 _MAX_OUTSTANDING: Final = 3
+
+# Other processes of this machine make other names.
+_SCOPE_KEY: Final = secrets.token_bytes(32)
 
 _BLAMES: Final = {pb.BLAME_PREVIOUS: Blame.PREVIOUS, pb.BLAME_NEXT: Blame.NEXT}
 
@@ -54,9 +66,10 @@ FindReplacement = Callable[[RemoteSpan, frozenset[str]], Awaitable[Sequence[Remo
 
 @dataclass(eq=False)
 class ChainPlace:
-    """A text in every stage of a chain, each with its own call."""
+    """A text in every stage of a chain, each with its own call; `scope` names its owner to peers."""
 
     text: Recovery
+    scope: bytes = b""
     calls: dict[AttachedSpan, StageCall] = field(default_factory=dict)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -107,13 +120,16 @@ class RemoteChain:
 
     # the five calls of a stage
 
-    async def open(self, tokens: Sequence[int], capacity: int) -> ChainPlace:
-        """Begins a text in all peers.
+    async def open(
+        self, tokens: Sequence[int], capacity: int, owner: Owner = THIS_USER
+    ) -> ChainPlace:
+        """Begins a text in all peers, where texts of other owners are kept apart from it.
 
         Raises:
             CapacityError: a peer has no room, or is gone and nobody can replace it.
         """
-        place = ChainPlace(Recovery(self.spans, capacity, self._check, chunk_tokens=CHUNK_TOKENS))
+        recovery = Recovery(self.spans, capacity, self._check, chunk_tokens=CHUNK_TOKENS)
+        place = ChainPlace(recovery, scope=scope_of(owner))
         # Rows of a beginning that peers remember could not be given to a peer that replaces one.
         place.text.open(tokens if self.spans[0].blocks.start == 0 else ())
         try:
@@ -205,7 +221,7 @@ class RemoteChain:
             case Attach(stage):
                 place.calls[stage] = self._attach(place, stage)
             case Tell(stage):
-                place.calls[stage].send(_message(place.calls, action, self._encoding))
+                place.calls[stage].send(_message(place, action, self._encoding))
             case Probe(stage):
                 place.calls[stage].probe()
             case Leave(stage):
@@ -265,16 +281,15 @@ def _take(text: Recovery, stage: AttachedSpan, report: pb.Report) -> None:
         text.failed(stage, report.number, Fault(fault.code, fault.message, blame, fault.epoch))
 
 
-def _message(
-    calls: Mapping[AttachedSpan, StageCall], tell: Tell, encoding: "pb.Encoding"
-) -> pb.Command:
+def _message(place: ChainPlace, tell: Tell, encoding: "pb.Encoding") -> pb.Command:
     """A command as it travels."""
+    calls = place.calls
     match tell.command:
         case Forward(step, epoch):
             sent = make_step(step.position, step.tokens, step.x_TD, step.reads, epoch)
             return pb.Command(number=tell.number, step=sent)
         case Open():
-            opening = _opening(calls, tell.stage, tell.command, encoding)
+            opening = _opening(place, tell.stage, tell.command, encoding)
             return pb.Command(number=tell.number, open=opening)
         case Grow(capacity):
             return pb.Command(number=tell.number, grow=pb.Grow(capacity=capacity))
@@ -287,12 +302,9 @@ def _message(
 
 
 def _opening(
-    calls: Mapping[AttachedSpan, StageCall],
-    stage: AttachedSpan,
-    command: Open,
-    encoding: "pb.Encoding",
+    place: ChainPlace, stage: AttachedSpan, command: Open, encoding: "pb.Encoding"
 ) -> pb.Open:
-    span = stage.span
+    span, calls = stage.span, place.calls
     return pb.Open(
         text=calls[stage].text,
         model=span.model,
@@ -304,7 +316,16 @@ def _opening(
         epoch=command.epoch,
         withheld=command.withheld,
         encoding=encoding,
+        scope=place.scope,
     )
+
+
+def scope_of(owner: Owner) -> bytes:
+    """What peers are told, so that they keep texts of different owners apart: not who the owner is."""
+    if owner == THIS_USER:
+        return b""
+    text = f"{len(owner.principal)}:{owner.principal}{owner.scope}".encode()
+    return hashlib.blake2b(text, key=_SCOPE_KEY, digest_size=SCOPE_BYTES).digest()
 
 
 def _chain(place: Place) -> ChainPlace:

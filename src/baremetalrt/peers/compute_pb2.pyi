@@ -121,7 +121,7 @@ class Step(_message.Message):
     def __init__(self, position: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., rows: _Optional[bytes] = ..., encoding: _Optional[_Union[Encoding, str]] = ..., reads: _Optional[_Union[Reads, str]] = ..., epoch: _Optional[int] = ...) -> None: ...
 
 class Open(_message.Message):
-    __slots__ = ("text", "model", "start", "end", "tokens", "capacity", "next", "epoch", "encoding", "withheld")
+    __slots__ = ("text", "model", "start", "end", "tokens", "capacity", "next", "epoch", "encoding", "withheld", "scope")
     TEXT_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     START_FIELD_NUMBER: _ClassVar[int]
@@ -132,6 +132,7 @@ class Open(_message.Message):
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     ENCODING_FIELD_NUMBER: _ClassVar[int]
     WITHHELD_FIELD_NUMBER: _ClassVar[int]
+    SCOPE_FIELD_NUMBER: _ClassVar[int]
     text: bytes
     model: str
     start: int
@@ -142,7 +143,8 @@ class Open(_message.Message):
     epoch: int
     encoding: Encoding
     withheld: int
-    def __init__(self, text: _Optional[bytes] = ..., model: _Optional[str] = ..., start: _Optional[int] = ..., end: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., capacity: _Optional[int] = ..., next: _Optional[_Union[Peer, _Mapping]] = ..., epoch: _Optional[int] = ..., encoding: _Optional[_Union[Encoding, str]] = ..., withheld: _Optional[int] = ...) -> None: ...
+    scope: bytes
+    def __init__(self, text: _Optional[bytes] = ..., model: _Optional[str] = ..., start: _Optional[int] = ..., end: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., capacity: _Optional[int] = ..., next: _Optional[_Union[Peer, _Mapping]] = ..., epoch: _Optional[int] = ..., encoding: _Optional[_Union[Encoding, str]] = ..., withheld: _Optional[int] = ..., scope: _Optional[bytes] = ...) -> None: ...
 
 class Redirect(_message.Message):
     __slots__ = ("next", "resend", "epoch")

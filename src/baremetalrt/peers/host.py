@@ -1,9 +1,12 @@
 """The service that hosts spans of blocks for members of a swarm."""
 
-import logging
+import asyncio
+import ipaddress
 from collections import Counter
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any, Final, Self
+from urllib.parse import unquote
 
 import grpc
 
@@ -12,15 +15,24 @@ from baremetalrt.core.spans import BlockSpan
 from baremetalrt.membership.certificates import peer_id
 from baremetalrt.membership.identity import Identity
 from baremetalrt.peers import compute_pb2 as pb
-from baremetalrt.peers.caller import Channels
 from baremetalrt.peers.hosted import Hosted, HostProfile
 from baremetalrt.peers.hosted_text import HostedText
-from baremetalrt.peers.tls import OPTIONS, caller_key, server_credentials
-from baremetalrt.peers.wire import SERVICE, TEXT_BYTES, VERSION
+from baremetalrt.peers.pass_streams import PassStream, PassStreams
+from baremetalrt.peers.tls import SERVER_OPTIONS, caller_key, server_credentials
+from baremetalrt.peers.wire import (
+    SERVICE,
+    TEXT_BYTES,
+    VERSION,
+    StepError,
+    max_message_bytes,
+    read_messages,
+)
 
-_log = logging.getLogger("baremetalrt.peers")
-_MAX_TEXTS_PER_PEER: Final = 64
-_MAX_PASSES: Final = 1024
+# Of each kind, and for each peer: texts, links from the stage before, questions.
+_MAX_CALLS_PER_PEER: Final = 64
+_MAX_CALLS: Final = 8192
+# Who opens a link says at once for which text.
+_FIRST_MESSAGE_S: Final = 20.0
 
 Context = Any  # grpc.aio.ServicerContext, whose stubs know no streams of both kinds
 
@@ -44,8 +56,8 @@ class Host:
         self.profile = profile
         self._allowed = allowed
         self._texts: dict[bytes, HostedText] = {}
-        self._per_peer: Counter[str] = Counter()
-        self._channels = Channels(identity)
+        self._calls: Counter[tuple[str, str]] = Counter()
+        self._streams = PassStreams(identity)
 
     async def listen(self, address: str) -> None:
         """Begins to answer at `HOST:PORT`; port 0 takes any, see `port`.
@@ -53,7 +65,7 @@ class Host:
         Raises:
             UsageError: somebody else has the port.
         """
-        self._server = grpc.aio.server(options=OPTIONS, maximum_concurrent_rpcs=_MAX_PASSES)
+        self._server = grpc.aio.server(options=SERVER_OPTIONS, maximum_concurrent_rpcs=_MAX_CALLS)
         handlers: dict[str, Any] = {
             "Describe": grpc.unary_unary_rpc_method_handler(
                 self._describe,
@@ -62,12 +74,10 @@ class Host:
             ),
             "Attach": grpc.stream_stream_rpc_method_handler(
                 self._attach,
-                request_deserializer=pb.Command.FromString,
                 response_serializer=pb.Report.SerializeToString,
             ),
             "Pass": grpc.stream_unary_rpc_method_handler(
                 self._pass,
-                request_deserializer=pb.Passed.FromString,
                 response_serializer=pb.Received.SerializeToString,
             ),
         }
@@ -86,7 +96,7 @@ class Host:
 
     async def __aexit__(self, *_: object) -> None:
         await self._server.stop(grace=None)
-        await self._channels.close()
+        await self._streams.close()
 
     def find(self, model: str, blocks: BlockSpan) -> Hosted | None:
         """What is hosted of that model, if these blocks are among it."""
@@ -99,29 +109,52 @@ class Host:
         """How many texts are in a span now."""
         return sum(text.hosted is hosted for text in self._texts.values())
 
-    def num_cells_of(self, caller: str, hosted: Hosted, *, besides: HostedText) -> int:
-        """Tokens for which other texts of a caller have room in a span."""
-        texts = (t for t in self._texts.values() if t.caller == caller and t.hosted is hosted)
-        return sum(text.capacity for text in texts if text is not besides)
+    def register(self, text: HostedText) -> bool:
+        """Makes a text known, to which others may pass rows; False if its id is none, or is taken."""
+        if len(text.id) != TEXT_BYTES or text.id in self._texts:
+            return False
+        self._texts[text.id] = text
+        return True
 
-    def link(self, peer: pb.Peer) -> Any:
+    def forget(self, text: HostedText) -> None:
+        """The text is over, or was never opened."""
+        if self._texts.get(text.id) is text:
+            del self._texts[text.id]
+
+    def link(self, peer: pb.Peer, *, from_this_machine: bool) -> PassStream:
         """A stream of rows to the next stage, whoever it is, if it is who it should be."""
-        return self._channels.to(peer.address, peer.id).stream_unary(
-            f"{SERVICE}Pass",
-            request_serializer=pb.Passed.SerializeToString,
-            response_deserializer=pb.Received.FromString,
-        )()
+        return self._streams.open(peer, from_this_machine=from_this_machine)
 
     # calls
 
-    async def _admit(self, context: Context) -> str:
+    @asynccontextmanager
+    async def _admitted(self, kind: str, context: Context) -> AsyncIterator[str]:
+        """Whose call it is, while it lasts; ended where it may not call, or calls too much."""
         caller = peer_id(caller_key(context))
         if self._allowed is not None and caller not in self._allowed:
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, "peer.not-allowed")
-        return caller
+        if self._calls[kind, caller] >= _MAX_CALLS_PER_PEER:
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"{kind}.too-many")
+        self._calls[kind, caller] += 1
+        try:
+            yield caller
+        finally:
+            self._calls[kind, caller] -= 1
+            if not self._calls[kind, caller]:
+                del self._calls[kind, caller]
+
+    def _max_message_bytes(self) -> int:
+        """The longest message that any hosted span needs."""
+        needed = [
+            max_message_bytes(one.context, one.span.hyperparameters.width) for one in self.hosted
+        ]
+        return max(needed, default=max_message_bytes(0, 0))
 
     async def _describe(self, _request: pb.DescribeRequest, context: Context) -> pb.Description:
-        await self._admit(context)
+        async with self._admitted("questions", context):
+            return self._description()
+
+    def _description(self) -> pb.Description:
         profile = self.profile
         spans = []
         for one in self.hosted:
@@ -155,35 +188,35 @@ class Host:
             spans=spans,
         )
 
-    async def _attach(self, commands: AsyncIterator[pb.Command], context: Context) -> None:
-        caller = await self._admit(context)
-        if self._per_peer[caller] >= _MAX_TEXTS_PER_PEER:
-            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "texts.too-many")
-        self._per_peer[caller] += 1
-        text = HostedText(self, caller, context.write)
-        try:
-            await text.run(commands, self._register)
-        finally:
-            self._per_peer[caller] -= 1
-            if not self._per_peer[caller]:
-                del self._per_peer[caller]
-            if self._texts.get(text.id) is text:
-                del self._texts[text.id]
+    async def _attach(self, commands: AsyncIterator[bytes], context: Context) -> None:
+        async with self._admitted("texts", context) as caller:
+            text = HostedText(self, caller, context.write, is_local=_is_local(context))
+            try:
+                await text.run(read_messages(commands, pb.Command, self._max_message_bytes))
+            finally:
+                self.forget(text)
 
-    def _register(self, text: HostedText) -> bool:
-        if len(text.id) != TEXT_BYTES or text.id in self._texts:
-            return False
-        self._texts[text.id] = text
-        return True
-
-    async def _pass(self, passed: AsyncIterator[pb.Passed], context: Context) -> pb.Received:
-        await self._admit(context)
-        text: HostedText | None = None
-        async for message in passed:
-            if text is None:
-                text = self._texts.get(message.text)
+    async def _pass(self, passed: AsyncIterator[bytes], context: Context) -> pb.Received:
+        """A link from the stage before, until it ends, its text does, or another one takes its place."""
+        async with self._admitted("links", context):
+            messages = read_messages(passed, pb.Passed, self._max_message_bytes)
+            try:
+                async with asyncio.timeout(_FIRST_MESSAGE_S):
+                    first = await anext(messages)
+                text = self._texts.get(first.text)
                 if text is None:
                     await context.abort(grpc.StatusCode.NOT_FOUND, "text.unknown")
-                    break
-            await text.take(pb.Command(step=message.step), was_passed=True)
+                else:
+                    await text.follow(first, messages)
+            except (StopAsyncIteration, TimeoutError):
+                await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "link.silent")
+            except StepError as error:
+                await context.abort(grpc.StatusCode.INVALID_ARGUMENT, error.code)
         return pb.Received()
+
+
+def _is_local(context: Context) -> bool:
+    """Whether who calls is on this machine."""
+    kind, _, address = unquote(context.peer()).partition(":")
+    host = address.rpartition(":")[0].removeprefix("[").removesuffix("]")
+    return kind in ("ipv4", "ipv6") and ipaddress.ip_address(host).is_loopback

@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 
+from baremetalrt.blocks.extents import CELL_QUANTUM
 from baremetalrt.blocks.span import Span
+from baremetalrt.core.units import round_up
 from baremetalrt.session.stage import LocalStage
 
 
@@ -47,5 +49,5 @@ class Hosted:
     @property
     def cells_per_peer(self) -> int:
         """Where there is room for several texts, that for one is always left for somebody else."""
-        num_cells = self.span.cache.num_cells
-        return max(num_cells - self.context, min(num_cells, self.context))
+        num_cells, longest = self.span.cache.num_cells, round_up(self.context, CELL_QUANTUM)
+        return max(num_cells - longest, min(num_cells, longest))

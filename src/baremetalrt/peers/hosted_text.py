@@ -8,13 +8,15 @@ from typing import Any, Final, Protocol
 import grpc
 
 from baremetalrt.core.errors import BareMetalError
+from baremetalrt.core.owner import Owner
 from baremetalrt.core.spans import BlockSpan
 from baremetalrt.core.tasks import Tasks, note_failure
 from baremetalrt.core.units import MIB
 from baremetalrt.peers import compute_pb2 as pb
 from baremetalrt.peers.bounded_queue import BoundedQueue
 from baremetalrt.peers.hosted import Hosted
-from baremetalrt.peers.wire import ENCODINGS, StepError, make_step, read_step
+from baremetalrt.peers.pass_streams import AddressError, PassStream
+from baremetalrt.peers.wire import ENCODINGS, SCOPE_BYTES, StepError, make_step, read_step
 from baremetalrt.session.stage import Place
 
 # Room for a replay: who sends faster than is computed waits, and its questions wait with it.
@@ -31,11 +33,14 @@ class TextHost(Protocol):
     def find(self, model: str, blocks: BlockSpan) -> Hosted | None:
         """What is hosted of that model, if these blocks are among it."""
 
-    def num_cells_of(self, caller: str, hosted: Hosted, *, besides: "HostedText") -> int:
-        """Tokens for which other texts of a caller have room in a span."""
+    def register(self, text: "HostedText") -> bool:
+        """Makes a text known, to which others may pass rows; False if its id is none, or is taken."""
 
-    def link(self, peer: pb.Peer) -> Any:
-        """A stream of rows to the next stage."""
+    def forget(self, text: "HostedText") -> None:
+        """The text is over, or was never opened."""
+
+    def link(self, peer: pb.Peer, *, from_this_machine: bool) -> PassStream:
+        """A stream of rows to the next stage; raises `AddressError`."""
 
 
 class _FaultError(Exception):
@@ -48,13 +53,20 @@ class HostedText:
     """Computes steps, passes rows on, and keeps them: a stage that replaces the next one needs them."""
 
     def __init__(
-        self, host: TextHost, caller: str, write: Callable[[pb.Report], Awaitable[None]]
+        self,
+        host: TextHost,
+        caller: str,
+        write: Callable[[pb.Report], Awaitable[None]],
+        *,
+        is_local: bool,
     ) -> None:
+        """`is_local`: whether the caller is on this machine."""
         self.id = b""
         self.caller = caller
         self.hosted: Hosted | None = None
         self.capacity = 0
         self._host = host
+        self._is_local = is_local
         self._write = write
         self._writing = asyncio.Lock()
         self._queue: BoundedQueue[tuple[pb.Command, bool] | None] = BoundedQueue(
@@ -66,24 +78,24 @@ class HostedText:
         self._withheld = 0
         self._encoding = pb.ENCODING_F32
         self._next: pb.Peer | None = None
-        self._link: Any = None
+        self._link: PassStream | None = None
         self._is_passing = False
         # what was passed on, in steps; `_kept_from` is the first position that it holds
         self._kept: list[pb.Step] = []
         self._kept_from = 0
         self._keep = True
+        self._tasks = Tasks()
+        self._follower: asyncio.Task[None] | None = None
 
-    async def run(
-        self, commands: AsyncIterator[pb.Command], register: "Callable[[HostedText], bool]"
-    ) -> None:
+    async def run(self, commands: AsyncIterator[pb.Command]) -> None:
         """Serves the text until its caller is done or gone."""
-        tasks = Tasks()
+        tasks = self._tasks
         tasks.start("reading what a caller wants", self._read(commands))
         try:
             while (item := await self._queue.get()) is not None:
                 command, was_passed = item
                 try:
-                    await self._do(command, register)
+                    await self._do(command)
                 except _FaultError as fault:
                     await self._fault(command.number, fault.code, str(fault), fault.blame)
                 except StepError as error:
@@ -96,11 +108,33 @@ class HostedText:
         finally:
             await tasks.close()
             if self._link is not None:
-                self._link.cancel()
+                self._link.close()
             if self.hosted is not None and self._place is not None:
                 self.hosted.stage.release(self._place, keep=self._keep)
 
-    async def take(self, command: pb.Command, *, was_passed: bool = False) -> None:
+    async def follow(self, first: pb.Passed, messages: AsyncIterator[pb.Passed]) -> None:
+        """Takes steps from the stage before: until it ends, this text does, or another link comes."""
+        if self._follower is not None:
+            self._follower.cancel()
+        self._follower = follower = self._tasks.start(
+            "taking what the stage before passes on", self._take_passed(first, messages)
+        )
+        try:
+            await asyncio.wait((follower,))
+        finally:
+            follower.cancel()
+
+    async def _take_passed(self, first: pb.Passed, messages: AsyncIterator[pb.Passed]) -> None:
+        await self._take(pb.Command(step=first.step), was_passed=True)
+        try:
+            async for message in messages:
+                await self._take(pb.Command(step=message.step), was_passed=True)
+        except StepError as error:
+            await self._fault(0, error.code, str(error), pb.BLAME_PREVIOUS)
+        except grpc.aio.AioRpcError:
+            pass
+
+    async def _take(self, command: pb.Command, *, was_passed: bool = False) -> None:
         """Queues a command; who sends faster than is computed waits here."""
         await self._queue.put((command, was_passed), command.ByteSize())
 
@@ -113,29 +147,32 @@ class HostedText:
                 if command.HasField("truncate"):
                     # Steps before it in the queue need neither be computed nor passed on any more.
                     self._newest_epoch = command.truncate.epoch
-                    if self._is_passing:
-                        self._link.cancel()
-                await self.take(command)
+                    if self._is_passing and self._link is not None:
+                        self._link.close()
+                await self._take(command)
         except (grpc.aio.AioRpcError, TimeoutError):
             pass
+        except StepError as error:
+            await self._fault(0, error.code, str(error), pb.BLAME_CALLER)
         except Exception as error:
             note_failure("reading what a caller wants", error)
         await self._queue.put(None, 0)
 
-    async def _do(self, command: pb.Command, register: "Callable[[HostedText], bool]") -> None:
+    async def _do(self, command: pb.Command) -> None:
         body = command.WhichOneof("body")
         if (body == "open") == (self._place is not None):
             raise _FaultError("text.order", "a text is opened once, and first", pb.BLAME_CALLER)
         if body == "open":
-            await self._open(command.open, register)
+            await self._open(command.open)
         elif body == "step":
             await self._step(command.step)
             return
         elif body == "grow":
             assert self.hosted is not None
-            self._require_room(self.hosted, command.grow.capacity)
-            await self._stage.grow(self._opened, command.grow.capacity)
-            self.capacity = command.grow.capacity
+            capacity = command.grow.capacity
+            _require_length(self.hosted, capacity)
+            await self._stage.grow(self._opened, capacity)
+            self.capacity = max(self.capacity, capacity)
         elif body == "truncate":
             await self._truncate(command.truncate)
         elif body == "redirect":
@@ -160,7 +197,7 @@ class HostedText:
         length = self._place.length if self._place is not None else 0
         return pb.Done(length=length, is_complete=self._kept_from == 0)
 
-    async def _open(self, request: pb.Open, register: "Callable[[HostedText], bool]") -> None:
+    async def _open(self, request: pb.Open) -> None:
         self._epoch = request.epoch
         if not request.start < request.end:
             raise _FaultError("span.empty", "a span without blocks", pb.BLAME_CALLER)
@@ -170,35 +207,35 @@ class HostedText:
         hosted = self._host.find(request.model, self._part)
         if hosted is None:
             raise _FaultError("span.not-hosted", "this span is not hosted here")
+        _require_length(hosted, request.capacity)
+        if len(request.tokens) > request.capacity:
+            raise StepError("step.capacity", "more tokens than there is to be room for")
         h = hosted.span.hyperparameters
         if request.tokens and max(request.tokens) >= h.vocabulary_size:
             raise StepError("step.tokens", "a token is not in the vocabulary")
-        self._require_room(hosted, request.capacity)
+        if len(request.scope) not in (0, SCOPE_BYTES):
+            raise _FaultError("scope.size", f"a scope has {SCOPE_BYTES} bytes", pb.BLAME_CALLER)
         self.id = request.text
-        if not register(self):
+        if not self._host.register(self):
             raise _FaultError("text.known", "a text of that id exists", pb.BLAME_CALLER)
         self.hosted = hosted
-        part = None if self._part == hosted.span.blocks else self._part
-        self._place = await hosted.stage.open(list(request.tokens), request.capacity, part)
+        try:
+            self._place = await hosted.stage.open(
+                list(request.tokens),
+                request.capacity,
+                Owner(self.caller, request.scope.hex()),
+                None if self._part == hosted.span.blocks else self._part,
+                hosted.cells_per_peer,
+            )
+        except BaseException:
+            self.hosted = None
+            self._host.forget(self)
+            raise
         self.capacity = request.capacity
         self._withheld = request.withheld
         self._encoding = request.encoding
         self._next = request.next if request.HasField("next") else None
         self._kept_from = self._place.length
-
-    def _require_room(self, hosted: Hosted, capacity: int) -> None:
-        """No text is longer than was offered, and nobody takes the whole cache."""
-        if not 1 <= capacity <= hosted.context:
-            raise _FaultError(
-                "cache.full", f"no text of {capacity} tokens: {hosted.context} are the longest"
-            )
-        others = self._host.num_cells_of(self.caller, hosted, besides=self)
-        if others + capacity > hosted.cells_per_peer:
-            raise _FaultError(
-                "cache.full",
-                f"no room for {capacity} tokens: {others} of {hosted.cells_per_peer} that one peer "
-                "may have are in use",
-            )
 
     async def _step(self, step: pb.Step) -> None:
         if step.epoch != self._epoch or step.epoch < self._newest_epoch:
@@ -243,7 +280,7 @@ class HostedText:
 
     async def _redirect(self, request: pb.Redirect) -> None:
         if self._link is not None:
-            self._link.cancel()
+            self._link.close()
         self._link, self._next, self._epoch = None, request.next, request.epoch
         for step in self._kept if request.resend else ():
             step.epoch = self._epoch
@@ -251,29 +288,40 @@ class HostedText:
 
     async def _pass_on(self, step: pb.Step) -> None:
         assert self._next is not None
-        first = self._link is None
-        if first:
-            self._link = self._host.link(self._next)
-        message = pb.Passed(text=self._next.text if first else b"", step=step)
+        link, text = self._link, b""
+        if link is None:
+            link, text = self._open_link(self._next), self._next.text
+        message = pb.Passed(text=text, step=step)
         self._is_passing = True
         try:
             async with asyncio.timeout(_PASS_TIMEOUT_S):
-                await self._link.write(message)
+                await link.write(message)
         except (TimeoutError, grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
-            raise self._lost_next(error) from error
+            raise self._lost_next() from error
         except asyncio.CancelledError as error:
             # Either the link was cancelled, because a new epoch has begun, or this text is.
             if self._newest_epoch <= self._epoch or _is_cancelled():
                 raise
-            raise self._lost_next(error) from error
+            raise self._lost_next() from error
         finally:
             self._is_passing = False
 
-    def _lost_next(self, error: BaseException) -> _FaultError:
-        """The link is given up; what is passed on next opens another."""
+    def _open_link(self, peer: pb.Peer) -> PassStream:
+        try:
+            self._link = self._host.link(peer, from_this_machine=self._is_local)
+        except AddressError as error:
+            raise self._lost_next() from error
+        return self._link
+
+    def _lost_next(self) -> _FaultError:
+        """The link is given up; what is passed on next opens another.
+
+        Why is not said: who names an address is not to learn what is there.
+        """
+        if self._link is not None:
+            self._link.close()
         self._link = None
-        why = f"the next stage does not answer: {type(error).__name__}"
-        return _FaultError("next.lost", why, pb.BLAME_NEXT)
+        return _FaultError("next.lost", "the next stage does not answer", pb.BLAME_NEXT)
 
     async def _fault(self, number: int, code: str, message: str, blame: Any) -> None:
         fault = pb.Fault(code=code, message=message[:500], blame=blame, epoch=self._epoch)
@@ -284,6 +332,14 @@ class HostedText:
         async with self._writing, asyncio.timeout(_WRITE_TIMEOUT_S):
             with contextlib.suppress(grpc.aio.AioRpcError):
                 await self._write(report)
+
+
+def _require_length(hosted: Hosted, capacity: int) -> None:
+    """No text is longer than was offered."""
+    if not 1 <= capacity <= hosted.context:
+        raise _FaultError(
+            "cache.full", f"no text of {capacity} tokens: {hosted.context} are the longest"
+        )
 
 
 def _is_cancelled() -> bool:

@@ -9,8 +9,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from baremetalrt.core.units import MIB
 from baremetalrt.membership.identity import Identity
 
-# Rows of 512 tokens of the widest models known are 32 MiB.
-_MAX_MESSAGE_BYTES: Final = 64 * MIB
+# Rows of 512 tokens of the widest models known are 32 MiB. What a host takes depends on what it hosts.
+_MAX_MESSAGE_BYTES: Final = 40 * MIB
+# A stranger may hold a connection for so long before it has shown a certificate.
+_HANDSHAKE_MS: Final = 10_000
 OPTIONS: Final = (
     ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", _MAX_MESSAGE_BYTES),
@@ -23,6 +25,7 @@ OPTIONS: Final = (
     ("grpc.http2.max_frame_size", 4 * MIB),
     ("grpc.http2.bdp_probe", 0),
 )
+SERVER_OPTIONS: Final = (*OPTIONS, ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MS))
 
 
 def server_credentials(identity: Identity) -> grpc.ServerCredentials:

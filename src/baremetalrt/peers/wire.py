@@ -1,25 +1,33 @@
 """Rows and steps as they travel. What comes from others is checked here before anything computes."""
 
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Final, TypeVar
 
 import numpy as np
+from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
 from baremetalrt.blocks.span import Reads
 from baremetalrt.peers import compute_pb2 as pb
 from baremetalrt.peers.activations import Activations
+from baremetalrt.session.stage import CHUNK_TOKENS
 
 VERSION: Final = 1
 SERVICE: Final = "/baremetalrt.compute.v1.Compute/"
-MAX_STEP_TOKENS: Final = 4096
+# Callers send a prompt in chunks of so many.
+MAX_STEP_TOKENS: Final = CHUNK_TOKENS
+# A token id takes at most so many bytes, and what is around tokens and rows far less than this.
+_TOKEN_BYTES: Final = 5
+_AROUND_BYTES: Final = 4096
 TEXT_BYTES: Final = 16
+SCOPE_BYTES: Final = 16
 # Rows of every model are multiples of this wide.
 _Q8_GROUP: Final = 32
 _Q8_MAX: Final = 127
 _LITTLE_F32: Final = np.dtype("<f4")
 _LITTLE_F16: Final = np.dtype("<f2")
 _F16_MAX: Final = 65504.0
+_ROW_ITEM_BYTES: Final = 4
 
 ENCODINGS: Final[dict[Activations, "pb.Encoding"]] = {
     "f32": pb.ENCODING_F32,
@@ -32,6 +40,33 @@ _READS_CODES: Final[dict[Reads, "pb.Reads"]] = {
     "all": pb.READS_ALL,
 }
 _READS: Final[dict[int, Reads]] = {code: name for name, code in _READS_CODES.items()}
+
+
+Message = TypeVar("Message", pb.Command, pb.Passed)
+
+
+def max_message_bytes(context: int, width: int) -> int:
+    """The longest that an honest caller sends: a whole text of tokens, or a chunk with its rows."""
+    return _AROUND_BYTES + max(
+        _TOKEN_BYTES * context, MAX_STEP_TOKENS * (_TOKEN_BYTES + _ROW_ITEM_BYTES * width)
+    )
+
+
+async def read_messages(
+    sent: AsyncIterator[bytes], kind: type[Message], max_bytes: Callable[[], int]
+) -> AsyncIterator[Message]:
+    """What a member sends, as messages: measured before they are looked into.
+
+    Raises:
+        StepError: one is too long, or is none.
+    """
+    async for data in sent:
+        if len(data) > max_bytes():
+            raise StepError("message.size", f"a message of {len(data)} bytes is too long")
+        try:
+            yield kind.FromString(data)
+        except DecodeError as error:
+            raise StepError("message.unknown", "what came is no message") from error
 
 
 class StepError(Exception):
@@ -80,9 +115,9 @@ def read_step(
     Raises:
         StepError: it does not.
     """
+    if not 1 <= (size := len(step.tokens)) <= MAX_STEP_TOKENS:
+        raise StepError("step.size", f"{size} tokens in a step of 1 to {MAX_STEP_TOKENS}")
     tokens = list(step.tokens)
-    if not 1 <= len(tokens) <= MAX_STEP_TOKENS:
-        raise StepError("step.size", f"{len(tokens)} tokens in a step of 1 to {MAX_STEP_TOKENS}")
     if step.position != length:
         raise StepError("step.position", f"position {step.position} in a text of {length} tokens")
     if length + len(tokens) > capacity:

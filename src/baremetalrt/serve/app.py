@@ -1,6 +1,7 @@
 """The HTTP server: routes, keys, limits, and errors as JSON."""
 
 import asyncio
+import hashlib
 import hmac
 import logging
 import signal
@@ -17,6 +18,7 @@ from starlette.routing import Route
 
 from baremetalrt import __version__
 from baremetalrt.core.errors import BareMetalError, UsageError
+from baremetalrt.core.owner import THIS_USER, Owner
 from baremetalrt.core.tasks import Tasks, note_failure
 from baremetalrt.node.adapter_shelf import AdapterShelf, parse_names
 from baremetalrt.node.model import Model
@@ -45,10 +47,10 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 @dataclass(frozen=True, kw_only=True)
 class ServerConfig:
-    """Who may ask, and how much at once."""
+    """Who may ask, and how much at once. Where there are `api_keys`, one of them is asked for."""
 
     host: str = "127.0.0.1"
-    api_key: str | None = None
+    api_keys: tuple[str, ...] = ()
     max_active: int = 4
     max_waiting: int = 32
 
@@ -149,12 +151,17 @@ class Server:
             raise HTTPException(403, f"requests for the host {name!r} are not answered here")
 
     def _check_key(self, request: Request) -> None:
-        if self._config.api_key is None:
-            return
-        scheme, _, given = request.headers.get("authorization", "").partition(" ")
-        expected = self._config.api_key.encode()
-        if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), expected):
-            raise HTTPException(401, "wrong or missing API key")
+        if self._config.api_keys:
+            scheme, given = _credentials(request)
+            known = [hmac.compare_digest(given, key.encode()) for key in self._config.api_keys]
+            if scheme != "bearer" or not any(known):
+                raise HTTPException(401, "wrong or missing API key")
+
+    def _owner(self, request: Request) -> Owner:
+        """Whose texts they are: who has one key sees nothing of who has another."""
+        if not self._config.api_keys:
+            return THIS_USER
+        return Owner(f"key:{hashlib.sha256(_credentials(request)[1]).hexdigest()}")
 
     # endpoints
 
@@ -196,13 +203,13 @@ class Server:
 
     async def _chat(self, http: Request) -> Response:
         request = decode(await _body(http), ChatRequest)
-        model = await self._find_adapted(request.model)
+        model = (await self._find_adapted(request.model)).owned_by(self._owner(http))
         response = await chat.complete(http, request, model, self._admission, self._metrics)
         return response or Response(status_code=_CLIENT_GONE)
 
     async def _complete(self, http: Request) -> Response:
         request = decode(await _body(http), CompletionRequest)
-        model = await self._find_adapted(request.model)
+        model = (await self._find_adapted(request.model)).owned_by(self._owner(http))
         response = await completions.complete(http, request, model, self._admission, self._metrics)
         return response or Response(status_code=_CLIENT_GONE)
 
@@ -228,6 +235,11 @@ class Server:
             parameter="model",
             hint="served: " + ", ".join(self._node.models),
         )
+
+
+def _credentials(request: Request) -> tuple[str, bytes]:
+    scheme, _, given = request.headers.get("authorization", "").partition(" ")
+    return scheme.lower(), given.strip().encode()
 
 
 def _model_card(model: Model) -> dict[str, Any]:

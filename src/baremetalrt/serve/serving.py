@@ -60,7 +60,7 @@ def serve(request: ServeRequest, on_event: OnEvent) -> None:
     node = Node(request.options)
     try:
         application = _assemble(node, found, request, share_config if shares else None, on_event)
-        if not request.server.is_loopback and request.server.api_key is None:
+        if not (request.server.is_loopback or request.server.api_keys):
             on_event(Exposed(request.server.host, request.port))
         listen(
             application.application(),

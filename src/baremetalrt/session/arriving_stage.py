@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from baremetalrt.blocks.extents import CachedSequence
 from baremetalrt.blocks.inventory import Unit
 from baremetalrt.blocks.span import Reads, Slice, Span
+from baremetalrt.core.owner import THIS_USER, Owner
 from baremetalrt.core.spans import BlockSpan, ByteRange
 from baremetalrt.core.tasks import Tasks
 from baremetalrt.session.stage import CHUNK_TOKENS, LocalStage, Place, not_ready
@@ -58,16 +59,22 @@ class ArrivingStage:
     def chunk_tokens(self) -> int:
         return self._inner.chunk_tokens if self._is_complete else _WHOLE_PROMPT
 
-    async def open(self, tokens: Sequence[int], capacity: int) -> CachedSequence:
+    async def open(
+        self, tokens: Sequence[int], capacity: int, owner: Owner = THIS_USER
+    ) -> CachedSequence:
         self._load_in_background()
-        return await self._inner.open(tokens, capacity)
+        return await self._inner.open(tokens, capacity, owner)
 
     async def open_adapted(
-        self, tokens: Sequence[int], capacity: int, adapters: "AdapterSet"
+        self,
+        tokens: Sequence[int],
+        capacity: int,
+        adapters: "AdapterSet",
+        owner: Owner = THIS_USER,
     ) -> CachedSequence:
         if not self._is_complete:
             raise not_ready()
-        return await self._inner.open_adapted(tokens, capacity, adapters)
+        return await self._inner.open_adapted(tokens, capacity, adapters, owner)
 
     @property
     def is_ready(self) -> bool:

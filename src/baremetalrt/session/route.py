@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from baremetalrt.blocks.span import Reads
+from baremetalrt.core.owner import THIS_USER, Owner
 from baremetalrt.session.stage import AdaptedStage, Place, Stage, not_adapted, not_ready
 
 if TYPE_CHECKING:
@@ -66,9 +67,13 @@ class Route:
                 stage.unload_adapter(digest)
 
     async def open(
-        self, tokens: Sequence[int], capacity: int, adapters: "AdapterSet | None" = None
+        self,
+        tokens: Sequence[int],
+        capacity: int,
+        adapters: "AdapterSet | None" = None,
+        owner: Owner = THIS_USER,
     ) -> RoutePlace:
-        """Begins a text in every stage; they agree on how much of its beginning is stored.
+        """Begins a text in every stage; they agree on how much its owner has of its beginning.
 
         Raises:
             UsageError: a stage does not compute with adapters.
@@ -77,9 +82,9 @@ class Route:
         try:
             for stage in self.stages:
                 if adapters is None:
-                    places.append(await stage.open(tokens, capacity))
+                    places.append(await stage.open(tokens, capacity, owner))
                 elif isinstance(stage, AdaptedStage):
-                    places.append(await stage.open_adapted(tokens, capacity, adapters))
+                    places.append(await stage.open_adapted(tokens, capacity, adapters, owner))
                 else:
                     raise not_adapted()
             length = min(place.length for place in places)

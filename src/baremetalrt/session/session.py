@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from baremetalrt.core.errors import IntegrityError, UsageError
+from baremetalrt.core.owner import THIS_USER, Owner
 from baremetalrt.session.grammar import Grammar, GrammarCompiler, GrammarMatcher
 from baremetalrt.session.options import SampleOptions
 from baremetalrt.session.route import Route, RoutePlace
@@ -98,6 +99,7 @@ class Session:
         prompt: list[int],
         options: GenerationOptions,
         adapters: "AdapterSet | None" = None,
+        owner: Owner = THIS_USER,
     ) -> None:
         """Checks the request; nothing is computed yet.
 
@@ -108,6 +110,7 @@ class Session:
         self._tokenizer = tokenizer
         self._options = options
         self._adapters = adapters
+        self._owner = owner
         self._prompt = prompt
         self._limit = _token_limit(len(prompt), options.max_tokens, context_limit)
         self._matcher: GrammarMatcher | None = None
@@ -128,7 +131,7 @@ class Session:
             IntegrityError: the model computes what is not a number.
         """
         self._capacity = len(self._prompt) + min(self._limit, _RESERVE_TOKENS)
-        place = await self._route.open(self._prompt, self._capacity, self._adapters)
+        place = await self._route.open(self._prompt, self._capacity, self._adapters, self._owner)
         sound = True
         try:
             started = time.perf_counter()

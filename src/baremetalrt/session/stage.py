@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from baremetalrt.blocks.extents import AdapterKey, CachedSequence
 from baremetalrt.blocks.span import Reads, Slice, Span
 from baremetalrt.core.errors import CapacityError, UsageError
+from baremetalrt.core.owner import THIS_USER, Owner
 from baremetalrt.core.spans import BlockSpan
 
 if TYPE_CHECKING:
@@ -40,8 +41,8 @@ class Place(Protocol):
 class Stage(Protocol):
     """What a route is made of. Every call may be cancelled; the stage stays usable."""
 
-    async def open(self, tokens: Sequence[int], capacity: int) -> Place:
-        """Begins a text with room for `capacity` tokens; reuses what is stored of its beginning."""
+    async def open(self, tokens: Sequence[int], capacity: int, owner: Owner = THIS_USER) -> Place:
+        """Begins a text with room for `capacity` tokens; reuses what its owner has of its beginning."""
 
     async def grow(self, place: Place, capacity: int) -> None:
         """Makes room for `capacity` tokens."""
@@ -78,7 +79,11 @@ class AdaptedStage(Protocol):
     def is_ready(self) -> bool: ...
 
     async def open_adapted(
-        self, tokens: Sequence[int], capacity: int, adapters: "AdapterSet"
+        self,
+        tokens: Sequence[int],
+        capacity: int,
+        adapters: "AdapterSet",
+        owner: Owner = THIS_USER,
     ) -> Place:
         """`Stage.open`, for a text that is computed with adapters."""
 
@@ -117,13 +122,19 @@ class SoloStage:
         self._span = span
         self._yielded_at = 0.0
 
-    async def open(self, tokens: Sequence[int], capacity: int) -> CachedSequence:
-        return self._span.open(tokens, capacity)
+    async def open(
+        self, tokens: Sequence[int], capacity: int, owner: Owner = THIS_USER
+    ) -> CachedSequence:
+        return self._span.open(tokens, capacity, owner=owner)
 
     async def open_adapted(
-        self, tokens: Sequence[int], capacity: int, adapters: "AdapterSet"
+        self,
+        tokens: Sequence[int],
+        capacity: int,
+        adapters: "AdapterSet",
+        owner: Owner = THIS_USER,
     ) -> CachedSequence:
-        return self._span.open(tokens, capacity, adapters=adapters)
+        return self._span.open(tokens, capacity, adapters=adapters, owner=owner)
 
     def unload_adapter(self, digest: str) -> None:
         self._span.adapters.unload(digest)
@@ -180,27 +191,37 @@ class LocalStage:
         return _SHARED_CHUNK_TOKENS if queued or self._just_decoded else CHUNK_TOKENS
 
     async def open(
-        self, tokens: Sequence[int], capacity: int, part: BlockSpan | None = None
+        self,
+        tokens: Sequence[int],
+        capacity: int,
+        owner: Owner = THIS_USER,
+        part: BlockSpan | None = None,
+        limit: int | None = None,
     ) -> CachedSequence:
-        """See `Stage`; with `part`, the text goes through these blocks of the span alone."""
-        return await self._open(tokens, capacity, part, None)
+        """See `Stage`; with `part`, the text goes through these blocks of the span alone.
+
+        `limit`: cells that all texts of the owner's principal may hold.
+        """
+        return await self._open(
+            lambda: self._span.open(tokens, capacity, part, owner=owner, limit=limit)
+        )
 
     async def open_adapted(
-        self, tokens: Sequence[int], capacity: int, adapters: "AdapterSet"
+        self,
+        tokens: Sequence[int],
+        capacity: int,
+        adapters: "AdapterSet",
+        owner: Owner = THIS_USER,
     ) -> CachedSequence:
-        return await self._open(tokens, capacity, None, adapters)
+        return await self._open(
+            lambda: self._span.open(tokens, capacity, adapters=adapters, owner=owner)
+        )
 
     def unload_adapter(self, digest: str) -> None:
         self._worker.submit(self._span.adapters.unload, digest)
 
-    async def _open(
-        self,
-        tokens: Sequence[int],
-        capacity: int,
-        part: BlockSpan | None,
-        adapters: "AdapterSet | None",
-    ) -> CachedSequence:
-        opening = self._worker.submit(self._span.open, tokens, capacity, part, adapters)
+    async def _open(self, open_: Callable[[], CachedSequence]) -> CachedSequence:
+        opening = self._worker.submit(open_)
         try:
             return await asyncio.wrap_future(opening)
         except asyncio.CancelledError:
