@@ -17,6 +17,7 @@ from baremetalrt.cli import output
 from baremetalrt.cli.answering import AnswerOptions, describe_speed
 from baremetalrt.cli.model_display import ModelDisplay
 from baremetalrt.core.errors import BareMetalError, UsageError
+from baremetalrt.core.files import disk_errors, make_private
 from baremetalrt.core.places import home
 from baremetalrt.hosting.open_model import OpenedModel, OpenRequest, adapted, open_model
 from baremetalrt.node.answering import Answered, AnswerRequest, GenerationOptions, answer
@@ -69,7 +70,8 @@ async def chat(request: OpenRequest, how: AnswerOptions) -> None:
 
 async def _talk(state: _Chat) -> None:
     history = home() / "history"
-    history.parent.mkdir(parents=True, exist_ok=True)
+    with disk_errors():
+        make_private(history)
     words = [name.split()[0] for name in _COMMANDS]
     prompt: PromptSession[str] = PromptSession(
         history=FileHistory(str(history)), completer=WordCompleter(words, sentence=True)

@@ -9,7 +9,7 @@ from typing import Any, Final
 import click
 
 from baremetalrt import __version__
-from baremetalrt.cli import output
+from baremetalrt.cli import output, terminal
 from baremetalrt.core.errors import BareMetalError, outcome
 
 _INTERRUPTED: Final = 130
@@ -79,6 +79,7 @@ def main() -> None:
     """The entry point of the `bmrt` command."""
     # numpy's linear algebra is not used here; its threads would only cost memory.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    terminal.guard()
     try:
         status = bmrt.main(standalone_mode=False)
     except click.ClickException as error:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
+from baremetalrt.cli import terminal
 from baremetalrt.core.errors import BareMetalError
 
 _SILENT_S: Final = 1.0
@@ -73,4 +74,5 @@ def progress(what: str) -> Iterator[None]:
     finally:
         timer.cancel()
         if shown.is_set():
-            print("\r" + " " * (len(what) + 2) + "\r", end="", file=sys.stderr, flush=True)
+            blank = "\r" + " " * (len(what) + 2) + "\r"
+            print(blank, end="", file=terminal.controlled(sys.stderr), flush=True)

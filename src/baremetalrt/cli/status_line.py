@@ -4,7 +4,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Final, Self
 
-from baremetalrt.cli import output
+from baremetalrt.cli import output, terminal
 
 if TYPE_CHECKING:
     from rich.live import Live
@@ -52,7 +52,7 @@ class StatusLine:
         from rich.text import Text
 
         # One that wraps could not be rewritten.
-        text = Text(line, no_wrap=True, overflow="crop", end="")
+        text = Text(terminal.shown(line), no_wrap=True, overflow="crop", end="")
         if self._live is None:
             self._live = _live()
             self._live.start()
@@ -70,7 +70,7 @@ def _live() -> "Live":
     from rich.console import Console
     from rich.live import Live
 
-    console = Console(file=sys.stderr, color_system=None, highlight=False)
+    console = Console(file=terminal.controlled(sys.stderr), color_system=None, highlight=False)
     return Live(
         console=console,
         auto_refresh=False,

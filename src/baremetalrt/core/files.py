@@ -27,6 +27,13 @@ def write_durably(path: Path, data: bytes) -> None:
     sync_folder(path.parent)
 
 
+def make_private(path: Path) -> None:
+    """Makes sure that a file is there, and that nobody but its owner can read it, whoever made it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch(mode=0o600)
+    path.chmod(0o600)
+
+
 @contextlib.contextmanager
 def disk_errors(place: Path | None = None) -> Iterator[None]:
     """Turns what the system says of a full or forbidden disk into an error of ours.
