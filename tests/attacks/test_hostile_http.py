@@ -3,6 +3,7 @@
 import http.client
 import json
 import socket
+from pathlib import Path
 
 import pytest
 
@@ -92,6 +93,66 @@ def test_another_name_for_this_host_is_refused(server: ServerProcess) -> None:
     """A web page that points its own name at 127.0.0.1 gets nothing."""
     for host in ("evil.example", "evil.example:80", "localhost.evil.example", "127.0.0.1.evil"):
         assert post(server, b'{"prompt": "a"}', host=host)[0] == 403
+
+
+def ask(port: int, method: str, **headers: str) -> tuple[int, str, dict[str, str]]:
+    """Status, body and headers of a completion that a page of the web asks for."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    try:
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        connection.request(method, COMPLETIONS, b'{"prompt": "a", "max_tokens": 1}', named)
+        answer = connection.getresponse()
+        found = {name.lower(): value for name, value in answer.getheaders()}
+        return answer.status, answer.read().decode(), found
+    finally:
+        connection.close()
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "application/json", None])
+@pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://localhost:1"])
+def test_a_page_of_the_web_cannot_have_this_machine_compute(
+    server: ServerProcess, origin: str, kind: str | None
+) -> None:
+    """Whatever it says that it sends; the refusal says how its owner lets it."""
+    headers = {"Origin": origin} | ({"Content_Type": kind} if kind else {})
+    status, body, found = ask(server.port, "POST", **headers)
+    assert status == 403 and f"--allow-origin {origin}" in body
+    assert "access-control-allow-origin" not in found
+    assert (
+        ask(server.port, "OPTIONS", Origin=origin, Access_Control_Request_Method="POST")[0] != 200
+    )
+
+
+def test_what_pages_send_without_asking_is_not_read(server: ServerProcess) -> None:
+    """Forms and plain text, from no page that says so; JSON by any of its names is."""
+    for kind in ("text/plain", "text/plain;charset=UTF-8", "application/x-www-form-urlencoded"):
+        status, body, _ = ask(server.port, "POST", Content_Type=kind)
+        assert status == 415 and "application/json" in body
+    for kind in ("application/json", "Application/JSON; charset=utf-8", "application/vnd.x+json"):
+        assert ask(server.port, "POST", Content_Type=kind)[0] == 200
+    own = f"http://127.0.0.1:{server.port}"
+    assert ask(server.port, "POST", Origin=own, Content_Type="application/json")[0] == 200
+
+
+def test_pages_and_names_that_are_meant_are_let_in(tmp_path: Path) -> None:
+    """With the question that browsers ask first, and only those."""
+    page = "https://page.example"
+    arguments = ("--allow-origin", page, "--allow-host", "host.docker.internal")
+    with ServerProcess(*arguments, "--context", "512", home=tmp_path) as process:
+        asked = {
+            "Access_Control_Request_Method": "POST",
+            "Access_Control_Request_Headers": "authorization,content-type",
+        }
+        status, _, found = ask(process.port, "OPTIONS", Origin=page, **asked)
+        assert status == 200 and found["access-control-allow-origin"] == page
+        assert "authorization" in found["access-control-allow-headers"].lower()
+        status, _, found = ask(process.port, "POST", Origin=page, Content_Type="application/json")
+        assert status == 200 and found["access-control-allow-origin"] == page
+        assert ask(process.port, "POST", Origin="https://other.example")[0] == 403
+        host = f"host.docker.internal:{process.port}"
+        assert ask(process.port, "POST", Host=host, Content_Type="application/json")[0] == 200
+        status, body, _ = ask(process.port, "POST", Host="other.internal")
+        assert status == 403 and "--allow-host other.internal" in body
 
 
 def test_paths_and_methods(server: ServerProcess) -> None:

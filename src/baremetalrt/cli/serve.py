@@ -27,6 +27,20 @@ if TYPE_CHECKING:
     help="Ask clients for it; several, for clients that share nothing. [env BMRT_API_KEY]",
 )
 @click.option(
+    "--allow-origin",
+    "origins",
+    multiple=True,
+    metavar="ORIGIN",
+    help="Pages that may use the server, as https://page.example, or '*'.",
+)
+@click.option(
+    "--allow-host",
+    "host_names",
+    multiple=True,
+    metavar="NAME",
+    help="A name of this machine by which it may be asked.",
+)
+@click.option(
     "--parallel",
     type=click.IntRange(1, 256),
     default=4,
@@ -67,6 +81,8 @@ def command(
     host: str,
     port: int,
     api_keys: tuple[str, ...],
+    origins: tuple[str, ...],
+    host_names: tuple[str, ...],
     parallel: int,
     queue: int,
     metered: bool,
@@ -94,14 +110,19 @@ def command(
     from dataclasses import replace
 
     from baremetalrt.serve.app import ServerConfig
+    from baremetalrt.serve.gate import GateConfig
     from baremetalrt.serve.serving import ServeRequest, serve
 
     request = ServeRequest(
         models=models,
         port=port,
         server=ServerConfig(
-            host=host,
-            api_keys=tuple(key for key in api_keys if key),
+            gate=GateConfig(
+                host=host,
+                api_keys=tuple(key for key in api_keys if key),
+                origins=origins,
+                host_names=host_names,
+            ),
             max_active=parallel,
             max_waiting=queue,
         ),

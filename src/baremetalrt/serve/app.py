@@ -1,24 +1,23 @@
 """The HTTP server: routes, keys, limits, and errors as JSON."""
 
 import asyncio
-import hashlib
-import hmac
 import logging
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from baremetalrt import __version__
 from baremetalrt.core.errors import BareMetalError, UsageError
-from baremetalrt.core.owner import THIS_USER, Owner
 from baremetalrt.core.tasks import Tasks, note_failure
 from baremetalrt.node.adapter_shelf import AdapterShelf, parse_names
 from baremetalrt.node.model import Model
@@ -26,6 +25,7 @@ from baremetalrt.node.node import Node
 from baremetalrt.node.seeding import Seeding, arriving_error
 from baremetalrt.serve import metrics as prometheus
 from baremetalrt.serve.admission import Admission
+from baremetalrt.serve.gate import Gate, GateConfig
 from baremetalrt.serve.openai import chat, completions, errors
 from baremetalrt.serve.openai.schema import (
     MAX_BODY_BYTES,
@@ -37,7 +37,6 @@ from baremetalrt.serve.openai.schema import (
 logger = logging.getLogger(__name__)
 
 _BODY_DEADLINE_S: Final = 30.0
-_LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "[::1]", "::1"})
 # 499, "client closed request", is nginx's; nobody is left to read it, but the metrics are.
 _CLIENT_GONE: Final = 499
 
@@ -47,16 +46,11 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 @dataclass(frozen=True, kw_only=True)
 class ServerConfig:
-    """Who may ask, and how much at once. Where there are `api_keys`, one of them is asked for."""
+    """Who may ask, and how much at once."""
 
-    host: str = "127.0.0.1"
-    api_keys: tuple[str, ...] = ()
+    gate: GateConfig = field(default_factory=GateConfig)
     max_active: int = 4
     max_waiting: int = 32
-
-    @property
-    def is_loopback(self) -> bool:
-        return self.host in _LOOPBACK
 
 
 class Server:
@@ -73,7 +67,8 @@ class Server:
         self._node = node
         self._seeding = seeding
         self._services = services
-        self._config = config
+        self._gate = Gate(config.gate)
+        self._origins = config.gate.origins
         self._admission = Admission(max_active=config.max_active, max_waiting=config.max_waiting)
         self._metrics = prometheus.Metrics(self._admission)
         self._shelf = AdapterShelf()
@@ -92,8 +87,21 @@ class Server:
                 Route("/v1/completions", self._guard(self._complete), methods=["POST"]),
             ],
             exception_handlers={HTTPException: _http_error, Exception: _bug},
+            middleware=self._middleware(),
             lifespan=self._lifespan,
         )
+
+    def _middleware(self) -> list[Middleware]:
+        """What tells browsers that some pages may use the server, where there are such."""
+        if not self._origins:
+            return []
+        cors = Middleware(
+            CORSMiddleware,
+            allow_origins=[origin.rstrip("/") for origin in self._origins],
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+        )
+        return [cors]
 
     @asynccontextmanager
     async def _lifespan(self, application: Starlette) -> AsyncIterator[None]:
@@ -120,14 +128,12 @@ class Server:
         self._tasks.start("reading the settings again", self._seeding.reload())
 
     def _guard(self, handler: Handler, *, needs_key: bool = True) -> Handler:
-        """Checks host and key, counts, and turns our errors into answers."""
+        """Checks who asks, counts, and turns our errors into answers."""
 
         async def guarded(request: Request) -> Response:
             path = request.scope["path"]
             try:
-                self._check_host(request)
-                if needs_key:
-                    self._check_key(request)
+                self._gate.check(request, needs_key=needs_key)
                 response = await handler(request)
             except BareMetalError as error:
                 response = errors.response(error)
@@ -140,28 +146,6 @@ class Server:
             return response
 
         return guarded
-
-    def _check_host(self, request: Request) -> None:
-        # A page in a browser can point a name of its own at 127.0.0.1; its name gives it away.
-        if not self._config.is_loopback:
-            return
-        host = request.headers.get("host", "").rsplit("@")[-1].lower()
-        name = host if host.endswith("]") else host.rsplit(":", 1)[0]
-        if name not in _LOOPBACK and host not in _LOOPBACK:
-            raise HTTPException(403, f"requests for the host {name!r} are not answered here")
-
-    def _check_key(self, request: Request) -> None:
-        if self._config.api_keys:
-            scheme, given = _credentials(request)
-            known = [hmac.compare_digest(given, key.encode()) for key in self._config.api_keys]
-            if scheme != "bearer" or not any(known):
-                raise HTTPException(401, "wrong or missing API key")
-
-    def _owner(self, request: Request) -> Owner:
-        """Whose texts they are: who has one key sees nothing of who has another."""
-        if not self._config.api_keys:
-            return THIS_USER
-        return Owner(f"key:{hashlib.sha256(_credentials(request)[1]).hexdigest()}")
 
     # endpoints
 
@@ -203,13 +187,13 @@ class Server:
 
     async def _chat(self, http: Request) -> Response:
         request = decode(await _body(http), ChatRequest)
-        model = (await self._find_adapted(request.model)).owned_by(self._owner(http))
+        model = (await self._find_adapted(request.model)).owned_by(self._gate.owner(http))
         response = await chat.complete(http, request, model, self._admission, self._metrics)
         return response or Response(status_code=_CLIENT_GONE)
 
     async def _complete(self, http: Request) -> Response:
         request = decode(await _body(http), CompletionRequest)
-        model = (await self._find_adapted(request.model)).owned_by(self._owner(http))
+        model = (await self._find_adapted(request.model)).owned_by(self._gate.owner(http))
         response = await completions.complete(http, request, model, self._admission, self._metrics)
         return response or Response(status_code=_CLIENT_GONE)
 
@@ -235,11 +219,6 @@ class Server:
             parameter="model",
             hint="served: " + ", ".join(self._node.models),
         )
-
-
-def _credentials(request: Request) -> tuple[str, bytes]:
-    scheme, _, given = request.headers.get("authorization", "").partition(" ")
-    return scheme.lower(), given.strip().encode()
 
 
 def _model_card(model: Model) -> dict[str, Any]:

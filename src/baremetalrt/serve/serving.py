@@ -60,11 +60,12 @@ def serve(request: ServeRequest, on_event: OnEvent) -> None:
     node = Node(request.options)
     try:
         application = _assemble(node, found, request, share_config if shares else None, on_event)
-        if not (request.server.is_loopback or request.server.api_keys):
-            on_event(Exposed(request.server.host, request.port))
+        gate = request.server.gate
+        if not (gate.is_loopback or gate.api_keys):
+            on_event(Exposed(gate.host, request.port))
         listen(
             application.application(),
-            host=request.server.host,
+            host=gate.host,
             port=request.port,
             announce=lambda host, port: on_event(Listening(host, port)),
         )
