@@ -106,11 +106,12 @@ class HostedText:
                         self._keep = False
                     await self._fault(command.number, error.code, error.message, pb.BLAME_HERE)
         finally:
-            await tasks.close()
+            # First what nothing can interrupt: cells that are not given back are lost for good.
             if self._link is not None:
                 self._link.close()
             if self.hosted is not None and self._place is not None:
                 self.hosted.stage.release(self._place, keep=self._keep)
+            await tasks.close()
 
     async def follow(self, first: pb.Passed, messages: AsyncIterator[pb.Passed]) -> None:
         """Takes steps from the stage before: until it ends, this text does, or another link comes."""
