@@ -21,7 +21,7 @@ def environment(home: Path) -> dict[str, str]:
 
 
 def bmrt(
-    *arguments: str, home: Path, stdin: str = "", timeout_s: float = 60.0
+    *arguments: str, home: Path, stdin: str = "", timeout_s: float = 240.0
 ) -> subprocess.CompletedProcess[str]:
     """Runs one command to its end."""
     return subprocess.run(
@@ -61,7 +61,7 @@ class ServerProcess:
     def __exit__(self, *_: object) -> None:
         self.process.send_signal(signal.SIGTERM)
         try:
-            self.process.wait(20)
+            self.process.wait(60)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()

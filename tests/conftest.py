@@ -20,5 +20,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
 
 @pytest.fixture
 def client(server: ServerProcess) -> Iterator[OpenAI]:
-    with OpenAI(base_url=f"{server.url}/v1", api_key="unused", max_retries=0, timeout=60) as openai:
+    with OpenAI(
+        base_url=f"{server.url}/v1", api_key="unused", max_retries=0, timeout=240
+    ) as openai:
         yield openai

@@ -25,7 +25,7 @@ from typing import Any, Final, Self
 
 from commands import BMRT, environment
 
-TIMEOUT_S = 60.0
+TIMEOUT_S = 240.0
 NAMESERVER: Final = "203.0.113.53"  # beyond the LAN, and nobody there answers
 _GATEWAY: Final = ("10.77.0.1", "fd77::1")
 _GATEWAY_MAC: Final = "02:00:00:00:77:01"
@@ -76,7 +76,7 @@ class _Namespace:
         self.prefix = ["nsenter", f"--target={self.pid}", *enter, "--"]
 
     def run(self, *command: str) -> None:
-        done = subprocess.run([*self.prefix, *command], capture_output=True, text=True, timeout=20)
+        done = subprocess.run([*self.prefix, *command], capture_output=True, text=True, timeout=120)
         if done.returncode:
             raise NotPermitted(f"{' '.join(command)}: {done.stderr.strip()}")
 
@@ -89,7 +89,7 @@ class _Namespace:
                 [*self.prefix, sys.executable, "-IS", "-c", _SEND_A_SOCKET, *arguments],
                 pass_fds=[theirs.fileno()],
                 check=True,
-                timeout=20,
+                timeout=120,
             )
             _, (number,), _, _ = socket.recv_fds(ours, 1, 1)
         return socket.socket(family, kind, protocol, fileno=number)

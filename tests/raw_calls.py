@@ -20,7 +20,7 @@ WIDTH = 576
 ROWS = struct.pack("<f", 0.5) * WIDTH
 
 
-def attach(channel: grpc.aio.Channel, *, timeout_s: float = 20) -> Any:
+def attach(channel: grpc.aio.Channel, *, timeout_s: float = 120) -> Any:
     """A stream of commands and reports."""
     return channel.stream_stream(
         f"{SERVICE}Attach",
@@ -36,7 +36,7 @@ def identity(home: Path) -> Identity:
 
 async def described(peer: PeerProcess, who: Identity) -> pb.Description:
     channels = Channels(who)
-    return (await channels.describe(peer.address, timeout_s=5))[0]
+    return (await channels.describe(peer.address, timeout_s=60))[0]
 
 
 async def say(

@@ -31,7 +31,7 @@ from tiny_models import TinyModel, write
 
 LOOPBACK = "127.0.0.1"
 LEAF_BYTES = 16 * 1024
-TIMEOUT_S = 60.0
+TIMEOUT_S = 240.0
 _PORT = re.compile(rb"seeding on port (\d+)")
 _PERCENT = re.compile(rb"(\d+\.\d) %")
 

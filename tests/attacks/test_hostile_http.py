@@ -25,7 +25,7 @@ def still_answers(server: ServerProcess):  # type: ignore[no-untyped-def]
 def post(
     server: ServerProcess, body: bytes, *, path: str = COMPLETIONS, host: str = "localhost"
 ) -> tuple[int, dict]:  # type: ignore[type-arg]
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=120)
     try:
         connection.request("POST", path, body, {"Host": host, "Content-Type": "application/json"})
         answer = connection.getresponse()
@@ -97,7 +97,7 @@ def test_another_name_for_this_host_is_refused(server: ServerProcess) -> None:
 
 def ask(port: int, method: str, **headers: str) -> tuple[int, str, dict[str, str]]:
     """Status, body and headers of a completion that a page of the web asks for."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
     try:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         connection.request(method, COMPLETIONS, b'{"prompt": "a", "max_tokens": 1}', named)
@@ -164,7 +164,7 @@ def test_paths_and_methods(server: ServerProcess) -> None:
         ("GET", "/v1/models/" + "a" * 4000, 404),
         ("GET", "/v1/models/%00%ff", 404),
     ):
-        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=120)
         connection.request(method, path, headers={"Host": "localhost"})
         answer = connection.getresponse()
         assert answer.status == expected, path

@@ -209,7 +209,7 @@ def serving(tmp_path: Path) -> Iterator[tuple[ServerProcess, OpenAI, Path]]:
     home.mkdir()
     with (
         ServerProcess("--context", "512", "--parallel", "4", home=home) as server,
-        OpenAI(base_url=f"{server.url}/v1", api_key="unused", max_retries=0, timeout=60) as client,
+        OpenAI(base_url=f"{server.url}/v1", api_key="unused", max_retries=0, timeout=240) as client,
     ):
         yield server, client, home
 

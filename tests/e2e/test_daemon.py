@@ -17,7 +17,7 @@ from baremetalrt.weights.store import default_model
 from commands import ServerProcess, bmrt
 from swarm_kit import LOOPBACK, Seeder, make_home, publish_model, pull, sha256, write_model
 
-TIMEOUT_S = 30.0
+TIMEOUT_S = 120.0
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def torrents(server: ServerProcess) -> dict[str, Any]:
-    with urllib.request.urlopen(f"{server.url}/torrents", timeout=10) as answer:
+    with urllib.request.urlopen(f"{server.url}/torrents", timeout=60) as answer:
         found: dict[str, Any] = json.load(answer)
     return found
 
@@ -63,7 +63,7 @@ def question(client: OpenAI) -> str:
 
 
 def client_of(server: ServerProcess) -> OpenAI:
-    return OpenAI(base_url=f"{server.url}/v1", api_key="unused", max_retries=50, timeout=60)
+    return OpenAI(base_url=f"{server.url}/v1", api_key="unused", max_retries=50, timeout=240)
 
 
 def test_a_server_answers_with_a_model_that_is_arriving(model: Path, tmp_path: Path) -> None:

@@ -152,7 +152,7 @@ def run_python(code: str, home: Path) -> "subprocess.CompletedProcess[str]":
         [sys.executable, "-c", code],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         env=environment(home),
     )
 

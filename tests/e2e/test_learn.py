@@ -153,7 +153,7 @@ def test_a_full_disk_is_said_and_leaves_nothing(tmp_path: Path) -> None:
         env=environment(home),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
     )
     assert result.returncode == 4, result.stderr
     assert json.loads(result.stdout)["error"]["code"] == "disk.write"
@@ -187,7 +187,7 @@ def test_a_terminal_shows_how_far_it_is(tmp_path: Path) -> None:
     except OSError:  # what Linux says when the other side is closed
         pass
     os.close(ours)
-    assert process.wait(20) == 0
+    assert process.wait(120) == 0
     pattern = rb"reading +\d+ %  .* of .* MiB  \d+ documents  box.mbox"
     assert re.search(pattern, shown) and b"comparing" in shown
     left = pyte.Screen(120, 24)
@@ -210,6 +210,6 @@ def test_an_interrupted_reading_leaves_nothing(tmp_path: Path) -> None:
             break
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=20)
+    process.communicate(timeout=120)
     assert process.returncode == 130
     assert list((home / "learned").iterdir()) == []

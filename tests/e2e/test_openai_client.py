@@ -246,7 +246,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_required_tool_is_called(guarded: ServerProcess, stream: bool) -> None:
-    client = OpenAI(base_url=f"{guarded.url}/v1", api_key="secret", max_retries=0, timeout=60)
+    client = OpenAI(base_url=f"{guarded.url}/v1", api_key="secret", max_retries=0, timeout=240)
     arguments: dict[str, Any] = {
         "model": MODEL,
         "temperature": 0,

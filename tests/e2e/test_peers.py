@@ -39,7 +39,7 @@ GREEDY = GenerationOptions(
     sampling=SampleOptions(temperature=0), max_tokens=NUM_TOKENS, ignore_end=True
 )
 # Far longer than finding a silent peer, far shorter than a hang.
-GAP_S = 60.0
+GAP_S = 200.0
 
 
 class Machines:

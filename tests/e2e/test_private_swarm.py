@@ -53,7 +53,7 @@ class Inviting:
 
     def end(self) -> tuple[int, str, str]:
         """Exit status, and what it said after the line."""
-        out, err = self.process.communicate(timeout=20)
+        out, err = self.process.communicate(timeout=120)
         return self.process.returncode, out, err
 
 
@@ -100,7 +100,7 @@ def test_the_line_is_all_that_is_printed(creator: Path) -> None:
     assert process.stdout is not None
     first = process.stdout.readline()
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=20)
+    out, err = process.communicate(timeout=120)
     assert first.startswith("bmrt-invite:") and len(first.split()) == 1 and out == ""
     assert process.returncode == 130 and "Ctrl-C" in err and "Traceback" not in err
 
@@ -274,7 +274,7 @@ class Peer:
         return "\n".join(self._said)
 
 
-def eventually(fact: Callable[[], bool], timeout_s: float = 15.0) -> bool:
+def eventually(fact: Callable[[], bool], timeout_s: float = 60.0) -> bool:
     end = time.monotonic() + timeout_s
     while not fact():
         if time.monotonic() > end:

@@ -46,7 +46,7 @@ def join(founder: Path, home: Path) -> None:
     assert inviting.stdout is not None
     line = json.loads(inviting.stdout.readline())["invitation"]
     assert bmrt("swarm", "join", line, home=home).returncode == 0
-    inviting.communicate(timeout=20)
+    inviting.communicate(timeout=120)
 
 
 def said_before_giving_up(magnet: str, *arguments: str, home: Path, peer: str) -> str:

@@ -26,7 +26,7 @@ STORY: dict[str, Any] = {
 
 
 def get(server: ServerProcess, path: str) -> str:
-    with urllib.request.urlopen(f"{server.url}{path}", timeout=30) as answer:
+    with urllib.request.urlopen(f"{server.url}{path}", timeout=120) as answer:
         return str(answer.read().decode())
 
 
@@ -35,7 +35,7 @@ def health(server: ServerProcess) -> dict[str, Any]:
     return found
 
 
-def eventually(condition: Callable[[], bool], *, timeout_s: float = 20.0) -> bool:
+def eventually(condition: Callable[[], bool], *, timeout_s: float = 100.0) -> bool:
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         if condition():
@@ -60,7 +60,7 @@ def idle(server: ServerProcess) -> Iterator[ServerProcess]:
 def ask(server: ServerProcess, body: dict[str, Any]) -> socket.socket:
     """Sends a request and returns the connection without reading the answer."""
     raw = json.dumps(body).encode()
-    connection = socket.create_connection(("127.0.0.1", server.port), timeout=30)
+    connection = socket.create_connection(("127.0.0.1", server.port), timeout=120)
     head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(raw)}\r\n\r\n"
     connection.sendall(head.encode() + raw)
     return connection
