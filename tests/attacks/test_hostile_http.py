@@ -78,6 +78,35 @@ def test_bad_json_is_refused(server: ServerProcess, body: bytes) -> None:
     assert answer["error"]["message"]
 
 
+def test_numbers_without_end_are_text(server: ServerProcess) -> None:
+    """Arguments of a tool, in what was said before, that Python would not read as a number."""
+    call = {"name": "f", "arguments": '{"x": ' + "1" * 5000 + "}"}
+    called = {"id": "1", "type": "function", "function": call}
+    request = {
+        "max_tokens": 2,
+        "messages": [
+            {"role": "user", "content": "a"},
+            {"role": "assistant", "content": None, "tool_calls": [called]},
+            {"role": "tool", "tool_call_id": "1", "content": "b"},
+        ],
+    }
+    status, answer = post(server, json.dumps(request).encode(), path="/v1/chat/completions")
+    assert status == 200, answer
+
+
+@pytest.mark.parametrize("name", ["messages", "tools", "bos_token", "eos_token"])
+def test_variables_of_a_template_do_not_replace_what_was_asked(
+    server: ServerProcess, name: str
+) -> None:
+    request = {
+        "max_tokens": 2,
+        "messages": [{"role": "user", "content": "a"}],
+        "chat_template_kwargs": {name: "x"},
+    }
+    status, answer = post(server, json.dumps(request).encode(), path="/v1/chat/completions")
+    assert status == 400 and answer["error"]["param"] == "chat_template_kwargs"
+
+
 def test_a_lone_surrogate_is_text(server: ServerProcess) -> None:
     """JSON can write what UTF-8 cannot; it is read as a replacement, not as a crash."""
     status, answer = post(server, b'{"prompt": "a \\ud800 b", "max_tokens": 2}')

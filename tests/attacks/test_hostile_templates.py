@@ -1,8 +1,10 @@
 """Chat templates are programs out of downloaded files: they render, or they are stopped."""
 
+import sys
 import time
 from collections.abc import Iterator
 
+import psutil
 import pytest
 from victim import MAX_MESSAGE_CHARS
 
@@ -177,3 +179,15 @@ def test_an_ended_process_is_replaced(process: TemplateProcess) -> None:
     """As after the system has run out of memory."""
     process.close()
     assert render(process, CHATML) == GOOD
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of another process are read")
+def test_processor_time_is_counted_for_each_template(process: TemplateProcess) -> None:
+    """A server that has answered for weeks has as much of it for the next as for the first."""
+    render(process, "{% for i in range(90000) %}{{ i }}{% endfor %}")
+    worker = max(psutil.Process().children(), key=lambda child: child.create_time())
+    while sum(worker.cpu_times()[:2]) < 1.5:
+        render(process, "{% for i in range(90000) %}{{ i }}{% endfor %}")
+    used_s = int(sum(worker.cpu_times()[:2]))
+    render(process, "{{ 1 }}")
+    assert worker.rlimit(psutil.RLIMIT_CPU)[0] >= 60 + used_s

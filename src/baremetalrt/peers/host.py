@@ -28,7 +28,7 @@ from baremetalrt.peers.wire import (
     read_messages,
 )
 
-# Of each kind, and for each peer: texts, links from the stage before, questions.
+# Of each kind, and for each peer: texts, links that have not said for which text, questions.
 _MAX_CALLS_PER_PEER: Final = 64
 _MAX_CALLS: Final = 8192
 # Who opens a link says at once for which text.
@@ -197,21 +197,23 @@ class Host:
                 self.forget(text)
 
     async def _pass(self, passed: AsyncIterator[bytes], context: Context) -> pb.Received:
-        """A link from the stage before, until it ends, its text does, or another one takes its place."""
-        async with self._admitted("links", context):
-            messages = read_messages(passed, pb.Passed, self._max_message_bytes)
-            try:
-                async with asyncio.timeout(_FIRST_MESSAGE_S):
-                    first = await anext(messages)
-                text = self._texts.get(first.text)
-                if text is None:
-                    await context.abort(grpc.StatusCode.NOT_FOUND, "text.unknown")
-                else:
-                    await text.follow(first, messages)
-            except (StopAsyncIteration, TimeoutError):
-                await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "link.silent")
-            except StepError as error:
-                await context.abort(grpc.StatusCode.INVALID_ARGUMENT, error.code)
+        """A link from the stage before, until it ends, its text does, or another one takes its place.
+
+        A host may pass on the texts of many callers: links are counted until it is known for which text
+        one is, and each text has one.
+        """
+        messages = read_messages(passed, pb.Passed, self._max_message_bytes)
+        try:
+            async with self._admitted("links", context), asyncio.timeout(_FIRST_MESSAGE_S):
+                first = await anext(messages)
+            if (text := self._texts.get(first.text)) is None:
+                await context.abort(grpc.StatusCode.NOT_FOUND, "text.unknown")
+            else:
+                await text.follow(first, messages)
+        except (StopAsyncIteration, TimeoutError):
+            await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "link.silent")
+        except StepError as error:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, error.code)
         return pb.Received()
 
 

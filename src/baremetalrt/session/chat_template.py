@@ -27,6 +27,8 @@ TRANSCRIPT: Final = (
 )
 
 Message = Mapping[str, Any]
+# What a template gets from us alone.
+_OURS: Final = frozenset({"messages", "tools", "bos_token", "eos_token"})
 
 
 class TemplateProcess:
@@ -140,9 +142,16 @@ class ChatTemplate:
         """The prompt for `messages`. Blocks for a few milliseconds, and never longer than 5 s.
 
         Raises:
-            UsageError: the template refuses these messages.
+            UsageError: the template refuses these messages, or `variables` would replace what is ours.
             IntegrityError: the template is broken or hostile.
         """
+        if taken := _OURS & (variables or {}).keys():
+            raise UsageError(
+                f"{min(taken)} is no variable of the template that can be given",
+                code="template.variable",
+                parameter="chat_template_kwargs",
+                hint="messages and tools are fields of the request",
+            )
         reply = self._process.render(
             self.source,
             {

@@ -231,5 +231,5 @@ def _text(content: str | list[TextPart] | None) -> str:
 def _arguments(text: str) -> Any:
     try:
         return json.loads(text)
-    except (json.JSONDecodeError, RecursionError):
+    except (ValueError, RecursionError):  # also a number of thousands of digits
         return text
