@@ -1,6 +1,7 @@
 """`bmrt` as a user starts it: real processes, ended by the tests that started them."""
 
 import os
+import pty
 import re
 import signal
 import subprocess
@@ -32,6 +33,28 @@ def bmrt(
         timeout=timeout_s,
         env=environment(home),
     )
+
+
+def on_a_terminal(*arguments: str, home: Path) -> bytes:
+    """All that a command, which succeeds, writes to a terminal of its own."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [*BMRT, *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=theirs,
+        stderr=theirs,
+        env=environment(home),
+    )
+    os.close(theirs)
+    written = b""
+    try:
+        while said := os.read(ours, 4096):
+            written += said
+    except OSError:  # what Linux says when the other side is closed
+        pass
+    os.close(ours)
+    assert process.wait(120) == 0, written
+    return written
 
 
 class ServerProcess:

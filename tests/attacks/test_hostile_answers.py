@@ -1,14 +1,12 @@
 """What a model answers, and what is written in files, on a terminal that would obey it."""
 
-import os
-import pty
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from baremetalrt.cli.terminal import shown
-from commands import BMRT, bmrt, environment
+from baremetalrt.weights.store import default_model
+from commands import bmrt, on_a_terminal
 
 # Writes the clipboard of the terminal, in the two ways in which a sequence may begin and end.
 CLIPBOARD = "\x1b]52;c;b3duZWQ=\x07 \x9d52;c;b3duZWQ=\x9c done"
@@ -45,45 +43,23 @@ def test_what_people_write_stays_as_it_is() -> None:
         assert shown(text) == text
 
 
-def on_a_terminal(home: Path, *arguments: str) -> str:
-    """All that a command writes to a terminal of its own."""
-    ours, theirs = pty.openpty()
-    process = subprocess.Popen(
-        [*BMRT, *arguments],
-        stdin=subprocess.DEVNULL,
-        stdout=theirs,
-        stderr=theirs,
-        env=environment(home),
-        cwd=home,
-    )
-    os.close(theirs)
-    written = b""
-    try:
-        while said := os.read(ours, 4096):
-            written += said
-    except OSError:  # the other end is closed
-        pass
-    os.close(ours)
-    assert process.wait(60) == 0, written
-    return written.decode()
-
-
 def test_an_answer_cannot_write_the_clipboard(tmp_path: Path) -> None:
     """On a terminal it is seen what it would have done; a file gets it word for word."""
     grammar = tmp_path / "escape.gbnf"
     grammar.write_text(GRAMMAR)
     ask = ("run", "Hello", "--raw", "-t", "0", "-n", "60", "--grammar", str(grammar))
-    seen = on_a_terminal(tmp_path, *ask)
+    seen = on_a_terminal(*ask, home=tmp_path).decode()
     assert "␛]52;c;b3duZWQ=␇ \ufffd52;c;b3duZWQ=\ufffd done" in seen
     assert "\x1b" not in seen and "\x07" not in seen and "\x9d" not in seen
     assert bmrt(*ask, home=tmp_path).stdout.rstrip("\n") == CLIPBOARD
 
 
 def test_names_in_the_store_cannot_either(tmp_path: Path) -> None:
-    """A file whose name is a sequence, in a listing and in what is said about it."""
-    models = tmp_path / "models"
+    """A file whose name is a sequence, in a listing."""
+    model, models = default_model(), tmp_path / "models"
+    assert model is not None
     models.mkdir()
-    (models / "nice\x1b]0;owned\x07.gguf").write_bytes(b"GGUF")
-    for arguments in (("ls",), ("doctor",)):
-        seen = on_a_terminal(tmp_path, *arguments)
-        assert "\x1b]0" not in seen and "\x07" not in seen
+    (models / "nice\x1b]0;owned\x07.gguf").symlink_to(model.path)
+    seen = on_a_terminal("ls", home=tmp_path).decode()
+    assert "nice␛]0;owned" in seen
+    assert "\x1b]0" not in seen and "\x07" not in seen

@@ -2,6 +2,8 @@
 
 import asyncio
 import secrets
+import socket
+import struct
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,7 +18,7 @@ from baremetalrt.peers.tls import secure_channel
 from baremetalrt.peers.wire import SCOPE_BYTES, SERVICE
 from baremetalrt.weights.store import default_model
 from peers_kit import PeerProcess, founder, member
-from raw_calls import ROWS, attach, described, identity, opening
+from raw_calls import ROWS, WIDTH, attach, described, identity, opening
 
 TEXT = [7 + i % 50 for i in range(200)]
 # Of 4,096 cells, room for one text of 1,024 is left for others.
@@ -73,7 +75,7 @@ async def known(attacked: Attacked, who: Identity, text: list[int], **changes: A
         report = await attacked.ask(
             call, opening(attacked.model, capacity=256, tokens=text, **changes)
         )
-        await attacked.ask(call, pb.Command(number=9, close=pb.Close(keep=True)))
+        await attacked.ask(call, close())
         return int(report.done.length)
 
 
@@ -109,8 +111,11 @@ def test_nobody_is_told_what_another_has_said(attacked: Attacked) -> None:
 def test_rows_of_one_member_are_built_upon_by_nobody_else(attacked: Attacked) -> None:
     """False rows under the tokens of an honest text: the honest one is computed as if alone."""
     text = [900 + i % 90 for i in range(100)]
+    # In the middle of a model rows alone are computed with: the same text, that nobody has touched.
+    untouched = [token + 100 for token in text]
+    false = struct.pack(f"<{WIDTH}f", *(i % 7 - 3 for i in range(WIDTH)))
 
-    async def last_row(who: Identity, rows: bytes) -> bytes:
+    async def last_row(who: Identity, text: list[int], rows: bytes) -> bytes:
         async with attacked.channel(who) as channel:
             call = attach(channel)
             report = await attacked.ask(
@@ -125,11 +130,10 @@ def test_rows_of_one_member_are_built_upon_by_nobody_else(attacked: Attacked) ->
             await attacked.ask(call, close())
             return bytes(report.result.rows)
 
-    false = bytes(reversed(ROWS[:4])) * (len(ROWS) // 4)
-    assert asyncio.run(last_row(attacked.attacker, false))
-    honest = asyncio.run(last_row(attacked.victim, ROWS))
-    again = asyncio.run(last_row(attacked.victim, ROWS))
-    assert honest and honest == again
+    built_on_false = asyncio.run(last_row(attacked.attacker, text, false))
+    honest = asyncio.run(last_row(attacked.victim, text, ROWS))
+    expected = asyncio.run(last_row(attacked.victim, untouched, ROWS))
+    assert honest == expected != built_on_false
 
 
 async def opened(attacked: Attacked, calls: list[Any], *commands: pb.Command) -> list[str]:
@@ -190,16 +194,17 @@ def test_texts_that_are_opened_at_once_are_counted_one_by_one(attacked: Attacked
 
 
 def test_texts_that_were_not_opened_are_forgotten(attacked: Attacked) -> None:
-    """However many of them one stream tries."""
+    """However often one stream tries, names included."""
 
     async def attack() -> int:
         await attacked.quiet()
         async with attacked.channel(attacked.attacker) as channel:
             calls = [attach(channel) for _ in range(3)]
             await opened(attacked, calls, *[opening(attacked.model, capacity=1024) for _ in calls])
-            call = attach(channel)
+            call, one = attach(channel), opening(attacked.model, capacity=1024)
             for _ in range(50):
-                report = await attacked.ask(call, opening(attacked.model, capacity=1024))
+                # Were it still known, its name would be taken.
+                report = await attacked.ask(call, one)
                 assert report.fault.code == "cache.full"
             return await attacked.num_texts()
 
@@ -255,3 +260,13 @@ def test_idle_links_lock_nobody_out(attacked: Attacked) -> None:
                 one.cancel()
 
     asyncio.run(attack())
+
+
+@pytest.mark.slow
+def test_a_stranger_who_says_nothing_is_hung_up_on(attacked: Attacked) -> None:
+    """Long before the two minutes that a handshake may take elsewhere."""
+    host, _, port = attacked.peer.address.rpartition(":")
+    with socket.create_connection((host, int(port))) as silent:
+        silent.settimeout(60)
+        while silent.recv(4096):
+            pass

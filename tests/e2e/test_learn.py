@@ -2,7 +2,6 @@
 
 import json
 import os
-import pty
 import re
 import signal
 import subprocess
@@ -15,7 +14,7 @@ import pytest
 import document_kit as kit
 from baremetalrt.swarm import catalog
 from baremetalrt.swarm.catalog import Record
-from commands import BMRT, bmrt, environment
+from commands import BMRT, bmrt, environment, on_a_terminal
 
 TEXTS = {
     "letter.txt": "A letter about the harbour, which nobody had seen for years, and about its ships.",
@@ -172,22 +171,7 @@ def large_mailbox(path: Path) -> Path:
 def test_a_terminal_shows_how_far_it_is(tmp_path: Path) -> None:
     """Share, size, documents and file, on one line that is taken away at the end."""
     box = large_mailbox(tmp_path / "box.mbox")
-    ours, theirs = pty.openpty()
-    process = subprocess.Popen(
-        [*BMRT, "learn", str(box), "--dry-run"],
-        env=environment(tmp_path / "home"),
-        stdout=subprocess.DEVNULL,
-        stderr=theirs,
-    )
-    os.close(theirs)
-    shown = b""
-    try:
-        while chunk := os.read(ours, 4096):
-            shown += chunk
-    except OSError:  # what Linux says when the other side is closed
-        pass
-    os.close(ours)
-    assert process.wait(120) == 0
+    shown = on_a_terminal("learn", str(box), "--dry-run", home=tmp_path / "home")
     pattern = rb"reading +\d+ %  .* of .* MiB  \d+ documents  box.mbox"
     assert re.search(pattern, shown) and b"comparing" in shown
     left = pyte.Screen(120, 24)

@@ -12,6 +12,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from baremetalrt.core.addresses import parse_address
 from baremetalrt.core.errors import IntegrityError, UsageError
 from baremetalrt.membership import authority
 from baremetalrt.membership.authority import (
@@ -36,7 +37,6 @@ from baremetalrt.membership.certificates import (
 from baremetalrt.membership.invitations import (
     check_token,
     invite,
-    parse_address,
     parse_invitation,
     use_token,
     uses_left,

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from baremetalrt.hosting.neighbours import literal_addresses
 from baremetalrt.peers import compute_pb2 as pb
 from baremetalrt.peers.pass_streams import AddressError, PassStreams, target_of
 from peers_kit import founder
@@ -53,6 +54,24 @@ def test_addresses_of_peers_are_called_as_they_are() -> None:
         assert target_of(address, from_this_machine=False) == target
     assert target_of("127.0.0.1:7470", from_this_machine=True) == "ipv4:127.0.0.1:7470"
     assert target_of("[::1]:7470", from_this_machine=True) == "ipv6:[::1]:7470"
+
+
+@pytest.mark.parametrize(
+    ("address", "literal"),
+    [
+        ("localhost:7470", "127.0.0.1:7470"),
+        ("192.168.1.5:7470", "192.168.1.5:7470"),
+        ("[fd00::5]:7470", "[fd00::5]:7470"),
+    ],
+)
+def test_callers_look_names_up_themselves(address: str, literal: str) -> None:
+    """What hosts are told is numbers, whatever the user has typed."""
+    assert literal in asyncio.run(literal_addresses(address))
+
+
+def test_what_is_no_address_is_nobody() -> None:
+    for address in ("", "peer", "peer:port", "nowhere.invalid:7470"):
+        assert asyncio.run(literal_addresses(address)) == []
 
 
 def test_connections_do_not_pile_up(tmp_path: Path) -> None:

@@ -94,7 +94,7 @@ def invite(
     """
     import asyncio
 
-    from baremetalrt.membership.invitations import parse_address
+    from baremetalrt.core.addresses import parse_address
 
     _show_log()
     parsed = [parse_address(address) for address in addresses]
@@ -181,9 +181,10 @@ async def _invite(
     import asyncio
     import signal
 
+    from baremetalrt.core.addresses import format_address
     from baremetalrt.membership.authority import find_membership, utc_now
-    from baremetalrt.membership.invitations import format_address, refusal, uses_left, withdraw
     from baremetalrt.membership.invitations import invite as make_invitation
+    from baremetalrt.membership.invitations import refusal, uses_left, withdraw
     from baremetalrt.membership.inviting import InvitationServer, lan_addresses, listening_host
 
     # Ends as Ctrl-C does: an invitation that nobody answers any more is withdrawn.

@@ -1,7 +1,6 @@
 """The peers of a private swarm, as this machine sees them: who answers, what they host, how far."""
 
 import asyncio
-import ipaddress
 import logging
 import socket
 import statistics
@@ -11,6 +10,8 @@ from dataclasses import dataclass
 from math import inf
 from typing import Any, Final, Self
 
+from baremetalrt.core.addresses import format_address, parse_address
+from baremetalrt.core.errors import UsageError
 from baremetalrt.core.spans import BlockSpan
 from baremetalrt.hosting.rendezvous import DhtLookup
 from baremetalrt.membership.authority import Membership
@@ -28,10 +29,10 @@ HERE: Final = "here"
 # More than any model has; what peers say bounds what is built of it.
 _MAX_BLOCKS: Final = 4096
 _MAX_NAME: Final = 128
-# Of a name with more addresses, the first ones are tried.
-_MAX_LITERALS: Final = 4
 _MAX_SPANS: Final = 1024
 _ID_DIGITS: Final = 40
+# Of a name with more addresses, the first ones are tried.
+_MAX_LITERALS: Final = 4
 _DESCRIBE_TIMEOUT_S: Final = 5.0
 _DISCOVERY_TIMEOUT_S: Final = 3.0
 # Nobody measures it: that of a good home network.
@@ -214,20 +215,14 @@ class Neighbours:
 
 async def literal_addresses(address: str) -> list[str]:
     """`HOST:PORT` with the numbers that a name stands for; none where nobody knows the name."""
-    host, _, port = address.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
     try:
-        ipaddress.ip_address(host)
-        return [address]
-    except ValueError:
-        pass
-    try:
+        host, port = parse_address(address)
         found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except OSError as error:
-        _log.warning("%s is not known: %s", host, error)
+    except (UsageError, OSError) as error:
+        _log.warning("%s is not known: %s", address, error)
         return []
     hosts = dict.fromkeys(str(where[0]) for *_, where in found)
-    return [f"[{h}]:{port}" if ":" in h else f"{h}:{port}" for h in hosts][:_MAX_LITERALS]
+    return [format_address(one, port) for one in hosts][:_MAX_LITERALS]
 
 
 def links_between(neighbours: Sequence[Neighbour]) -> Network:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack
 
 from baremetalrt.blocks.needs import span_needs
+from baremetalrt.core.addresses import format_address, parse_address
 from baremetalrt.core.errors import BareMetalError, CapacityError
 from baremetalrt.core.spans import BlockSpan
 from baremetalrt.core.units import format_bytes
@@ -79,10 +80,10 @@ class Understudy:
             self._host = Host(self._identity, host_profile(room, None))
             # Where the peers of the route reach this machine.
             self._address = await _own_address(lost.address)
-            await self._host.listen(f"{self._address}:0")
+            await self._host.listen(format_address(self._address, 0))
             await self._stack.enter_async_context(self._host)
         self._host.hosted.append(one)
-        address = f"{self._address}:{self._host.port}"
+        address = format_address(self._address, self._host.port)
         return RemoteSpan(self._identity.id, address, self._model, lost.blocks, lost.num_blocks)
 
     async def close(self) -> None:
@@ -91,9 +92,9 @@ class Understudy:
 
 async def _own_address(peer: str) -> str:
     """The address of this machine on the way to a peer; nothing is sent."""
-    host, _, port = peer.rpartition(":")
+    host, port = parse_address(peer)
     loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(host, int(port), family=socket.AF_INET, type=socket.SOCK_DGRAM)
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect(found[0][4])
+    family, *_, where = (await loop.getaddrinfo(host, port, type=socket.SOCK_DGRAM))[0]
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        probe.connect(where)
         return str(probe.getsockname()[0])

@@ -8,7 +8,6 @@ import base64
 import contextlib
 import hashlib
 import hmac
-import re
 import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import Annotated, Final, TypeAlias
 
 import msgspec
 
+from baremetalrt.core.addresses import ADDRESS_PATTERN, parse_address
 from baremetalrt.core.errors import IntegrityError, UsageError
 from baremetalrt.core.files import disk_errors, locked, write_durably
 from baremetalrt.membership.authority import Membership
@@ -32,10 +32,8 @@ _MAX_TIME: Final = 253_402_300_799
 # Records outlive their invitation by this much, so that latecomers are told what happened.
 _KEEP_RECORDS: Final = timedelta(days=7)
 
-_ADDRESS_PATTERN: Final = r"\A([A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\]):[0-9]{1,5}\Z"
-
 _SwarmName: TypeAlias = Annotated[str, msgspec.Meta(pattern=SWARM_NAME_PATTERN)]
-_Address: TypeAlias = Annotated[str, msgspec.Meta(pattern=_ADDRESS_PATTERN)]
+_Address: TypeAlias = Annotated[str, msgspec.Meta(pattern=ADDRESS_PATTERN)]
 _Time: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=_MAX_TIME)]
 
 
@@ -128,28 +126,6 @@ def parse_invitation(text: str) -> Invitation:
         token=content.token,
         expires_at=datetime.fromtimestamp(content.expires_at, UTC),
     )
-
-
-def parse_address(text: str) -> tuple[str, int]:
-    """`HOST:PORT` or `[IPV6]:PORT` as its two parts.
-
-    Raises:
-        UsageError: it is neither.
-    """
-    host, _, port = text.rpartition(":")
-    if re.match(_ADDRESS_PATTERN, text) is None or int(port) > 65535:
-        raise UsageError(
-            f"{text!r} is not an address",
-            code="address.malformed",
-            parameter="address",
-            hint="for example 192.168.1.20:7000, or [fd00::20]:7000",
-        )
-    return host.removeprefix("[").removesuffix("]"), int(port)
-
-
-def format_address(host: str, port: int) -> str:
-    """The other way round."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def refusal(code: str) -> UsageError:

@@ -15,11 +15,12 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from baremetalrt.core.addresses import format_address
 from baremetalrt.core.errors import BareMetalError, UsageError
 from baremetalrt.core.tasks import Tasks
 from baremetalrt.membership.authority import Membership, load_authority, utc_now
 from baremetalrt.membership.certificates import issue
-from baremetalrt.membership.invitations import MAX_ADDRESSES, check_token, format_address, use_token
+from baremetalrt.membership.invitations import MAX_ADDRESSES, check_token, use_token
 from baremetalrt.membership.join_protocol import (
     DEADLINE_S,
     JOIN,

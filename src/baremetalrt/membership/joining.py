@@ -15,6 +15,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from baremetalrt.core.addresses import parse_address
 from baremetalrt.core.errors import IntegrityError, UsageError
 from baremetalrt.membership.authority import (
     Membership,
@@ -32,7 +33,7 @@ from baremetalrt.membership.certificates import (
     new_key,
     why_not_a_member,
 )
-from baremetalrt.membership.invitations import Invitation, parse_address, refusal
+from baremetalrt.membership.invitations import Invitation, refusal
 from baremetalrt.membership.join_protocol import (
     ANSWER,
     HELLO,

@@ -10,6 +10,7 @@ from urllib.parse import unquote
 
 import grpc
 
+from baremetalrt.core.addresses import parse_address
 from baremetalrt.core.errors import UsageError
 from baremetalrt.core.spans import BlockSpan
 from baremetalrt.membership.certificates import peer_id
@@ -30,6 +31,7 @@ from baremetalrt.peers.wire import (
 
 # Of each kind, and for each peer: texts, links that have not said for which text, questions.
 _MAX_CALLS_PER_PEER: Final = 64
+# Of all peers together: what is not bounded by it is bounded for each of them.
 _MAX_CALLS: Final = 8192
 # Who opens a link says at once for which text.
 _FIRST_MESSAGE_S: Final = 20.0
@@ -191,10 +193,7 @@ class Host:
     async def _attach(self, commands: AsyncIterator[bytes], context: Context) -> None:
         async with self._admitted("texts", context) as caller:
             text = HostedText(self, caller, context.write, is_local=_is_local(context))
-            try:
-                await text.run(read_messages(commands, pb.Command, self._max_message_bytes))
-            finally:
-                self.forget(text)
+            await text.run(read_messages(commands, pb.Command, self._max_message_bytes))
 
     async def _pass(self, passed: AsyncIterator[bytes], context: Context) -> pb.Received:
         """A link from the stage before, until it ends, its text does, or another one takes its place.
@@ -219,6 +218,8 @@ class Host:
 
 def _is_local(context: Context) -> bool:
     """Whether who calls is on this machine."""
-    kind, _, address = unquote(context.peer()).partition(":")
-    host = address.rpartition(":")[0].removeprefix("[").removesuffix("]")
-    return kind in ("ipv4", "ipv6") and ipaddress.ip_address(host).is_loopback
+    _, _, address = unquote(context.peer()).partition(":")
+    try:
+        return ipaddress.ip_address(parse_address(address)[0]).is_loopback
+    except (UsageError, ValueError):  # with a zone, which no address of this machine alone has
+        return False

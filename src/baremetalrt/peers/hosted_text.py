@@ -89,8 +89,7 @@ class HostedText:
 
     async def run(self, commands: AsyncIterator[pb.Command]) -> None:
         """Serves the text until its caller is done or gone."""
-        tasks = self._tasks
-        tasks.start("reading what a caller wants", self._read(commands))
+        self._tasks.start("reading what a caller wants", self._read(commands))
         try:
             while (item := await self._queue.get()) is not None:
                 command, was_passed = item
@@ -107,11 +106,12 @@ class HostedText:
                     await self._fault(command.number, error.code, error.message, pb.BLAME_HERE)
         finally:
             # First what nothing can interrupt: cells that are not given back are lost for good.
+            self._host.forget(self)
             if self._link is not None:
                 self._link.close()
             if self.hosted is not None and self._place is not None:
                 self.hosted.stage.release(self._place, keep=self._keep)
-            await tasks.close()
+            await self._tasks.close()
 
     async def follow(self, first: pb.Passed, messages: AsyncIterator[pb.Passed]) -> None:
         """Takes steps from the stage before: until it ends, this text does, or another link comes."""

@@ -6,6 +6,8 @@ from typing import Any, Final
 
 import grpc
 
+from baremetalrt.core.addresses import format_address, parse_address
+from baremetalrt.core.errors import UsageError
 from baremetalrt.core.tasks import Tasks
 from baremetalrt.membership.certificates import peer_name
 from baremetalrt.membership.identity import Identity
@@ -31,21 +33,16 @@ def target_of(address: str, *, from_this_machine: bool) -> str:
     Raises:
         AddressError: it is a name, or an address that no peer has.
     """
-    host, _, port = address.rpartition(":")
     try:
-        ip = ipaddress.ip_address(host.removeprefix("[").removesuffix("]"))
-        number = int(port) if port.isascii() and port.isdigit() else 0
-    except ValueError as error:
+        host, port = parse_address(address)
+        ip = ipaddress.ip_address(host)
+    except (UsageError, ValueError) as error:
         raise AddressError from error
     inner = getattr(ip, "ipv4_mapped", None) or ip
     is_none = inner.is_multicast or inner.is_unspecified or inner.is_link_local
-    if is_none or not _FIRST_PORT <= number < 1 << 16:
+    if is_none or port < _FIRST_PORT or (inner.is_loopback and not from_this_machine):
         raise AddressError
-    if inner.is_loopback and not from_this_machine:
-        raise AddressError
-    if getattr(ip, "scope_id", None):
-        raise AddressError
-    return f"ipv6:[{ip}]:{number}" if ip.version == 6 else f"ipv4:{ip}:{number}"
+    return f"ipv{ip.version}:{format_address(host, port)}"
 
 
 class PassStream:

@@ -18,7 +18,6 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 _MEMORY_LIMIT_BYTES = 512 * 1024 * 1024
-# For each template that is rendered, however many there were before.
 _CPU_LIMIT_S = 60
 _MAX_OUTPUT_CHARS = 16 * 1024 * 1024
 
@@ -83,30 +82,23 @@ def _render(environment: ImmutableSandboxedEnvironment, request: dict[str, Any])
 
 
 def _limit_resources() -> None:
+    """Before each template: what others used of the processor's time is not taken from it."""
     try:
         import resource
     except ImportError:  # Windows: the caller's deadline remains
         return
+    _, hard_s = resource.getrlimit(resource.RLIMIT_CPU)
+    until_s = int(time.process_time()) + _CPU_LIMIT_S
+    resource.setrlimit(resource.RLIMIT_CPU, (until_s, hard_s))
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_LIMIT_BYTES, _MEMORY_LIMIT_BYTES))
     resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
 
 
-def _limit_time() -> None:
-    try:
-        import resource
-    except ImportError:
-        return
-    used_s = int(time.process_time())
-    _, hard_s = resource.getrlimit(resource.RLIMIT_CPU)
-    resource.setrlimit(resource.RLIMIT_CPU, (used_s + _CPU_LIMIT_S, hard_s))
-
-
 def main() -> None:
-    _limit_resources()
     environment = _environment()
     for line in sys.stdin.buffer:
-        _limit_time()
+        _limit_resources()
         reply = _render(environment, json.loads(line))
         sys.stdout.buffer.write(json.dumps(reply).encode() + b"\n")
         sys.stdout.buffer.flush()

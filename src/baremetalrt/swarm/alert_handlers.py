@@ -6,9 +6,10 @@ from typing import Any, Final
 
 import libtorrent as lt
 
+from baremetalrt.core.addresses import format_address
 from baremetalrt.core.errors import BareMetalError, CapacityError, UsageError, one_line
 from baremetalrt.swarm.alerts import Handlers
-from baremetalrt.swarm.dht import Dht, join_address
+from baremetalrt.swarm.dht import Dht
 from baremetalrt.swarm.refusals import explain_refusal
 from baremetalrt.swarm.resume import SavedState, read_state
 from baremetalrt.swarm.torrent import Torrent, Transfer, disk_failure
@@ -137,4 +138,4 @@ def _said(alert: lt.alert) -> str:
 
 
 def _address(alert: lt.peer_alert) -> str:
-    return join_address(*alert.endpoint)
+    return format_address(*alert.endpoint)

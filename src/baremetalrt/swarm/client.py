@@ -13,6 +13,7 @@ from typing import Any, Final, Self
 
 import libtorrent as lt
 
+from baremetalrt.core.addresses import format_address
 from baremetalrt.core.errors import UsageError
 from baremetalrt.core.tasks import Tasks
 from baremetalrt.membership.authority import Membership, utc_now
@@ -20,7 +21,7 @@ from baremetalrt.swarm.alert_handlers import alert_handlers
 from baremetalrt.swarm.alerts import Alerts, key_of, key_of_params
 from baremetalrt.swarm.catalog import Record
 from baremetalrt.swarm.config import SwarmConfig
-from baremetalrt.swarm.dht import Dht, join_address
+from baremetalrt.swarm.dht import Dht
 from baremetalrt.swarm.magnets import bare_torrent_file, parse_magnet
 from baremetalrt.swarm.metainfo import Metainfo, read_metainfo
 from baremetalrt.swarm.session_settings import local_only_filter, parse_peer, session_settings
@@ -210,7 +211,7 @@ class SwarmClient:
             info = await asyncio.to_thread(handle.torrent_file)
             assert info is not None, "libtorrent has said that it has the metadata"
             raw = bare_torrent_file(info.info_section(), params)
-            known = [join_address(*peer) for peer in await asyncio.to_thread(_called, handle)]
+            known = [format_address(*peer) for peer in await asyncio.to_thread(_called, handle)]
         finally:
             self._session.remove_torrent(handle)
         return await asyncio.to_thread(read_metainfo, raw, source=magnet), known

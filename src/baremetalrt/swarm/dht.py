@@ -6,6 +6,7 @@ from typing import Final
 
 import libtorrent as lt
 
+from baremetalrt.core.addresses import format_address
 from baremetalrt.swarm.config import SwarmConfig
 
 _LOOKUP_INTERVAL_S: Final = 1.5
@@ -64,11 +65,6 @@ class Dht:
 
     def on_reply(self, alert: lt.dht_get_peers_reply_alert) -> None:
         """What a node has said."""
-        peers = [join_address(*peer) for peer in alert.peers()]
+        peers = [format_address(*peer) for peer in alert.peers()]
         for answers in self._lookups.get(str(alert.info_hash), ()):
             answers.put_nowait(peers)
-
-
-def join_address(host: str, port: int) -> str:
-    """`HOST:PORT`, with brackets where a host has colons."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

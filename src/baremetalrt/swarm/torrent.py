@@ -206,9 +206,9 @@ class Torrent:
     def _expect_layers(self) -> None:
         if self.metainfo.lacks_layers and not self._expects_layers:
             self._expects_layers = True
-            asyncio.get_running_loop().call_later(_LAYERS_S, self._reorder)
+            asyncio.get_running_loop().call_later(_LAYERS_S, self._on_layers)
 
-    def _reorder(self) -> None:
+    def _on_layers(self) -> None:
         self._has_layers = True
         if self.handle.is_valid() and self.failure is None:
             self.order()
