@@ -26,7 +26,7 @@ import libtorrent as lt
 from baremetalrt.swarm.metainfo import Metainfo
 from baremetalrt.swarm.publishing import PublishOptions, publish
 from baremetalrt.weights.gguf import GGUFFile
-from commands import BMRT, environment
+from commands import BMRT, bmrt, environment
 from tiny_models import TinyModel, write
 
 LOOPBACK = "127.0.0.1"
@@ -240,6 +240,21 @@ def pull(
 
 def _peer_options(peers: Sequence[str]) -> list[str]:
     return [option for peer in peers for option in ("--peer", peer)]
+
+
+def join(founder: Path, home: Path) -> None:
+    """Invited on one side, pasted on the other."""
+    inviting = subprocess.Popen(
+        [*BMRT, "swarm", "invite", "home", "--address", "127.0.0.1:0", "--json"],
+        env=environment(founder),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert inviting.stdout is not None
+    line = json.loads(inviting.stdout.readline())["invitation"]
+    assert bmrt("swarm", "join", line, home=home).returncode == 0
+    inviting.communicate(timeout=120)
 
 
 # Other peers

@@ -574,7 +574,7 @@ async def test_the_last_one_in_is_not_cut_off(
 @pytest.mark.parametrize(
     "data",
     [
-        struct.pack(">I", 65_537),
+        struct.pack(">I", 131_073),
         struct.pack(">I", 0),
         struct.pack(">I", 4) + b"\xff" * 4,
         framed(Hello(b"x")),

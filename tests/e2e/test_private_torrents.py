@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from baremetalrt.membership import authority
-from commands import BMRT, bmrt, environment
-from swarm_kit import SeedProcess, make_home, pull, run_pull, sha256, write_model
+from commands import bmrt
+from swarm_kit import SeedProcess, join, make_home, pull, run_pull, sha256, write_model
 
 REFUSED_AFTER_S = 4.0
 
@@ -32,21 +32,6 @@ def founder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def seed(model: Path, founder: Path) -> Iterator[SeedProcess]:
     with SeedProcess(model, "--swarm", "home", home=founder) as process:
         yield process
-
-
-def join(founder: Path, home: Path) -> None:
-    """Invited on one side, pasted on the other."""
-    inviting = subprocess.Popen(
-        [*BMRT, "swarm", "invite", "home", "--address", "127.0.0.1:0", "--json"],
-        env=environment(founder),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    assert inviting.stdout is not None
-    line = json.loads(inviting.stdout.readline())["invitation"]
-    assert bmrt("swarm", "join", line, home=home).returncode == 0
-    inviting.communicate(timeout=120)
 
 
 def said_before_giving_up(magnet: str, *arguments: str, home: Path, peer: str) -> str:

@@ -24,7 +24,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 Command = Callable[..., None]
 
 JSON: Final = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-_VIA: Final = click.option(
+VIA: Final = click.option(
     "--via",
     multiple=True,
     metavar="HOST:PORT",
@@ -242,7 +242,7 @@ def route_options(command: Command) -> Command:
             show_default=True,
             help="How peers pass numbers on. Fewer bits, for thin links, change answers a little.",
         ),
-        _VIA,
+        VIA,
     )
 
 
@@ -266,7 +266,7 @@ def neighbour_options(command: Command) -> Command:
             show_default=True,
             help="Ask peers of the local network, or of the whole swarm.",
         ),
-        _VIA,
+        VIA,
     )
 
 

@@ -1,6 +1,7 @@
 """`bmrt pull`: fetches a model, or a span of its blocks."""
 
 import asyncio
+from typing import TYPE_CHECKING
 
 import click
 
@@ -9,6 +10,9 @@ from baremetalrt.cli.torrent_display import TorrentDisplay
 from baremetalrt.core.spans import BlockSpan
 from baremetalrt.core.units import format_bytes
 from baremetalrt.node.options import SwarmOptions
+
+if TYPE_CHECKING:
+    from baremetalrt.node.fetching import Pulled
 
 
 @click.command("pull")
@@ -29,8 +33,17 @@ def command(source: str, blocks: BlockSpan | None, as_json: bool, swarm: SwarmOp
     from baremetalrt.node.fetching import PullRequest, pull
 
     request = PullRequest(source=source, blocks=blocks, swarm=swarm)
+
+    async def work(display: TorrentDisplay) -> "Pulled":
+        if swarm.swarm is None:
+            return await pull(request, display.on_event)
+        from baremetalrt.hosting.host import as_member
+
+        async with as_member():
+            return await pull(request, display.on_event)
+
     with TorrentDisplay() as display:
-        pulled = asyncio.run(pull(request, display.on_event))
+        pulled = asyncio.run(work(display))
     if as_json:
         output.print_json(
             {

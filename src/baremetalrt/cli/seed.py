@@ -3,6 +3,7 @@
 import asyncio
 import sys
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -70,7 +71,7 @@ def publish_and_seed(
     as_json: bool,
 ) -> None:
     """Makes the torrents, prints what names them, and seeds them unless told not to."""
-    from baremetalrt.node.publishing import publish, seed
+    from baremetalrt.node.publishing import publish
 
     sources = request.sources()
     if len(sources) > 1 and (target or request.web_seeds):
@@ -82,7 +83,19 @@ def publish_and_seed(
         made.append(published)
         _print(published, target, as_json=as_json)
     if not create_only:
-        asyncio.run(seed(made, swarm, _say_where))
+        asyncio.run(_seed(made, swarm))
+
+
+async def _seed(made: "Sequence[Published]", swarm: SwarmOptions) -> None:
+    from baremetalrt.node.publishing import seed
+
+    async with AsyncExitStack() as stack:
+        if any(one.torrent.entry.record.swarm for one in made):
+            from baremetalrt.hosting.host import keep_standing
+            from baremetalrt.hosting.options import ShareOptions
+
+            await stack.enter_async_context(keep_standing(ShareOptions(), None, swarm, None))
+        await seed(made, swarm, _say_where)
 
 
 def _say_where(ports: Sequence[int]) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from baremetalrt.cli import output
+from baremetalrt.cli.swarm_members import expel, members
 from baremetalrt.core.errors import BareMetalError
 
 if TYPE_CHECKING:
@@ -168,6 +169,10 @@ def leave(name: str, yes: bool, as_json: bool) -> None:
         output.print_json({"left": name})
         return
     output.note(f"left {name}")
+
+
+command.add_command(members)
+command.add_command(expel)
 
 
 async def _invite(

@@ -5,9 +5,10 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
 
+from baremetalrt.core.addresses import format_address, parse_address
 from baremetalrt.core.errors import BareMetalError, UsageError
 from baremetalrt.core.tasks import Tasks
-from baremetalrt.hosting.config import ShareConfig
+from baremetalrt.hosting.config import ShareConfig, load_share_config
 from baremetalrt.hosting.events import NotYet, OnEvent
 from baremetalrt.hosting.hostable import Swarms
 from baremetalrt.hosting.neighbours import local_network
@@ -15,6 +16,7 @@ from baremetalrt.hosting.open_model import begin
 from baremetalrt.hosting.options import RouteOptions, ShareOptions
 from baremetalrt.hosting.remote_model import open_remote
 from baremetalrt.hosting.sharing import SharedModel, Sharing, SharingConfig
+from baremetalrt.hosting.standing import Standing
 from baremetalrt.membership.authority import the_membership
 from baremetalrt.node.naming import NamedModel
 from baremetalrt.node.node import Node
@@ -61,6 +63,31 @@ def host(
         ),
         swarms,
     )
+
+
+@asynccontextmanager
+async def as_member() -> AsyncIterator[None]:
+    """Has the certificates of this machine renewed, if need be, while its torrents of a swarm run."""
+    async with Standing((), None, listen=None, shared=None):
+        yield
+
+
+def keep_standing(
+    options: ShareOptions,
+    shares: ShareConfig | None,
+    swarm: SwarmOptions,
+    swarms: Swarms | None,
+    *,
+    peers: Sequence[str] = (),
+) -> Standing:
+    """What keeps the memberships of this machine good; `shares` where it hosts for the members of one."""
+    if shares is not None:
+        shared = the_membership(swarm.swarm).name
+        return Standing(peers, swarms, listen=options.listen or shares.listen, shared=shared)
+    # The port of a host is left to one that may begin later.
+    host = parse_address(load_share_config().listen)[0]
+    listen = options.listen or format_address(host, 0)
+    return Standing(peers, swarms, listen=listen, shared=None)
 
 
 def _source(model: NamedModel, swarm: SwarmOptions) -> StoredModel | TorrentSource:

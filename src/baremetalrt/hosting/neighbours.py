@@ -11,11 +11,12 @@ from math import inf
 from typing import Any, Final, Self
 
 from baremetalrt.core.addresses import format_address, parse_address
-from baremetalrt.core.errors import UsageError
+from baremetalrt.core.errors import BareMetalError, UsageError
 from baremetalrt.core.spans import BlockSpan
 from baremetalrt.hosting.rendezvous import DhtLookup
-from baremetalrt.membership.authority import Membership
+from baremetalrt.membership.authority import Membership, find_membership, utc_now
 from baremetalrt.membership.identity import identity_of
+from baremetalrt.membership.renewing import keep_renewed
 from baremetalrt.peers.caller import Channels, NoAnswerError
 from baremetalrt.peers.compute_pb2 import Description, HostedSpan
 from baremetalrt.peers.discovery import LocalNetwork, find_peers
@@ -203,8 +204,33 @@ class Neighbours:
         if not _is_sane(about):
             _log.warning("%s says impossible things of itself", address)
             return None
+        if about.id in self.identity.expelled:
+            _log.warning("%s was put out of the swarm", address)
+            return None
         self._ids[address] = about.id
+        if about.renews:
+            await self._renew(literal)
         return Neighbour(literal, about, round_trip_s)
+
+    async def _renew(self, creator: str) -> None:
+        """Has this member's certificate renewed, if it is time."""
+        now = utc_now()
+        if self.membership.is_creator or not self.membership.is_due(now):
+            return
+        try:
+            # Another process, or a look before, may have done it.
+            member = await asyncio.to_thread(find_membership, self.membership.name)
+            if member.is_due(now):
+                sent = await self.channels.renew(creator, timeout_s=_DESCRIBE_TIMEOUT_S)
+                member = await asyncio.to_thread(
+                    keep_renewed, member, sent.certificate, sent.for_torrents, now
+                )
+                _log.info("renewed the certificates for %s", member.name)
+            self.membership = member
+        except NoAnswerError as error:
+            _log.warning("%s does not renew the certificate: %s", creator, error)
+        except BareMetalError as error:
+            _log.warning("%s: %s", creator, error.message)
 
     async def __aenter__(self) -> Self:
         return self

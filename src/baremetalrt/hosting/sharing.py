@@ -29,6 +29,7 @@ from baremetalrt.hosting.neighbours import Neighbour, Neighbours
 from baremetalrt.hosting.rendezvous import dht_lookup, rendezvous
 from baremetalrt.membership.authority import Membership
 from baremetalrt.membership.identity import identity_of
+from baremetalrt.membership.renewing import Renewals
 from baremetalrt.node.measurements import byte_s, demand_of, profile_model
 from baremetalrt.node.node import Node
 from baremetalrt.node.opening import Opening
@@ -128,7 +129,10 @@ class Sharing:
         given = config.budget_bytes
         self._budget = self._node.ledger.room_for(Purpose.SHARING) if given is None else given
         self._host = Host(
-            identity_of(self._membership), host_profile(self._budget, None), allowed=config.allowed
+            identity_of(self._membership),
+            host_profile(self._budget, None),
+            allowed=config.allowed,
+            renewals=Renewals(self._membership) if self._membership.is_creator else None,
         )
         await self._host.listen(config.address)
         await self._stack.enter_async_context(self._host)

@@ -1,7 +1,8 @@
 """Private swarms on disk: the authority of those created here, the membership in all of them.
 
 One folder for each below `home()/swarms`. Every member has `authority.pem`, its own `member.pem` and
-`member.key`, and `dh.pem`; `authority.key` and `invitations.json` are the creator's alone.
+`member.key`, `dh.pem`, and `expelled.bin` once somebody was put out; `authority.key`, `invitations.json`
+and `members.json` are the creator's alone.
 """
 
 import logging
@@ -14,8 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from baremetalrt.core.errors import BareMetalError, CapacityError, IntegrityError, UsageError
@@ -30,11 +30,16 @@ from baremetalrt.membership.certificates import (
     key_pem,
     new_authority,
     new_key,
+    peer_id,
 )
+from baremetalrt.membership.expelled import ExpelledList
+from baremetalrt.membership.key_files import load_key
+from baremetalrt.membership.torrent_trust import TorrentTrust
 
 _log = logging.getLogger("baremetalrt.swarm")
 
-_RENEW_BEFORE: Final = timedelta(days=30)
+# Of thirty days: ten pass before anybody is asked, and twenty are left in which the creator answers.
+RENEW_BEFORE: Final = timedelta(days=20)
 # libtorrent wants Diffie-Hellman parameters, and reports an error for each torrent without them,
 # though connections under our keys do not use them. Source: RFC 7919, appendix A.1, ffdhe2048.
 _DH_PARAMETERS: Final = b"""-----BEGIN DH PARAMETERS-----
@@ -66,6 +71,21 @@ class Membership:
     is_creator: bool
 
     @property
+    def id(self) -> str:
+        """Who this machine is to the other members."""
+        return peer_id(member_key(self).public_key())
+
+    @property
+    def expelled(self) -> ExpelledList:
+        """Who is no member any more, as far as it is known here."""
+        return ExpelledList(self.folder, self.authority_pem)
+
+    @property
+    def torrents(self) -> TorrentTrust:
+        """What is shown and believed in the torrents of the swarm."""
+        return TorrentTrust(self.folder, self.authority_pem, self.expelled)
+
+    @property
     def authority_path(self) -> Path:
         return self.folder / "authority.pem"
 
@@ -81,17 +101,29 @@ class Membership:
     def dh_path(self) -> Path:
         return self.folder / "dh.pem"
 
+    def is_due(self, now: datetime) -> bool:
+        """Whether its certificates are to be renewed."""
+        return self.expires_at - now <= RENEW_BEFORE or self.torrents.is_stale
+
     def require_valid(self, now: datetime) -> None:
         """Nothing, while the others let this member in.
 
         Raises:
-            UsageError: this member's certificate has expired.
+            UsageError: this member's certificate has expired, or it was put out.
         """
+        if self.id in self.expelled:
+            raise UsageError(
+                f"this machine was put out of the swarm {self.name}",
+                code="swarm.expelled",
+                hint=f"`bmrt swarm leave {self.name}`, and `bmrt swarm join` with a new invitation, "
+                "if its creator gives one",
+            )
         if now > self.expires_at:
             raise UsageError(
                 f"the certificate for the swarm {self.name} expired on {self.expires_at:%Y-%m-%d}",
                 code="swarm.expired",
-                hint="`bmrt swarm join` with a new invitation from its creator renews it",
+                hint="is the clock of this machine right? If so, `bmrt swarm join` with a new "
+                "invitation from its creator renews it",
             )
 
 
@@ -148,14 +180,10 @@ def find_membership(name: str, *, now: datetime | None = None) -> Membership:
     """
     membership = _load(_folder(name))
     now = now or utc_now()
-    if not membership.is_creator or membership.expires_at - now > _RENEW_BEFORE:
+    if not membership.is_creator or not membership.is_due(now):
         return membership
-    authority = load_authority(membership)
-    if membership.expires_at >= authority.certificate.not_valid_after_utc:
-        return membership
-    certificate = issue(authority, member_key(membership).public_key(), now, is_inviter=True)
     try:
-        return renew(membership, certificate)
+        return renew_own(membership, now)
     except CapacityError as error:
         _log.warning("not renewed: %s", error.message)
         return membership
@@ -238,21 +266,42 @@ def load_authority(membership: Membership) -> Authority:
     """
     if not membership.is_creator:
         raise UsageError(
-            f"only the creator of {membership.name} can invite",
+            f"only the creator of {membership.name} can say who its members are",
             code="swarm.not-creator",
             hint="ask whoever invited this machine",
         )
     certificate = x509.load_pem_x509_certificate(membership.authority_pem)
-    return Authority(certificate, _load_key(membership.folder / "authority.key"))
+    return Authority(certificate, load_key(membership.folder / "authority.key"))
 
 
 def member_key(membership: Membership) -> ec.EllipticCurvePrivateKey:
     """This member's own key, which stays the same when its certificate is renewed."""
-    return _load_key(membership.key_path)
+    return load_key(membership.key_path)
 
 
-def renew(membership: Membership, certificate: x509.Certificate) -> Membership:
-    """Puts a new certificate for the same key in place of this member's."""
+def renew_own(membership: Membership, now: datetime) -> Membership:
+    """New certificates for the creator itself, which needs to ask nobody.
+
+    Raises:
+        CapacityError: there is no room on the disk.
+    """
+    authority, key = load_authority(membership), member_key(membership).public_key()
+    root = membership.torrents.root()
+    torrents = issue(root, key, now) if root else None
+    return renew(membership, issue(authority, key, now, is_inviter=True), torrents)
+
+
+def renew(
+    membership: Membership, certificate: x509.Certificate, torrents: x509.Certificate | None = None
+) -> Membership:
+    """Puts new certificates for the same key in place of this member's; `torrents`: that for torrents.
+
+    Raises:
+        IntegrityError: the one for torrents is of an older root.
+        CapacityError: there is no room on the disk.
+    """
+    if torrents is not None:
+        membership.torrents.keep(torrents)
     with disk_errors():
         write_durably(membership.certificate_path, certificate_pem(certificate))
     return _load(membership.folder)
@@ -311,7 +360,7 @@ def _load(folder: Path) -> Membership:
         certificate = x509.load_pem_x509_certificate((folder / "member.pem").read_bytes())
         certificate.verify_directly_issued_by(authority)
         authority_name = common_name(authority)
-        if _load_key(folder / "member.key").public_key() != certificate.public_key():
+        if load_key(folder / "member.key").public_key() != certificate.public_key():
             raise ValueError("key and certificate belong to different members")
         if not (folder / "dh.pem").exists():
             raise ValueError("dh.pem is missing")
@@ -332,15 +381,3 @@ def _load(folder: Path) -> Membership:
         expires_at=certificate.not_valid_after_utc,
         is_creator=(folder / "authority.key").exists(),
     )
-
-
-def _load_key(path: Path) -> ec.EllipticCurvePrivateKey:
-    try:
-        key = serialization.load_pem_private_key(path.read_bytes(), password=None)
-        if not isinstance(key, ec.EllipticCurvePrivateKey):
-            raise ValueError("another kind of key")
-    except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise IntegrityError(
-            f"{path.name} cannot be used: {error}", source=str(path), code="swarm.damaged"
-        ) from error
-    return key

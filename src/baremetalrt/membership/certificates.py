@@ -16,7 +16,9 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 SWARM_NAME_PATTERN: Final = r"\A[a-z0-9][a-z0-9-]{0,39}\Z"
 _AUTHORITY_LIFE: Final = timedelta(days=3652)
-_MEMBER_LIFE: Final = timedelta(days=365)
+# A certificate whose holder was put out, where nobody has heard of it, ends soon by itself.
+MEMBER_LIFE: Final = timedelta(days=30)
+_PEER_ID: Final = re.compile(r"[0-9a-f]{40}")
 # The clocks of machines at home disagree: what was made just now must be valid on the others, too.
 _CLOCK_SKEW: Final = timedelta(hours=1)
 # libtorrent lets a peer in if its certificate names the torrent, or has this name, which stands for all
@@ -65,9 +67,9 @@ def issue(
     *,
     is_inviter: bool = False,
 ) -> x509.Certificate:
-    """A certificate for one member, valid for a year or as long as the authority is."""
+    """A certificate for one member, valid for `MEMBER_LIFE` or as long as the authority is."""
     swarm = common_name(authority.certificate)
-    expires_at = min(now + _MEMBER_LIFE, authority.certificate.not_valid_after_utc)
+    expires_at = min(now + MEMBER_LIFE, authority.certificate.not_valid_after_utc)
     names = [swarm, peer_name(peer_id(public_key))]
     if is_inviter:
         names.append(_INVITER)
@@ -92,6 +94,11 @@ def peer_id(public_key: ec.EllipticCurvePublicKey) -> str:
         serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
     )
     return hashlib.sha256(encoded).hexdigest()[:40]
+
+
+def is_peer_id(text: str) -> bool:
+    """Whether a peer can have that id."""
+    return _PEER_ID.fullmatch(text) is not None
 
 
 def peer_name(peer: str) -> str:

@@ -61,6 +61,10 @@ _REFUSALS: Final = {
     "invitation.unknown": ("the inviter does not know this invitation", _ASK_AGAIN),
     "invitation.used": ("the invitation has been used already, or withdrawn", _ASK_AGAIN),
     "invitation.expired": ("the invitation has expired", _ASK_AGAIN),
+    "invitation.expelled": (
+        "this machine was put out of the swarm",
+        "`bmrt swarm leave`, and then a new invitation, if its creator gives one",
+    ),
     "invitation.request": (
         "the inviter did not accept what was sent",
         "both sides may need the same release of bmrt",

@@ -19,8 +19,8 @@ from baremetalrt.core.addresses import format_address
 from baremetalrt.core.errors import BareMetalError, UsageError
 from baremetalrt.core.tasks import Tasks
 from baremetalrt.membership.authority import Membership, load_authority, utc_now
-from baremetalrt.membership.certificates import issue
-from baremetalrt.membership.invitations import MAX_ADDRESSES, check_token, use_token
+from baremetalrt.membership.certificates import peer_id
+from baremetalrt.membership.invitations import MAX_ADDRESSES, check_token, refusal, use_token
 from baremetalrt.membership.join_protocol import (
     DEADLINE_S,
     JOIN,
@@ -34,6 +34,7 @@ from baremetalrt.membership.join_protocol import (
     receive,
     send,
 )
+from baremetalrt.membership.renewing import Renewals
 
 _log = logging.getLogger("baremetalrt.swarm")
 
@@ -151,7 +152,7 @@ class InvitationServer:
         await send(writer, Hello(authority.public_bytes(serialization.Encoding.DER)))
         try:
             request = await receive(reader, JOIN)
-            certificate, left = self._certify(request)
+            issued, left = self._certify(request)
         except BareMetalError as error:
             _log.warning("refused %s: %s (%s)", caller, error.message, error.code)
             await send(writer, Refused(error.code))
@@ -160,16 +161,22 @@ class InvitationServer:
             await send(writer, Refused("invitation.request"))
         else:
             _log.info("%s joined %s; uses left: %d", caller, self._membership.name, left)
-            await send(writer, Issued(certificate.public_bytes(serialization.Encoding.DER)))
+            await send(writer, issued)
 
-    def _certify(self, message: Join) -> tuple[x509.Certificate, int]:
+    def _certify(self, message: Join) -> tuple[Issued, int]:
         now = self._clock()
         # First of all: who has no token gets nothing else of what they sent looked at.
         check_token(self._membership, message.token, now)
         # Only the key is taken from the request: its holder does not choose what it may do.
-        certificate = issue(self._authority, _requested_key(message.request), now)
+        key = _requested_key(message.request)
+        peer = peer_id(key)
+        if peer in self._membership.expelled:
+            raise refusal("invitation.expelled")
         # On disk before the certificate leaves: a crash here may cost a use, and never grants one.
-        return certificate, use_token(self._membership, message.token, now)
+        left = use_token(self._membership, message.token, now)
+        certificate, for_torrents = Renewals(self._membership, self._clock).certificates(key)
+        expulsions = self._membership.expelled.current()
+        return Issued(certificate, for_torrents, expulsions.signed), left
 
 
 def lan_addresses() -> list[str]:

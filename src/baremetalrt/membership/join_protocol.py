@@ -12,7 +12,8 @@ from typing import Final, TypeAlias, TypeVar
 
 import msgspec
 
-MAX_MESSAGE_BYTES: Final = 64 * 1024
+# With the longest list of who was put out.
+MAX_MESSAGE_BYTES: Final = 128 * 1024
 DEADLINE_S: Final = 10.0
 _LENGTH: Final = struct.Struct(">I")
 
@@ -33,10 +34,15 @@ class Join(msgspec.Struct, tag="join", forbid_unknown_fields=True):
     request: bytes
 
 
-class Issued(msgspec.Struct, tag="issued", forbid_unknown_fields=True):
-    """Last from the inviter: the new member's certificate (DER)."""
+class Issued(msgspec.Struct, tag="issued", forbid_unknown_fields=True, omit_defaults=True):
+    """Last from the inviter: the new member's certificate (DER).
+
+    Once somebody was put out also the list of them, and a certificate for torrents under its root.
+    """
 
     certificate: bytes
+    for_torrents: bytes = b""
+    expulsions: bytes = b""
 
 
 class Refused(msgspec.Struct, tag="refused", forbid_unknown_fields=True):

@@ -23,7 +23,6 @@ from baremetalrt.membership.authority import (
     keep_membership,
     member_key,
     memberships,
-    renew,
     swarm_names,
 )
 from baremetalrt.membership.certificates import (
@@ -38,6 +37,7 @@ from baremetalrt.membership.join_protocol import (
     ANSWER,
     HELLO,
     MAX_MESSAGE_BYTES,
+    Issued,
     Join,
     Refused,
     Streams,
@@ -45,6 +45,7 @@ from baremetalrt.membership.join_protocol import (
     receive,
     send,
 )
+from baremetalrt.membership.renewing import keep_renewed
 
 # Addresses of other networks, which do not answer at all, may come before the right one.
 _CONNECT_S: Final = 5.0
@@ -72,15 +73,23 @@ async def join(invitation: Invitation, *, now: datetime, local_name: str | None 
     name = check_name(local_name or invitation.name)
     present = _present(invitation, name, now, is_named=local_name is not None)
     key = member_key(present) if present else new_key()
-    authority, certificate = await _ask(invitation, key, now)
-    if present:
-        return Joined(renew(present, certificate), is_renewal=True)
-    files = {
-        "authority.pem": certificate_pem(authority),
-        "member.pem": certificate_pem(certificate),
-        "member.key": key_pem(key),
-    }
-    return Joined(keep_membership(name, files), is_renewal=False)
+    authority, certificate, issued = await _ask(invitation, key, now)
+    membership = present or keep_membership(
+        name,
+        {
+            "authority.pem": certificate_pem(authority),
+            "member.pem": certificate_pem(certificate),
+            "member.key": key_pem(key),
+        },
+    )
+    if issued.expulsions:
+        try:
+            membership.expelled.accept(issued.expulsions)
+        except ValueError as error:
+            raise _useless("the inviter", str(error)) from error
+    if present or issued.for_torrents:
+        membership = keep_renewed(membership, issued.certificate, issued.for_torrents, now)
+    return Joined(membership, is_renewal=present is not None)
 
 
 def _present(
@@ -114,8 +123,8 @@ def _present(
 
 async def _ask(
     invitation: Invitation, key: ec.EllipticCurvePrivateKey, now: datetime
-) -> tuple[x509.Certificate, x509.Certificate]:
-    """The authority and this machine's certificate, from the first address where the inviter is."""
+) -> tuple[x509.Certificate, x509.Certificate, Issued]:
+    """The authority and what it issued, from the first address where the inviter is."""
     stranger: IntegrityError | None = None
     reasons = []
     for address in invitation.addresses:
@@ -134,9 +143,8 @@ async def _ask(
                 # Elsewhere, a private address belongs to another machine: the next one may be right.
                 stranger = error
                 continue
-            return authority, await _obtain(
-                reader, writer, address, invitation, authority, key, now
-            )
+            obtained = await _obtain(reader, writer, address, invitation, authority, key, now)
+            return authority, *obtained
         finally:
             await close(writer)
     raise stranger or UsageError(
@@ -202,8 +210,8 @@ async def _obtain(
     authority: x509.Certificate,
     key: ec.EllipticCurvePrivateKey,
     now: datetime,
-) -> x509.Certificate:
-    """The certificate for `key`."""
+) -> tuple[x509.Certificate, Issued]:
+    """The certificate for `key`, and all that came with it."""
     request = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
     der = request.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.DER)
     try:
@@ -226,7 +234,7 @@ async def _obtain(
     why_not = why_not_a_member(certificate, authority, now)
     if why_not:
         raise _useless(address, why_not)
-    return certificate
+    return certificate, answer
 
 
 def _useless(address: str, why: str) -> IntegrityError:

@@ -1,12 +1,14 @@
 """One stage as its caller sees it: a stream of commands and reports to one peer."""
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable
 from typing import Any, Final
 
 import grpc
 
+from baremetalrt.core.errors import CapacityError
 from baremetalrt.core.tasks import Tasks
 from baremetalrt.membership.certificates import peer_name
 from baremetalrt.membership.identity import Identity
@@ -16,6 +18,8 @@ from baremetalrt.peers.tls import secure_channel
 from baremetalrt.peers.wire import SERVICE
 
 _CLOSED: Final = "the connection is closed"
+_EXPELLED: Final = "it was put out of the swarm"
+_log = logging.getLogger("baremetalrt.peers")
 
 
 class NoAnswerError(Exception):
@@ -28,6 +32,8 @@ class Channels:
     def __init__(self, identity: Identity) -> None:
         self._identity = identity
         self._channels: dict[tuple[str, str], grpc.aio.Channel] = {}
+        # what runs
+        self.calls: set[StageCall] = set()
 
     def to(self, address: str, peer: str) -> grpc.aio.Channel:
         """A connection that only the peer of that id can answer."""
@@ -50,17 +56,59 @@ class Channels:
             raise NoAnswerError(_why(error)) from error
 
     async def _describe(self, address: str, timeout_s: float) -> tuple[pb.Description, float]:
+        expelled = self._identity.expelled
         async with secure_channel(self._identity, address, self._identity.swarm) as channel:
             call: Any = channel.unary_unary(
                 f"{SERVICE}Describe",
                 request_serializer=pb.DescribeRequest.SerializeToString,
                 response_deserializer=pb.Description.FromString,
             )
-            await call(pb.DescribeRequest(), timeout=timeout_s)
+            known = expelled.current()
+            request = pb.DescribeRequest(expulsions=known.number)
+            first: pb.Description = await call(request, timeout=timeout_s)
+            if first.expulsion_list:
+                await self._accept_expulsions(first.expulsion_list)
+            if first.expulsions < known.number:
+                request.expulsion_list = known.signed
             # Only now is there a connection, and the time is that of the way alone.
             asked_at = time.perf_counter()
-            description: pb.Description = await call(pb.DescribeRequest(), timeout=timeout_s)
+            description: pb.Description = await call(request, timeout=timeout_s)
             return description, time.perf_counter() - asked_at
+
+    async def _accept_expulsions(self, signed: bytes) -> None:
+        try:
+            if not await asyncio.to_thread(self._identity.expelled.accept, signed):
+                return
+        except ValueError as error:
+            raise NoAnswerError(f"it passes on a list of its own making: {error}") from error
+        except CapacityError as error:
+            _log.warning("who was put out is not noted down: %s", error.message)
+            return
+        self.leave_expelled()
+
+    def leave_expelled(self) -> None:
+        """What runs at who was put out is lost at once."""
+        expelled = self._identity.expelled.current().peers
+        for call in [one for one in self.calls if one.span.id in expelled]:
+            call.lose(_EXPELLED)
+
+    async def renew(self, address: str, *, timeout_s: float) -> pb.Renewed:
+        """New certificates of this member from the creator of the swarm; they are still to be checked.
+
+        Raises:
+            NoAnswerError: nobody gives one.
+        """
+        async with secure_channel(self._identity, address, self._identity.swarm) as channel:
+            call: Any = channel.unary_unary(
+                f"{SERVICE}Renew",
+                request_serializer=pb.RenewRequest.SerializeToString,
+                response_deserializer=pb.Renewed.FromString,
+            )
+            try:
+                renewed: pb.Renewed = await call(pb.RenewRequest(), timeout=timeout_s)
+            except grpc.aio.AioRpcError as error:
+                raise NoAnswerError(_why(error)) from error
+        return renewed
 
     async def close(self) -> None:
         for channel in self._channels.values():
@@ -92,9 +140,13 @@ class StageCall:
             response_deserializer=pb.Report.FromString,
         )()
         self._outbox: asyncio.Queue[pb.Command] = asyncio.Queue()
+        self._calls = channels.calls
+        self._calls.add(self)
         self._tasks = Tasks()
         self._tasks.start(f"reading from peer {span.id[:8]}", self._read())
         self._tasks.start(f"writing to peer {span.id[:8]}", self._write())
+        # Another process may have heard of it.
+        asyncio.get_running_loop().call_soon(channels.leave_expelled)
 
     @property
     def peer(self) -> pb.Peer:
@@ -110,6 +162,7 @@ class StageCall:
 
     async def close(self) -> None:
         self._is_lost = True
+        self._calls.discard(self)
         self._call.cancel()
         await self._tasks.close()
 
@@ -134,7 +187,7 @@ class StageCall:
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
             why = _why(error)
         finally:
-            self._lose(why)
+            self.lose(why)
 
     async def _read(self) -> None:
         why = "it ended the text"
@@ -146,10 +199,12 @@ class StageCall:
         except grpc.aio.AioRpcError as error:
             why = _why(error)
         finally:
-            self._lose(why)
+            self.lose(why)
 
-    def _lose(self, why: str) -> None:
+    def lose(self, why: str) -> None:
+        """The stage is lost; told once."""
         self._ended.set()
+        self._calls.discard(self)
         if not self._is_lost:
             self._is_lost = True
             self._on_lost(why)

@@ -37,8 +37,24 @@ BLAME_PREVIOUS: Blame
 BLAME_NEXT: Blame
 
 class DescribeRequest(_message.Message):
+    __slots__ = ("expulsions", "expulsion_list")
+    EXPULSIONS_FIELD_NUMBER: _ClassVar[int]
+    EXPULSION_LIST_FIELD_NUMBER: _ClassVar[int]
+    expulsions: int
+    expulsion_list: bytes
+    def __init__(self, expulsions: _Optional[int] = ..., expulsion_list: _Optional[bytes] = ...) -> None: ...
+
+class RenewRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
+
+class Renewed(_message.Message):
+    __slots__ = ("certificate", "for_torrents")
+    CERTIFICATE_FIELD_NUMBER: _ClassVar[int]
+    FOR_TORRENTS_FIELD_NUMBER: _ClassVar[int]
+    certificate: bytes
+    for_torrents: bytes
+    def __init__(self, certificate: _Optional[bytes] = ..., for_torrents: _Optional[bytes] = ...) -> None: ...
 
 class HostedSpan(_message.Message):
     __slots__ = ("model", "name", "start", "end", "num_blocks", "step_s", "num_bytes", "num_cells", "num_texts", "context", "source")
@@ -77,7 +93,7 @@ class Source(_message.Message):
     def __init__(self, torrent: _Optional[str] = ..., port: _Optional[int] = ..., is_private: _Optional[bool] = ...) -> None: ...
 
 class Description(_message.Message):
-    __slots__ = ("id", "version", "release", "library", "spans", "budget_bytes", "byte_s")
+    __slots__ = ("id", "version", "release", "library", "spans", "budget_bytes", "byte_s", "expulsions", "expulsion_list", "renews")
     ID_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     RELEASE_FIELD_NUMBER: _ClassVar[int]
@@ -85,6 +101,9 @@ class Description(_message.Message):
     SPANS_FIELD_NUMBER: _ClassVar[int]
     BUDGET_BYTES_FIELD_NUMBER: _ClassVar[int]
     BYTE_S_FIELD_NUMBER: _ClassVar[int]
+    EXPULSIONS_FIELD_NUMBER: _ClassVar[int]
+    EXPULSION_LIST_FIELD_NUMBER: _ClassVar[int]
+    RENEWS_FIELD_NUMBER: _ClassVar[int]
     id: str
     version: int
     release: str
@@ -92,7 +111,10 @@ class Description(_message.Message):
     spans: _containers.RepeatedCompositeFieldContainer[HostedSpan]
     budget_bytes: int
     byte_s: float
-    def __init__(self, id: _Optional[str] = ..., version: _Optional[int] = ..., release: _Optional[str] = ..., library: _Optional[str] = ..., spans: _Optional[_Iterable[_Union[HostedSpan, _Mapping]]] = ..., budget_bytes: _Optional[int] = ..., byte_s: _Optional[float] = ...) -> None: ...
+    expulsions: int
+    expulsion_list: bytes
+    renews: bool
+    def __init__(self, id: _Optional[str] = ..., version: _Optional[int] = ..., release: _Optional[str] = ..., library: _Optional[str] = ..., spans: _Optional[_Iterable[_Union[HostedSpan, _Mapping]]] = ..., budget_bytes: _Optional[int] = ..., byte_s: _Optional[float] = ..., expulsions: _Optional[int] = ..., expulsion_list: _Optional[bytes] = ..., renews: _Optional[bool] = ...) -> None: ...
 
 class Peer(_message.Message):
     __slots__ = ("id", "address", "text")

@@ -11,10 +11,11 @@ from urllib.parse import unquote
 import grpc
 
 from baremetalrt.core.addresses import parse_address
-from baremetalrt.core.errors import UsageError
+from baremetalrt.core.errors import CapacityError, UsageError
 from baremetalrt.core.spans import BlockSpan
 from baremetalrt.membership.certificates import peer_id
 from baremetalrt.membership.identity import Identity
+from baremetalrt.membership.renewing import Renewals
 from baremetalrt.peers import compute_pb2 as pb
 from baremetalrt.peers.hosted import Hosted, HostProfile
 from baremetalrt.peers.hosted_text import HostedText
@@ -42,7 +43,8 @@ Context = Any  # grpc.aio.ServicerContext, whose stubs know no streams of both k
 class Host:
     """Answers callers of one swarm. Use as an async context manager.
 
-    Whoever TLS lets in is a member; `allowed`, where given, lets in only these peer ids.
+    Whoever TLS lets in is a member, but for those who were put out; `allowed`, where given, lets in only
+    these peer ids. The creator of the swarm renews certificates.
     """
 
     def __init__(
@@ -51,14 +53,19 @@ class Host:
         profile: HostProfile,
         *,
         allowed: frozenset[str] | None = None,
+        renewals: Renewals | None = None,
     ) -> None:
         self.identity = identity
+        self._renewals = renewals
         self.hosted: list[Hosted] = []
         self.port = 0
         self.profile = profile
         self._allowed = allowed
         self._texts: dict[bytes, HostedText] = {}
         self._calls: Counter[tuple[str, str]] = Counter()
+        # what runs for each caller
+        self._running: dict[asyncio.Timeout, str] = {}
+        self._expulsions = identity.expelled.current().number
         self._streams = PassStreams(identity)
 
     async def listen(self, address: str) -> None:
@@ -73,6 +80,11 @@ class Host:
                 self._describe,
                 request_deserializer=pb.DescribeRequest.FromString,
                 response_serializer=pb.Description.SerializeToString,
+            ),
+            "Renew": grpc.unary_unary_rpc_method_handler(
+                self._renew,
+                request_deserializer=pb.RenewRequest.FromString,
+                response_serializer=pb.Renewed.SerializeToString,
             ),
             "Attach": grpc.stream_stream_rpc_method_handler(
                 self._attach,
@@ -133,6 +145,9 @@ class Host:
     async def _admitted(self, kind: str, context: Context) -> AsyncIterator[str]:
         """Whose call it is, while it lasts; ended where it may not call, or calls too much."""
         caller = peer_id(caller_key(context))
+        self.put_out_expelled()
+        if caller in self.identity.expelled:
+            await context.abort(grpc.StatusCode.PERMISSION_DENIED, "peer.expelled")
         if self._allowed is not None and caller not in self._allowed:
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, "peer.not-allowed")
         if self._calls[kind, caller] >= _MAX_CALLS_PER_PEER:
@@ -152,9 +167,64 @@ class Host:
         ]
         return max(needed, default=max_message_bytes(0, 0))
 
-    async def _describe(self, _request: pb.DescribeRequest, context: Context) -> pb.Description:
+    @asynccontextmanager
+    async def _while_a_member(self, caller: str, context: Context) -> AsyncIterator[None]:
+        """What ends if the caller is put out meanwhile."""
+        # It has no end, unless it is given one.
+        membership = asyncio.timeout(None)
+        try:
+            async with membership:
+                self._running[membership] = caller
+                yield
+        except TimeoutError:
+            if not membership.expired():
+                raise
+            await context.abort(grpc.StatusCode.PERMISSION_DENIED, "peer.expelled")
+        finally:
+            self._running.pop(membership, None)
+
+    def put_out_expelled(self) -> None:
+        """Ends what still runs for those who were put out since it was last looked."""
+        expulsions = self.identity.expelled.current()
+        if expulsions.number != self._expulsions:
+            self._expulsions = expulsions.number
+            now = asyncio.get_running_loop().time()
+            for membership, caller in self._running.items():
+                if caller in expulsions.peers:
+                    membership.reschedule(now)
+
+    async def _describe(self, request: pb.DescribeRequest, context: Context) -> pb.Description:
         async with self._admitted("questions", context):
-            return self._description()
+            if request.expulsion_list:
+                await self._accept_expulsions(request.expulsion_list, context)
+            description = self._description()
+            expulsions = self.identity.expelled.current()
+            description.expulsions = expulsions.number
+            if request.expulsions < expulsions.number:
+                description.expulsion_list = expulsions.signed
+            return description
+
+    async def _accept_expulsions(self, signed: bytes, context: Context) -> None:
+        try:
+            await asyncio.to_thread(self.identity.expelled.accept, signed)
+        except ValueError:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "expulsions.signature")
+        except CapacityError:
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "disk.write")
+        self.put_out_expelled()
+
+    async def _renew(self, _request: pb.RenewRequest, context: Context) -> pb.Renewed:
+        async with self._admitted("questions", context):
+            if self._renewals is None:
+                await context.abort(grpc.StatusCode.UNIMPLEMENTED, "swarm.not-creator")
+            else:
+                key = caller_key(context)
+                try:
+                    one, other = await asyncio.to_thread(self._renewals.certificates, key)
+                    return pb.Renewed(certificate=one, for_torrents=other)
+                except CapacityError:
+                    await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "disk.write")
+            return pb.Renewed()
 
     def _description(self) -> pb.Description:
         profile = self.profile
@@ -188,10 +258,14 @@ class Host:
             budget_bytes=profile.budget_bytes,
             byte_s=profile.byte_s or 0.0,
             spans=spans,
+            renews=self._renewals is not None,
         )
 
     async def _attach(self, commands: AsyncIterator[bytes], context: Context) -> None:
-        async with self._admitted("texts", context) as caller:
+        async with (
+            self._admitted("texts", context) as caller,
+            self._while_a_member(caller, context),
+        ):
             text = HostedText(self, caller, context.write, is_local=_is_local(context))
             await text.run(read_messages(commands, pb.Command, self._max_message_bytes))
 
@@ -203,12 +277,16 @@ class Host:
         """
         messages = read_messages(passed, pb.Passed, self._max_message_bytes)
         try:
-            async with self._admitted("links", context), asyncio.timeout(_FIRST_MESSAGE_S):
+            async with (
+                self._admitted("links", context) as caller,
+                asyncio.timeout(_FIRST_MESSAGE_S),
+            ):
                 first = await anext(messages)
             if (text := self._texts.get(first.text)) is None:
                 await context.abort(grpc.StatusCode.NOT_FOUND, "text.unknown")
             else:
-                await text.follow(first, messages)
+                async with self._while_a_member(caller, context):
+                    await text.follow(first, messages)
         except (StopAsyncIteration, TimeoutError):
             await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "link.silent")
         except StepError as error:

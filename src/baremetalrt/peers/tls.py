@@ -6,6 +6,7 @@ import grpc
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from baremetalrt.core.errors import IntegrityError
 from baremetalrt.core.units import MIB
 from baremetalrt.membership.identity import Identity
 
@@ -29,11 +30,29 @@ SERVER_OPTIONS: Final = (*OPTIONS, ("grpc.server_handshake_timeout_ms", _HANDSHA
 
 
 def server_credentials(identity: Identity) -> grpc.ServerCredentials:
-    """Lets in who has a certificate of the authority, and nobody else."""
-    return grpc.ssl_server_credentials(
-        [(identity.key_pem, identity.certificate_pem)],
-        identity.authority_pem,
-        require_client_auth=True,
+    """Lets in who has a certificate of the authority, and nobody else.
+
+    Who calls is shown the certificate as it is then: it is renewed while others are connected.
+    """
+    shown = identity.certificate_pem
+
+    def configuration(certificate: bytes) -> grpc.ServerCertificateConfiguration:
+        pair = (identity.key_pem, certificate)
+        return grpc.ssl_server_certificate_configuration([pair], identity.authority_pem)
+
+    def renewed() -> Any:  # or None, of which its stubs do not know
+        nonlocal shown
+        try:
+            now = identity.certificate_pem
+        except IntegrityError:
+            return None
+        if now == shown:
+            return None
+        shown = now
+        return configuration(now)
+
+    return grpc.dynamic_ssl_server_credentials(
+        configuration(shown), renewed, require_client_authentication=True
     )
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from baremetalrt.core.errors import UsageError
 from baremetalrt.hosting.config import ShareConfig, load_share_config
-from baremetalrt.hosting.host import answer_when_hosted, host
+from baremetalrt.hosting.host import answer_when_hosted, host, keep_standing
 from baremetalrt.hosting.open_model import begin, find_named, runs_on_peers
 from baremetalrt.hosting.options import RouteOptions, ShareOptions
 from baremetalrt.hosting.remote_model import open_remote
@@ -127,6 +127,7 @@ def _assemble(
         )
         if route.kind in ("lan", "swarm"):
             services += [answer_when_hosted(node, one, route, swarm, on_event) for one in found]
+    services.append(keep_standing(request.share, share_config, swarm, seeding, peers=route.via))
     return Server(node, request.server, seeding, services)
 
 

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import logging
 import socket
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, Self
 
@@ -16,7 +17,7 @@ import libtorrent as lt
 from baremetalrt.core.addresses import format_address
 from baremetalrt.core.errors import UsageError
 from baremetalrt.core.tasks import Tasks
-from baremetalrt.membership.authority import Membership, utc_now
+from baremetalrt.membership.authority import Membership, find_membership, utc_now
 from baremetalrt.swarm.alert_handlers import alert_handlers
 from baremetalrt.swarm.alerts import Alerts, key_of, key_of_params
 from baremetalrt.swarm.catalog import Record
@@ -33,6 +34,8 @@ from baremetalrt.swarm.torrent_params import stay_local, torrent_params, verifie
 _log = logging.getLogger("baremetalrt.swarm")
 _FLAGS: Final = lt.torrent_flags
 _CLOSE_TIMEOUT_S: Final = 10.0
+# How often the files that say who is a member are looked at: four dates.
+_RENEWED_S: Final = 5.0
 
 
 class SwarmClient:
@@ -49,6 +52,11 @@ class SwarmClient:
         self._torrents: dict[str, Torrent] = {}
         self._locks: dict[str, contextlib.ExitStack] = {}
         self._adding: dict[str, asyncio.Lock] = {}
+        # Whom each torrent of a private swarm believes.
+        self._roots: dict[str, bytes] = {}
+        # Set, once, when the certificates of a swarm have changed.
+        self._adopted: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
+        self._stamps = {m.name: m.torrents.stamp() for m in memberships}
         self._tasks = Tasks()
         # Where other peers reach this one, and members of private swarms; 0 for nowhere.
         self.listen_port = self.secure_port = 0
@@ -58,6 +66,8 @@ class SwarmClient:
         self.dht = Dht(self._session, self.config)
         self._alerts = Alerts(self._session, alert_handlers(self._of_handle, self.dht))
         self._saver = StateSaver(self._alerts)
+        if self._memberships:
+            self._tasks.repeat("looking at certificates", self._adopt_renewed, lambda: _RENEWED_S)
         return self
 
     def _start_session(self) -> lt.session:
@@ -190,17 +200,36 @@ class SwarmClient:
             UsageError: it is no magnet link.
             IntegrityError: what peers sent is no model's torrent.
         """
+        addresses = await self._resolve(peers)
+        while True:
+            adopted = self._adopted[swarm.name if swarm else ""]
+            asking = asyncio.create_task(self._ask(magnet, addresses, swarm))
+            waiting = asyncio.create_task(adopted.wait())
+            try:
+                await asyncio.wait((asking, waiting), return_when=asyncio.FIRST_COMPLETED)
+                if asking.done():
+                    return await asking
+            finally:
+                waiting.cancel()
+                asking.cancel()
+                await asyncio.wait((asking, waiting))
+            # Those who stay believe another root now, and so does this member.
+            swarm = self._memberships[swarm.name] if swarm else None
+
+    async def _ask(
+        self, magnet: str, addresses: Sequence[tuple[str, int]], swarm: Membership | None
+    ) -> tuple[Metainfo, list[str]]:
         params = parse_magnet(magnet)
         if self.config.offline:
             stay_local(params)
-        params.peers = [*params.peers, *await self._resolve(peers)]
+        params.peers = [*params.peers, *addresses]
         params.save_path = "."
         params.flags |= _FLAGS.default_dont_download | _FLAGS.upload_mode
         # Paused until it has a certificate to show.
         params.flags |= _FLAGS.paused
         params.flags &= ~_FLAGS.auto_managed
         if swarm is not None:
-            params.root_certificate = swarm.authority_pem.decode()
+            params.root_certificate = swarm.torrents.root_pem.decode()
         handle = await self._added(params)
         if swarm is not None:
             _show_certificate(handle, swarm)
@@ -215,6 +244,42 @@ class SwarmClient:
         finally:
             self._session.remove_torrent(handle)
         return await asyncio.to_thread(read_metainfo, raw, source=magnet), known
+
+    async def _adopt(self, swarm: Membership) -> None:
+        """Shows the certificates that a member has now; who is under an older root is hung up on.
+
+        Raises:
+            UsageError: this machine is no member any more. Its torrents of that swarm are stopped.
+            BareMetalError: a torrent cannot go on.
+        """
+        self._memberships[swarm.name] = swarm
+        self._adopted.pop(swarm.name, asyncio.Event()).set()
+        torrents = [
+            one
+            for one in self.torrents
+            if one.metainfo.needs_certificate and one.entry.record.swarm == swarm.name
+        ]
+        try:
+            swarm.require_valid(utc_now())
+        except UsageError:
+            for torrent in torrents:
+                await self.remove(torrent)
+            raise
+        root_pem = await asyncio.to_thread(lambda: swarm.torrents.root_pem)
+        for torrent in torrents:
+            if self._roots.get(key_of(torrent.handle)) == root_pem:
+                _show_certificate(torrent.handle, swarm)
+            else:
+                await self.save(torrent)
+                await self.restart(torrent)
+
+    async def _adopt_renewed(self) -> None:
+        """Whichever process has renewed a certificate, or heard that somebody was put out."""
+        for name, swarm in list(self._memberships.items()):
+            stamp = swarm.torrents.stamp()
+            if self._stamps.get(name) != stamp:
+                self._stamps[name] = stamp
+                await self._adopt(await asyncio.to_thread(find_membership, name))
 
     async def remove(self, torrent: Torrent) -> None:
         """Stops a torrent and writes down where it stood."""
@@ -287,8 +352,12 @@ class SwarmClient:
                     code="swarm.unknown",
                     hint="`bmrt swarm join` with an invitation from one of its members",
                 )
+            # In place of the one in the torrent, which those who were put out are certified under.
+            root_pem = await asyncio.to_thread(lambda: swarm.torrents.root_pem)
+            params.root_certificate = root_pem.decode()
         handle = await self._added(params)
         if swarm is not None:
+            self._roots[key_of(handle)] = root_pem
             _show_certificate(handle, swarm)
         return handle
 
@@ -299,6 +368,7 @@ class SwarmClient:
         return handle
 
     async def _take_out(self, handle: lt.torrent_handle) -> None:
+        self._roots.pop(key_of(handle), None)
         removed = self._alerts.expect(key_of(handle), lt.torrent_removed_alert)
         self._session.remove_torrent(handle)
         await removed
@@ -361,5 +431,5 @@ def _limit_local_peers(session: lt.session, config: SwarmConfig) -> None:
 def _show_certificate(handle: lt.torrent_handle, swarm: Membership) -> None:
     swarm.require_valid(utc_now())
     handle.set_ssl_certificate(
-        str(swarm.certificate_path), str(swarm.key_path), str(swarm.dh_path), ""
+        str(swarm.torrents.certificate_path), str(swarm.key_path), str(swarm.dh_path), ""
     )
