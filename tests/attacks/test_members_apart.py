@@ -14,6 +14,7 @@ import pytest
 
 from baremetalrt.membership.identity import Identity
 from baremetalrt.peers import compute_pb2 as pb
+from baremetalrt.peers.silent_connections import MAX_SILENT_EACH
 from baremetalrt.peers.tls import secure_channel
 from baremetalrt.peers.wire import SCOPE_BYTES, SERVICE
 from baremetalrt.weights.store import default_model
@@ -260,6 +261,37 @@ def test_idle_links_lock_nobody_out(attacked: Attacked) -> None:
                 one.cancel()
 
     asyncio.run(attack())
+
+
+def test_silent_strangers_do_not_fill_the_port(attacked: Attacked) -> None:
+    """Those of one address beyond some are hung up on; members are answered all the while."""
+    host, _, port = attacked.peer.address.rpartition(":")
+
+    async def attack() -> int:
+        silent = [socket.create_connection((host, int(port))) for _ in range(300)]
+        ended = 0
+        try:
+            while ended < 300 - MAX_SILENT_EACH:
+                assert await attacked.num_texts() == 0
+                ended = sum(_is_over(one) for one in silent)
+                await asyncio.sleep(0.2)
+        finally:
+            for one in silent:
+                one.close()
+        return ended
+
+    # The others have the time for a handshake, which is much longer.
+    assert asyncio.run(asyncio.wait_for(attack(), 60)) == 300 - MAX_SILENT_EACH
+
+
+def _is_over(connection: socket.socket) -> bool:
+    connection.setblocking(False)
+    try:
+        return connection.recv(1, socket.MSG_PEEK) == b""
+    except BlockingIOError:
+        return False
+    except ConnectionError:
+        return True
 
 
 @pytest.mark.slow

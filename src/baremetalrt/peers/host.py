@@ -1,7 +1,8 @@
 """The service that hosts spans of blocks for members of a swarm."""
 
 import asyncio
-import ipaddress
+import logging
+import sys
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -10,9 +11,9 @@ from urllib.parse import unquote
 
 import grpc
 
-from baremetalrt.core.addresses import parse_address
 from baremetalrt.core.errors import CapacityError, UsageError
 from baremetalrt.core.spans import BlockSpan
+from baremetalrt.core.tasks import Tasks
 from baremetalrt.membership.certificates import peer_id
 from baremetalrt.membership.identity import Identity
 from baremetalrt.membership.renewing import Renewals
@@ -20,6 +21,8 @@ from baremetalrt.peers import compute_pb2 as pb
 from baremetalrt.peers.hosted import Hosted, HostProfile
 from baremetalrt.peers.hosted_text import HostedText
 from baremetalrt.peers.pass_streams import PassStream, PassStreams
+from baremetalrt.peers.reach import IPAddress, read_ip
+from baremetalrt.peers.silent_connections import close_silent, raise_file_limit
 from baremetalrt.peers.tls import SERVER_OPTIONS, caller_key, server_credentials
 from baremetalrt.peers.wire import (
     SERVICE,
@@ -36,6 +39,10 @@ _MAX_CALLS_PER_PEER: Final = 64
 _MAX_CALLS: Final = 8192
 # Who opens a link says at once for which text.
 _FIRST_MESSAGE_S: Final = 20.0
+
+# How often connections are looked at whose other end has shown nothing.
+_LOOK_S: Final = 2.0
+_log = logging.getLogger("baremetalrt.peers")
 
 Context = Any  # grpc.aio.ServicerContext, whose stubs know no streams of both kinds
 
@@ -67,6 +74,7 @@ class Host:
         self._running: dict[asyncio.Timeout, str] = {}
         self._expulsions = identity.expelled.current().number
         self._streams = PassStreams(identity)
+        self._tasks = Tasks()
 
     async def listen(self, address: str) -> None:
         """Begins to answer at `HOST:PORT`; port 0 takes any, see `port`.
@@ -104,11 +112,19 @@ class Host:
         except RuntimeError as error:
             raise UsageError(f"cannot listen on {address}", code="port.taken") from error
         await self._server.start()
+        raise_file_limit()
+        if sys.platform == "linux":
+            self._tasks.repeat("hanging up on silent callers", self._close_silent, lambda: _LOOK_S)
+
+    async def _close_silent(self) -> None:
+        if number := close_silent(self.port):
+            _log.warning("hung up on %d connections that nobody says anything on", number)
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        await self._tasks.close()
         await self._server.stop(grace=None)
         await self._streams.close()
 
@@ -135,9 +151,9 @@ class Host:
         if self._texts.get(text.id) is text:
             del self._texts[text.id]
 
-    def link(self, peer: pb.Peer, *, from_this_machine: bool) -> PassStream:
+    def link(self, peer: pb.Peer, caller: str, *, named_from: IPAddress | None) -> PassStream:
         """A stream of rows to the next stage, whoever it is, if it is who it should be."""
-        return self._streams.open(peer, from_this_machine=from_this_machine)
+        return self._streams.open(peer, caller, named_from=named_from)
 
     # calls
 
@@ -266,7 +282,7 @@ class Host:
             self._admitted("texts", context) as caller,
             self._while_a_member(caller, context),
         ):
-            text = HostedText(self, caller, context.write, is_local=_is_local(context))
+            text = HostedText(self, caller, context.write, where=_where(context))
             await text.run(read_messages(commands, pb.Command, self._max_message_bytes))
 
     async def _pass(self, passed: AsyncIterator[bytes], context: Context) -> pb.Received:
@@ -294,10 +310,6 @@ class Host:
         return pb.Received()
 
 
-def _is_local(context: Context) -> bool:
-    """Whether who calls is on this machine."""
-    _, _, address = unquote(context.peer()).partition(":")
-    try:
-        return ipaddress.ip_address(parse_address(address)[0]).is_loopback
-    except (UsageError, ValueError):  # with a zone, which no address of this machine alone has
-        return False
+def _where(context: Context) -> IPAddress | None:
+    """Where who calls is, as far as it can be told."""
+    return read_ip(unquote(context.peer()).partition(":")[2])

@@ -15,7 +15,8 @@ from baremetalrt.core.units import MIB
 from baremetalrt.peers import compute_pb2 as pb
 from baremetalrt.peers.bounded_queue import BoundedQueue
 from baremetalrt.peers.hosted import Hosted
-from baremetalrt.peers.pass_streams import AddressError, PassStream
+from baremetalrt.peers.pass_streams import PassStream
+from baremetalrt.peers.reach import AddressError, IPAddress
 from baremetalrt.peers.wire import ENCODINGS, SCOPE_BYTES, StepError, make_step, read_step
 from baremetalrt.session.stage import Place
 
@@ -39,7 +40,7 @@ class TextHost(Protocol):
     def forget(self, text: "HostedText") -> None:
         """The text is over, or was never opened."""
 
-    def link(self, peer: pb.Peer, *, from_this_machine: bool) -> PassStream:
+    def link(self, peer: pb.Peer, caller: str, *, named_from: IPAddress | None) -> PassStream:
         """A stream of rows to the next stage; raises `AddressError`."""
 
 
@@ -58,15 +59,15 @@ class HostedText:
         caller: str,
         write: Callable[[pb.Report], Awaitable[None]],
         *,
-        is_local: bool,
+        where: IPAddress | None,
     ) -> None:
-        """`is_local`: whether the caller is on this machine."""
+        """`where`: from where the caller calls, if that is known."""
         self.id = b""
         self.caller = caller
         self.hosted: Hosted | None = None
         self.capacity = 0
         self._host = host
-        self._is_local = is_local
+        self._where = where
         self._write = write
         self._writing = asyncio.Lock()
         self._queue: BoundedQueue[tuple[pb.Command, bool] | None] = BoundedQueue(
@@ -309,7 +310,7 @@ class HostedText:
 
     def _open_link(self, peer: pb.Peer) -> PassStream:
         try:
-            self._link = self._host.link(peer, from_this_machine=self._is_local)
+            self._link = self._host.link(peer, self.caller, named_from=self._where)
         except AddressError as error:
             raise self._lost_next() from error
         return self._link

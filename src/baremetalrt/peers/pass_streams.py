@@ -1,81 +1,64 @@
 """Streams of rows from a host to the next stage, at an address that a member names."""
 
-import ipaddress
+import time
 from collections import Counter
+from collections.abc import Callable
 from typing import Any, Final
 
 import grpc
 
-from baremetalrt.core.addresses import format_address, parse_address
-from baremetalrt.core.errors import UsageError
 from baremetalrt.core.tasks import Tasks
 from baremetalrt.membership.certificates import peer_name
 from baremetalrt.membership.identity import Identity
 from baremetalrt.peers import compute_pb2 as pb
+from baremetalrt.peers.reach import IPAddress, ReachLimit, Target, target_of
 from baremetalrt.peers.tls import secure_channel
 from baremetalrt.peers.wire import SERVICE
 
-# Ports below are those of other services, which a member has no business to have called.
-_FIRST_PORT: Final = 1024
 # Connections that nobody uses now, kept because the next text may go the same way.
 _MAX_UNUSED: Final = 16
-
-
-class AddressError(Exception):
-    """Not an address at which a peer could be."""
-
-
-def target_of(address: str, *, from_this_machine: bool) -> str:
-    """What gRPC is to call for `HOST:PORT`, where no name is looked up and no socket file opened.
-
-    `from_this_machine`: whether who names it is on this machine, too; others name none of its own.
-
-    Raises:
-        AddressError: it is a name, or an address that no peer has.
-    """
-    try:
-        host, port = parse_address(address)
-        ip = ipaddress.ip_address(host)
-    except (UsageError, ValueError) as error:
-        raise AddressError from error
-    inner = getattr(ip, "ipv4_mapped", None) or ip
-    is_none = inner.is_multicast or inner.is_unspecified or inner.is_link_local
-    if is_none or port < _FIRST_PORT or (inner.is_loopback and not from_this_machine):
-        raise AddressError
-    return f"ipv{ip.version}:{format_address(host, port)}"
 
 
 class PassStream:
     """A stream to the next stage. `close` it once, whatever became of it."""
 
-    def __init__(self, streams: "PassStreams", key: tuple[str, str], call: Any) -> None:
-        self._streams, self._key, self._call = streams, key, call
+    def __init__(self, streams: "PassStreams", target: Target, call: Any) -> None:
+        self._streams, self._target, self._call = streams, target, call
         self._is_closed = False
 
     async def write(self, message: pb.Passed) -> None:
+        """Raises what gRPC does, where the peer is not there, or not any more."""
         await self._call.write(message)
+        self._streams.note_reached(self._target)
 
     def close(self) -> None:
         """Ends the stream, and what is being written to it."""
         self._call.cancel()
         if not self._is_closed:
             self._is_closed = True
-            self._streams.release(self._key)
+            self._streams.release(self._target)
 
 
 class PassStreams:
     """The connections of a host to those that follow: one for each peer, few that nobody uses."""
 
-    def __init__(self, identity: Identity) -> None:
+    def __init__(self, identity: Identity, clock: Callable[[], float] = time.monotonic) -> None:
         self._identity = identity
         # in the order in which they were last used
-        self._channels: dict[tuple[str, str], grpc.aio.Channel] = {}
-        self._users: Counter[tuple[str, str]] = Counter()
+        self._channels: dict[Target, grpc.aio.Channel] = {}
+        self._users: Counter[Target] = Counter()
+        self._limit = ReachLimit()
+        self._clock = clock
         self._closing = Tasks()
 
-    def open(self, peer: pb.Peer, *, from_this_machine: bool) -> PassStream:
-        """A stream to a stage that only the peer of that id can take; raises `AddressError`."""
-        key = (target_of(peer.address, from_this_machine=from_this_machine), peer.id)
+    def open(self, peer: pb.Peer, caller: str, *, named_from: IPAddress | None) -> PassStream:
+        """A stream to a stage that only the peer of that id can take, for a caller who is there.
+
+        Raises:
+            AddressError: no such address is called, or none more for this caller.
+        """
+        key = (target_of(peer.address, named_from=named_from), peer.id)
+        self._limit.call(caller, key, self._clock())
         channel = self._channels.pop(key, None)
         if channel is None:
             channel = secure_channel(self._identity, key[0], peer_name(peer.id))
@@ -88,7 +71,11 @@ class PassStreams:
         )()
         return PassStream(self, key, call)
 
-    def release(self, key: tuple[str, str]) -> None:
+    def note_reached(self, target: Target) -> None:
+        """The peer took a message."""
+        self._limit.reached(target)
+
+    def release(self, key: Target) -> None:
         """One stream less."""
         self._users[key] -= 1
         if not self._users[key]:

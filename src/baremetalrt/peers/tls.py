@@ -14,6 +14,8 @@ from baremetalrt.membership.identity import Identity
 _MAX_MESSAGE_BYTES: Final = 40 * MIB
 # A stranger may hold a connection for so long before it has shown a certificate.
 _HANDSHAKE_MS: Final = 10_000
+# A peer has one, and a few while it looks around.
+_MAX_CONNECTIONS: Final = 4096
 OPTIONS: Final = (
     ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", _MAX_MESSAGE_BYTES),
@@ -26,7 +28,11 @@ OPTIONS: Final = (
     ("grpc.http2.max_frame_size", 4 * MIB),
     ("grpc.http2.bdp_probe", 0),
 )
-SERVER_OPTIONS: Final = (*OPTIONS, ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MS))
+SERVER_OPTIONS: Final = (
+    *OPTIONS,
+    ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MS),
+    ("grpc.max_allowed_incoming_connections", _MAX_CONNECTIONS),
+)
 
 
 def server_credentials(identity: Identity) -> grpc.ServerCredentials:
