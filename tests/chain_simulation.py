@@ -33,15 +33,20 @@ from baremetalrt.peers.stage_commands import (
 
 NUM_BLOCKS: Final = 6
 CHUNK_TOKENS: Final = 8
+NUM_UNASKED: Final = 100
+FAR_AWAY: Final = 1_000_000
 # Nothing that ends takes so long.
 _FOREVER_S: Final = 20_000.0
 
 # `killed`: its streams end. `silent`: the cable is out. `hung`: it answers probes and computes nothing.
 # `slanders…`: it says that an honest neighbour is gone, or sent nonsense. `garbles`: it computes that.
-Failure = Literal["killed", "silent", "hung", "slanders next", "slanders previous", "garbles"]
+# `floods`: it says much that nobody asked for.
+Failure = Literal[
+    "killed", "silent", "hung", "slanders next", "slanders previous", "garbles", "floods"
+]
 FAILURES: Final[tuple[Failure, ...]] = (
     *("killed", "silent", "hung"),
-    *("slanders next", "slanders previous", "garbles"),
+    *("slanders next", "slanders previous", "garbles", "floods"),
 )
 
 
@@ -344,6 +349,10 @@ class World:
             histories[block], values = compute(block, histories[block], values)
         if peer.has("garbles"):
             values = ()
+        if peer.has("floods"):
+            said = Rows(rows.position + FAR_AWAY, rows.num_tokens, ("unasked",))
+            for _ in range(NUM_UNASKED):
+                self._report(text.stage, lambda: self.text.computed(text.stage, said))
         text.length += rows.num_tokens
         text.histories.append((text.length, histories))
         computed = Rows(rows.position, rows.num_tokens, values)

@@ -148,3 +148,16 @@ def test_a_deadline_from_the_start_of_a_wait_is_found(monkeypatch: pytest.Monkey
     monkeypatch.setattr(recovery, "LossWatch", CountsFromTheStart)
     with pytest.raises(HonestPeerBlamedError):
         run_script(World(route, route, random.Random(0)), script)
+
+
+@pytest.mark.parametrize("flooding", [0, 1, 2])
+def test_a_stage_that_says_what_nobody_asked_for_is_left(flooding: int) -> None:
+    """Whichever it is, for its place at once; what it said is not kept."""
+    thirds = [BlockSpan(0, 2), BlockSpan(2, 4), BlockSpan(4, 6)]
+    route = [
+        PeerPlan(one, failure="floods" if i == flooding else None) for i, one in enumerate(thirds)
+    ]
+    world = World(route, [PeerPlan(one) for one in thirds], random.Random(0))
+    run_script(world, [("burst", 3), ("decode", 5)])
+    assert [stage.span.id for stage in world.text.stages].count(f"r{flooding}") == 0
+    assert world.text.num_recoveries == 1

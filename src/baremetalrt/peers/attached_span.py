@@ -49,6 +49,8 @@ class AttachedSpan:
     is_complete: bool = True
     faults: list[Fault] = field(default_factory=list)
     num_sent: int = 0
+    num_probes: int = 0
+    num_reports: int = 0
     num_answered: int = 0
     pending: set[int] = field(default_factory=set)
     num_probe_answers: int = 0

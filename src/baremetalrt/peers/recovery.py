@@ -30,6 +30,8 @@ from baremetalrt.peers.stage_commands import (
 )
 
 _MAX_RECOVERIES: Final = 8
+# Of what a stage says beyond what it was asked: what was on its way when it was told to stop.
+_MAX_UNASKED: Final = 64
 
 
 class RefusedRowsError(Exception):
@@ -97,6 +99,7 @@ class Recovery:
         self._watch = LossWatch()
         self._sent_to = 0
         self._longest_step = 1
+        self._num_steps = 0
 
     # what the caller asks for
 
@@ -109,6 +112,7 @@ class Recovery:
         """The next tokens. They are computed once `num_outstanding` has fallen far enough."""
         self._inputs.append(step)
         self._outstanding.append(step)
+        self._num_steps += 1
         self.length = step.end
         if self._phase is _Phase.READY:
             self._send(step)
@@ -145,7 +149,7 @@ class Recovery:
 
     def answered(self, stage: AttachedSpan, number: int, *, length: int, is_complete: bool) -> None:
         """A stage has done a command, or, with number 0, gives a sign of life."""
-        stage.num_unanswered = 0
+        self._heard(stage)
         stage.length, stage.is_complete = length, is_complete
         if number in stage.pending:
             stage.pending.discard(number)
@@ -155,7 +159,7 @@ class Recovery:
 
     def computed(self, stage: AttachedSpan, rows: Rows) -> None:
         """A stage has rows for the caller: the last one, or one that keeps its rows back."""
-        stage.num_unanswered = 0
+        self._heard(stage)
         end = rows.position + rows.num_tokens
         if self._phase is _Phase.REPLAYING:
             is_newest = stage is self.stages[self._fresh[-1]]
@@ -171,9 +175,17 @@ class Recovery:
 
     def failed(self, stage: AttachedSpan, number: int, fault: Fault) -> None:
         """A stage could not do something: the command of that number, unless it is 0."""
-        stage.num_unanswered = 0
+        self._heard(stage)
         stage.pending.discard(number)
         stage.faults.append(fault)
+
+    def _heard(self, stage: AttachedSpan) -> None:
+        """A stage has said something; one that says much more than it was asked for is lost."""
+        stage.num_unanswered = 0
+        stage.num_reports += 1
+        asked = stage.num_sent + stage.num_probes + self._num_steps * (1 + self.num_recoveries)
+        if stage.num_reports > asked + _MAX_UNASKED:
+            self.lost(stage, "report.flood: it says what nobody asked for")
 
     def lost(self, stage: AttachedSpan, why: str) -> None:
         """The stream to a stage has ended."""
@@ -229,7 +241,10 @@ class Recovery:
         if now >= watch.probe_at:
             # Nobody is asked for signs of life while somebody else is looked for.
             watch.wait(self.stages, now)
-        self._actions += [Probe(stage) for stage in watch.to_probe if stage in self.stages]
+        probed = [stage for stage in watch.to_probe if stage in self.stages]
+        self._actions += [Probe(stage) for stage in probed]
+        for stage in probed:
+            stage.num_probes += 1
         watch.to_probe.clear()
         actions, self._actions = self._actions, []
         return actions
