@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run learn test lint test-slow test-interop bench protocol clean
+.PHONY: run learn test lint test-slow soak test-interop bench protocol clean
 .DEFAULT_GOAL := run
 
 $(VENV)/run-ready: pyproject.toml packaging/default-model.txt
@@ -37,6 +37,10 @@ lint: $(VENV)/test-ready
 # Minutes of fuzzing, and tests on a model that is fetched first.
 test-slow: $(VENV)/test-ready
 	$(BIN)/pytest -m 'slow or network' --timeout 1800
+
+# Two hours of what happens to machines at home.
+soak: $(VENV)/test-ready
+	SOAK_S=7200 $(BIN)/pytest -m slow -s tests/e2e/test_soak.py
 
 # Against qBittorrent and aria2, which are not installed by this.
 test-interop: $(VENV)/test-ready
