@@ -24,6 +24,8 @@ def test_run_prints_the_answer_and_nothing_else(tmp_path: Path) -> None:
     assert argued.returncode == 0 and argued.stderr == ""
     assert argued.stdout.strip()
     assert bmrt("run", *GREEDY, home=tmp_path, stdin="Name a color.").stdout == argued.stdout
+    marked = bmrt("run", *GREEDY, home=tmp_path, stdin="\ufeffName a color.")
+    assert marked.stdout == argued.stdout
     mixed = bmrt("run", "Repeat:", "-", "--json", *GREEDY, home=tmp_path, stdin="a b c")
     assert json.loads(mixed.stdout)["prompt_tokens"] > 30
 

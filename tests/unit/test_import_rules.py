@@ -71,12 +71,12 @@ ROOMS_OF_LIBRARIES: dict[str, tuple[str, ...]] = {
     "plotille": ("tuning",),
     "selectolax": ("documents",),
     "pypdfium2": ("documents",),
-    "charset_normalizer": ("documents",),
+    "chardet": ("documents",),
     "rensa": ("documents",),
 }
 # These come with an extra, or take long to import: never at the start of a module.
 LATE = ("platformdirs", "filelock", "rich", "llguidance")
-LATE += ("selectolax", "pypdfium2", "charset_normalizer", "rensa")
+LATE += ("selectolax", "pypdfium2", "chardet", "rensa")
 
 
 def modules() -> dict[str, Path]:

@@ -79,6 +79,16 @@ def test_text_loses_what_nobody_sees(reader: ReaderProcess, tmp_path: Path) -> N
     assert one(reader, path).text == "First line\nsecond line\n\nthird\nlast"
 
 
+def test_text_loses_what_terminals_obey(reader: ReaderProcess, tmp_path: Path) -> None:
+    """Colours, titles of windows, letters that are struck twice; a zero byte is only a zero byte."""
+    data = (
+        b"\x1b[31mred\x1b[0m words\x1b]0;a title\x07\n\x1b(BN\bNA\bAM\bME\bE\n_\bu_\bn\n"
+        b"\x1b]never ended\na\0zero"
+    )
+    path = kit.write(tmp_path, "log.txt", data)
+    assert one(reader, path).text == "red words\nNAME\nun\n]never ended\nazero"
+
+
 def test_markdown_keeps_its_marks_and_has_the_title_of_its_heading(
     reader: ReaderProcess, tmp_path: Path
 ) -> None:

@@ -11,6 +11,7 @@ import click
 
 from baremetalrt.core.errors import UsageError
 from baremetalrt.core.spans import BlockSpan
+from baremetalrt.core.text_input import read_text
 from baremetalrt.core.units import parse_bytes
 from baremetalrt.hosting.options import Activations, RouteKind, RouteOptions
 from baremetalrt.node.options import ModelOptions, SampleOptions, SwarmOptions
@@ -98,7 +99,7 @@ def model_options(command: Command) -> Command:
             num_threads=threads,
             context=context,
             repack=not no_repack,
-            chat_template=chat_template.read_text(errors="replace") if chat_template else None,
+            chat_template=read_text(chat_template) if chat_template else None,
         )
         command(*given, options=options, **others)
 
@@ -279,10 +280,10 @@ def grammar(json_schema: str | None, gbnf: Path | None) -> "Grammar | None":
     if json_schema is not None and gbnf is not None:
         raise UsageError("give --json-schema or --grammar, not both")
     if gbnf is not None:
-        return from_gbnf(gbnf.read_text(errors="replace"))
-    text = json_schema or ""
+        return from_gbnf(read_text(gbnf))
+    text = (json_schema or "").removeprefix("\ufeff")
     if os.path.isfile(text):
-        text = Path(text).read_text(errors="replace")
+        text = read_text(Path(text))
     try:
         schema = json.loads(text)
     except json.JSONDecodeError as error:

@@ -11,6 +11,7 @@ import click
 from baremetalrt.cli import options, output
 from baremetalrt.cli.answering import AnswerOptions, describe_speed
 from baremetalrt.core.errors import UsageError
+from baremetalrt.core.text_input import read_standard_input
 from baremetalrt.hosting.open_model import OpenRequest, begin, find_named
 from baremetalrt.hosting.options import RouteOptions
 from baremetalrt.node.naming import NamedModel, names_model, resolve
@@ -113,7 +114,7 @@ def _split(words: tuple[str, ...], route: RouteOptions) -> tuple[NamedModel, lis
 
 def _with_standard_input(prompt: list[str] | None) -> str:
     parts = ["-"] if prompt is None else prompt
-    text = "\n\n".join(sys.stdin.read() if part == "-" else part for part in parts)
+    text = "\n\n".join(read_standard_input() if part == "-" else part for part in parts)
     if not text.strip():
         raise UsageError("the prompt is empty", code="prompt.empty", parameter="prompt")
     return text

@@ -11,6 +11,7 @@ import click
 from baremetalrt.cli import output
 from baremetalrt.cli.swarm_members import expel, members
 from baremetalrt.core.errors import BareMetalError
+from baremetalrt.core.text_input import read_standard_input
 
 if TYPE_CHECKING:
     from baremetalrt.membership.authority import Membership
@@ -122,7 +123,7 @@ def join(line: str, local_name: str | None, as_json: bool) -> None:
     from baremetalrt.membership.joining import join as join_swarm
 
     if line == "-":
-        line = sys.stdin.read(1 << 16)
+        line = read_standard_input(1 << 16)
     invitation = parse_invitation(line)
     with output.progress(f"joining {invitation.name}"):
         joined = asyncio.run(join_swarm(invitation, now=utc_now(), local_name=local_name))

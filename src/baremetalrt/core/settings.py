@@ -15,6 +15,7 @@ import msgspec
 
 from baremetalrt.core.errors import UsageError
 from baremetalrt.core.places import home
+from baremetalrt.core.text_input import marked_text
 from baremetalrt.core.units import parse_bytes
 
 if TYPE_CHECKING:
@@ -62,7 +63,9 @@ def parse_settings(section: str, kind: "type[Settings]", table: Mapping[str, Any
 def _read(section: str) -> dict[str, Any]:
     """One section of the file; nothing where it is not there."""
     try:
-        tables = tomllib.loads(settings_path().read_text(encoding="utf-8"))
+        data = settings_path().read_bytes()
+        marked = marked_text(data)
+        tables = tomllib.loads(data.decode() if marked is None else marked)
     except FileNotFoundError:
         return {}
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:

@@ -2,75 +2,77 @@
 
 import codecs
 import re
-from typing import Final
+import unicodedata
+from typing import Final, Literal
 
-from baremetalrt.documents.names import names_in
+from baremetalrt.core.text_input import MARKS, marked_text
 
-# Enough to recognize a language by, little enough to be quick.
-_SAMPLE_BYTES: Final = 8 * 1024
-_BOMS: Final = (
-    (codecs.BOM_UTF8, "utf-8"),
-    (codecs.BOM_UTF32_LE, "utf-32-le"),
-    (codecs.BOM_UTF32_BE, "utf-32-be"),
-    (codecs.BOM_UTF16_LE, "utf-16-le"),
-    (codecs.BOM_UTF16_BE, "utf-16-be"),
-)
-# What people's old files are in. Others are guessed wrongly more often than they occur.
-_CANDIDATES: Final = names_in(
-    """
-        utf_8 cp1252 cp1250 cp1251 cp1253 cp1254 cp1255 cp1256 cp1257 koi8_r cp866 iso8859_2
-        iso8859_5 cp437 cp850 mac_roman cp932 euc_jp gb18030 big5 euc_kr
-        """
-)
-_BEYOND_ASCII: Final = re.compile(rb"[\x80-\xff]")
-_BEFORE_BYTES: Final = 200
+_SAMPLE_BYTES: Final = 4096
 _STATEFUL: Final = re.compile(rb"\x1b\$[@B]|\x1b\([BJ]")
-# Decoders that stand for what is really sent under these names, and `charset`s that are none.
+_STATEFUL_BYTES: Final = 8 * 1024
+# Decoders that stand for what is really sent under these names.
 _REALLY: Final = {"iso8859-1": "cp1252", "ascii": "cp1252", "gb2312": "gb18030", "gbk": "gb18030"}
 _TEXTUAL: Final = re.compile(rb"[^\x00-\x08\x0e-\x1a\x1c-\x1f\x7f]")
+_MAX_ODD_SHARE: Final = 0.05
+# Two thirds of what is beyond ASCII has to be well-formed. The texts of other encodings that look most
+# like UTF-8, Chinese and Japanese ones, come to a half.
+_LEAST_GOOD_SHARE: Final = 2 / 3
+_DECLARED_GOOD_SHARE: Final = 0.9
+_PRINTABLE_ASCII: Final = re.compile(rb"[\t\n\r\0 -~]*")
+_LEAST_SOUND_SHARE: Final = 0.98
+_PAUSE: Final = re.compile("[ \t\n\u3000-\u3002\uff0c\uff01\uff1f]")
+_LETTERS: Final = ("L", "M", "Nd", "P", "Zs")
 
 
 def decode(data: bytes, declared: str | None = None) -> str:
     """The text of `data`; never fails, at worst with replacement characters."""
-    for bom, name in _BOMS:
-        if data.startswith(bom):
-            return data[len(bom) :].decode(name, "replace")
+    marked = marked_text(data)
+    if marked is not None:
+        return marked
+    if wide := _unmarked_utf16(data):
+        return data.decode(wide, "replace")
+    if _STATEFUL.search(data, 0, _STATEFUL_BYTES):  # ASCII to whoever does not look
+        try:
+            return data.decode("iso2022_jp")
+        except UnicodeDecodeError:
+            pass
     try:
-        return _unless_stateful(data)
+        return data.decode("utf-8")
     except UnicodeDecodeError:
         pass
-    known = _known(declared) if declared else None
-    if known:
-        try:
-            return data.decode(known)
-        except UnicodeDecodeError as error:
-            # One bad byte far in is damage; many are a lie about the encoding.
-            text = data.decode(known, "replace")
-            if text.count("\ufffd") * 1000 < len(text) and error.start:
-                return text
-    if _looks_like_utf16(data):
-        return data.decode("utf-16-le" if data[1:2] == b"\0" else "utf-16-be", "replace")
-    return data.decode(_guess(data), "replace")
+    text = _well_formed_but_for(data, "utf-8", _LEAST_GOOD_SHARE)
+    if text is None and (known := _known(declared)):
+        text = _well_formed_but_for(data, known, _DECLARED_GOOD_SHARE)
+        if text is not None and known == "cp1252" and _is_foreign(text):
+            text = None
+    if text is not None:
+        return text
+    from baremetalrt.documents.charset_guess import guess
+
+    return data.decode(guess(data), "replace")
 
 
 def is_binary(head: bytes) -> bool:
     """Whether the beginning of a file belongs to no text, in any encoding we know."""
-    if any(head.startswith(bom) for bom, _ in _BOMS) or _looks_like_utf16(head):
+    if any(head.startswith(mark) for mark, _ in MARKS) or _unmarked_utf16(head):
         return False
-    if b"\0" in head:
-        return True
-    return len(_TEXTUAL.sub(b"", head)) > len(head) // 20
+    return len(_TEXTUAL.sub(b"", head)) > max(1, _MAX_ODD_SHARE * len(head))
 
 
-def _unless_stateful(data: bytes) -> str:
-    if _STATEFUL.search(data, 0, _SAMPLE_BYTES):  # ISO-2022-JP is ASCII to whoever does not look
-        return data.decode("iso2022_jp")
-    return data.decode("utf-8")
+def _well_formed_but_for(data: bytes, encoding: str, least: float) -> str | None:
+    """The text, where at least such a share of what is beyond ASCII is well-formed.
+
+    A character that is cut off at the end was cut off with the file, and is no fault.
+    """
+    text = codecs.getincrementaldecoder(encoding)("replace").decode(data)
+    beyond = len(text) - len(text.encode("ascii", "ignore"))
+    num_bad = text.count("\ufffd")
+    return text if beyond and beyond - num_bad >= least * beyond else None
 
 
-def _known(name: str) -> str | None:
+def _known(name: str | None) -> str | None:
     try:
-        info = codecs.lookup(name.strip(" \"'").lower())
+        info = codecs.lookup((name or "").strip(" \"'").lower())
     except (LookupError, ValueError):
         return None
     # `_is_text_encoding` is how `bytes.decode` itself tells text from compression.
@@ -79,33 +81,35 @@ def _known(name: str) -> str | None:
     return _REALLY.get(info.name, info.name)
 
 
-def _looks_like_utf16(data: bytes) -> bool:
-    sample = data[:4096]
-    if len(sample) < 4:
-        return False
+def _is_foreign(text: str) -> bool:
+    """Whether more letters have accents than have none: no Western language is written so, and mail
+    programs call everything Western."""
+    num_letters = sum(map(str.isalpha, text[:_SAMPLE_BYTES]))
+    num_plain = sum(map(str.isalpha, text[:_SAMPLE_BYTES].encode("ascii", "ignore").decode()))
+    return num_plain < num_letters / 2
+
+
+def _unmarked_utf16(data: bytes) -> Literal["utf-16-le", "utf-16-be"] | None:
+    """UTF-16 without a mark is told by zeros on one side of its pairs, or by what it reads like."""
+    sample = data[: min(_SAMPLE_BYTES, len(data) & ~1)]
+    if len(sample) < 4 or b"\0" not in sample:
+        return None
     even, odd = sample[0::2].count(0), sample[1::2].count(0)
-    return max(even, odd) > len(sample) * 0.2 and min(even, odd) <= len(sample) // 100
+    if max(even, odd) > len(sample) * 0.2 and min(even, odd) <= len(sample) // 100:
+        return "utf-16-le" if odd > even else "utf-16-be"
+    # Few zeros: another script, whose spaces are all that is Latin; or a stray zero in other text.
+    if len(data) % 2 or _PRINTABLE_ASCII.fullmatch(sample):
+        return None
+    little, big = _sound_share(sample, "utf-16-le"), _sound_share(sample, "utf-16-be")
+    if max(little, big) < _LEAST_SOUND_SHARE:
+        return None
+    return "utf-16-le" if little > big else "utf-16-be"
 
 
-def _guess(data: bytes) -> str:
-    from charset_normalizer import from_bytes
-
-    found = _telling_lines(data)
-    best = from_bytes(found, cp_isolation=list(_CANDIDATES), steps=5, chunk_size=512).best()
-    # Several may read the sample alike; the commonest of them reads the rest most likely.
-    if best is None or "cp1252" in best.could_be_from_charset:
-        return "cp1252"
-    return best.encoding
-
-
-def _telling_lines(data: bytes) -> bytes:
-    """Lines with a byte beyond ASCII, as many as a sample takes: on all others, the candidates agree."""
-    sample, size, end = [], 0, 0
-    while size < _SAMPLE_BYTES and (match := _BEYOND_ASCII.search(data, end)):
-        earliest = max(end, match.start() - _BEFORE_BYTES)
-        start = data.rfind(b"\n", earliest, match.start()) + 1 or earliest
-        end = data.find(b"\n", match.start(), start + _SAMPLE_BYTES - size) + 1
-        end = end or start + _SAMPLE_BYTES - size
-        sample.append(data[start:end])
-        size += end - start
-    return b"".join(sample)
+def _sound_share(sample: bytes, encoding: str) -> float:
+    """How much of a reading is letters, digits, spaces and marks; without any of the latter, nothing."""
+    text = sample.decode(encoding, "replace")
+    if not _PAUSE.search(text):
+        return 0.0
+    num_sound = sum(c in "\n\r\t" or unicodedata.category(c).startswith(_LETTERS) for c in text)
+    return num_sound / len(text)

@@ -11,6 +11,11 @@ _INVISIBLE_RANGES: Final = (
     "\ufffe\ufff9-\ufffb\ud800-\udfff"
 )
 _INVISIBLE: Final = re.compile(f"[{_INVISIBLE_RANGES}]")
+# Colours of terminals, and letters that a typewriter would have struck twice.
+_ESCAPES: Final = re.compile(
+    r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]|\x1b[\]PX^_][^\x07\x1b\n]{0,4096}(?:\x07|\x1b\\)"
+    r"|\x1b[ -/]+[0-~]|\x1b[78=>cDEHMNOZ]|[^\n]\x08"
+)
 _LINE_ENDS: Final = re.compile("\r\n?|[\x0b\x0c\x85\u2028]")
 _BLANK_LINES: Final = re.compile(r"\n{3,}")
 _SPACES: Final = dict.fromkeys("\u00a0\u2007\u202f\u2002\u2003\u2009", " ") | {"\u2029": "\n\n"}
@@ -24,11 +29,14 @@ _MAX_MARKS: Final = 30
 def clean(text: str, *, keeps_layout: bool = False) -> str:
     """`text` without what cannot be seen; code keeps its blank lines. Cleaning twice changes nothing."""
     # Which characters there are is found out ten times faster than where; most texts have none of these.
-    present = "".join(set(text))
+    found = set(text)
+    present = "".join(found)
     if _LINE_ENDS.search(present):
         text = _LINE_ENDS.sub("\n", text)
-    for space in _SPACES.keys() & set(present):
+    for space in _SPACES.keys() & found:
         text = text.replace(space, _SPACES[space])
+    if not found.isdisjoint("\x08\x1b\x9b"):
+        text = _ESCAPES.sub("", text)
     if _INVISIBLE.search(present):
         text = _INVISIBLE.sub("", text)
     if not text.isascii():

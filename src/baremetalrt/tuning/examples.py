@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from baremetalrt.core.errors import UsageError
 from baremetalrt.core.files import disk_errors, write_durably
+from baremetalrt.core.text_input import marked_text
 
 TRAIN: Final = "train.jsonl"
 HELD_OUT: Final = "held_out.jsonl"
@@ -62,7 +63,10 @@ def read_files(paths: Iterable[Path]) -> list[Example]:
 def read_lines(path: Path) -> list[Example]:
     """The examples of a file of JSON lines; raises like `read_files`."""
     found = []
-    for number, line in enumerate(read_bytes(path).splitlines(), 1):
+    data = read_bytes(path)
+    marked = marked_text(data)
+    lines = data.splitlines() if marked is None else marked.encode().splitlines()
+    for number, line in enumerate(lines, 1):
         if line.strip():
             found.append(_parse(line, f"{path.name}:{number}"))
     return found

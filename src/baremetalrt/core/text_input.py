@@ -1,0 +1,43 @@
+"""Text from a file or a pipe that somebody's editor or shell wrote: a mark at its start says how."""
+
+import codecs
+import sys
+from pathlib import Path
+from typing import Final
+
+# The longer mark first: that of UTF-32 begins like that of UTF-16.
+MARKS: Final = (
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF32_LE, "utf-32-le"),
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
+
+
+def marked_text(data: bytes) -> str | None:
+    """The text of bytes that begin with a mark, without it; nothing where there is none."""
+    for mark, encoding in MARKS:
+        if data.startswith(mark):
+            return data[len(mark) :].decode(encoding, "replace")
+    return None
+
+
+def text_of(data: bytes) -> str:
+    """The text of `data`, which is UTF-8 unless a mark says otherwise; never fails."""
+    text = marked_text(data)
+    return data.decode("utf-8", "replace") if text is None else text
+
+
+def read_text(path: Path) -> str:
+    """The text of a file, like `text_of`.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    return text_of(path.read_bytes()).replace("\r\n", "\n")
+
+
+def read_standard_input(max_bytes: int = -1) -> str:
+    """What is piped in, like `text_of`, whatever the locale says."""
+    return text_of(sys.stdin.buffer.read(max_bytes)).replace("\r\n", "\n")
