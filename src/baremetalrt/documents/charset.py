@@ -12,7 +12,7 @@ _STATEFUL: Final = re.compile(rb"\x1b\$[@B]|\x1b\([BJ]")
 _STATEFUL_BYTES: Final = 8 * 1024
 # Decoders that stand for what is really sent under these names.
 _REALLY: Final = {"iso8859-1": "cp1252", "ascii": "cp1252", "gb2312": "gb18030", "gbk": "gb18030"}
-_TEXTUAL: Final = re.compile(rb"[^\x00-\x08\x0e-\x1a\x1c-\x1f\x7f]")
+_TEXTUAL: Final = re.compile(rb"[^\x00-\x07\x0e-\x1a\x1c-\x1f\x7f]")
 _MAX_ODD_SHARE: Final = 0.05
 # Two thirds of what is beyond ASCII has to be well-formed. The texts of other encodings that look most
 # like UTF-8, Chinese and Japanese ones, come to a half.
