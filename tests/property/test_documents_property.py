@@ -57,6 +57,7 @@ def test_cleaning_twice_changes_nothing(text: str, keeps_layout: bool) -> None:
     once.encode()
 
 
+@settings(deadline=None)  # the first guess imports what guesses
 @given(st.binary(max_size=300), st.one_of(st.none(), st.text(max_size=12)))
 def test_bytes_always_decode(data: bytes, declared: str | None) -> None:
     """Whatever they are, and whatever was said of them."""

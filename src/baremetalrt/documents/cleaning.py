@@ -5,6 +5,8 @@ import unicodedata
 from functools import cache
 from typing import Final
 
+from baremetalrt.documents.encoded import without_encoded
+
 # Controls but tab and line feed; zero-width and direction marks, soft hyphens, BOMs; halves of pairs.
 _INVISIBLE_RANGES: Final = (
     "\x00-\x08\x0b-\x1f\x7f-\x84\x86-\x9f\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\ufeff"
@@ -19,9 +21,6 @@ _ESCAPES: Final = re.compile(
 _LINE_ENDS: Final = re.compile("\r\n?|[\x0b\x0c\x85\u2028]")
 _BLANK_LINES: Final = re.compile(r"\n{3,}")
 _SPACES: Final = dict.fromkeys("\u00a0\u2007\u202f\u2002\u2003\u2009", " ") | {"\u2029": "\n\n"}
-# Base64, minified scripts, hashes: nobody wrote that, and nobody should learn it. CJK has no spaces.
-_ENCODED: Final = re.compile(r"[ \t]*[!-~]{200,}")
-_ENCODED_CHARS: Final = 200
 # What nobody writes: more marks on one letter. Source: UAX #15, Stream-Safe Text Format.
 _MAX_MARKS: Final = 30
 
@@ -43,10 +42,8 @@ def clean(text: str, *, keeps_layout: bool = False) -> str:
         if any(map(unicodedata.combining, present)):
             text = _mark_run().sub(r"\1", text)
         text = unicodedata.normalize("NFC", text)
-    lines = [line.rstrip(" \t") for line in text.split("\n")]
-    text = "\n".join(
-        [line for line in lines if len(line) < _ENCODED_CHARS or not _ENCODED.fullmatch(line)]
-    )
+    # Nobody wrote what is encoded, and nobody should learn it.
+    text = without_encoded("\n".join([line.rstrip(" \t") for line in text.split("\n")]))
     if not keeps_layout:
         text = _BLANK_LINES.sub("\n\n", text)
     return text.strip("\n")

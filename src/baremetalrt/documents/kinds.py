@@ -54,7 +54,10 @@ _FIELD: Final = re.compile(rb"[!-9;-~]+:[^\r\n]*(?:\r?\n[ \t][^\r\n]*)*\r?\n")
 _MAIL_FIELDS: Final = re.compile(
     rb"(?im)^(?:received|return-path|delivered-to|message-id|from|to|date|subject|mime-version):"
 )
-_FROM_LINE: Final = re.compile(rb"From [^\r\n]*\r?\n(?:>?From [^\r\n]*\r?\n)?(?=[!-9;-~]+:)")
+_FROM_LINE: Final = re.compile(
+    rb"From (?:[^\r\n]*\b\d{1,2}:\d\d\b[^\r\n]*|[^\s@]+@[^\s@]+[ \t]*)\r?\n(?:>?From [^\r\n]*\r?\n)?"
+    rb"(?=[!-9;-~]+:)"
+)
 _HTML: Final = re.compile(
     rb"\s*(?:<\?xml[^>]{0,200}>\s*)?(?:<!--.{0,2000}?-->\s*)?<(?:!doctype\s+html|html)\b",
     re.I | re.S,

@@ -3,9 +3,11 @@
 import email
 import io
 import re
+from base64 import b64decode
 from collections.abc import Callable, Iterator
 from email import policy
 from email.message import Message
+from quopri import decodestring
 from typing import Final
 
 from baremetalrt.documents.cleaning import clean, has_words, one_line_title
@@ -19,29 +21,23 @@ from baremetalrt.documents.readers.mail_parts import (
     is_flowed,
     payload_of,
     text_of,
-    typed_headers,
     unflow,
 )
+from baremetalrt.documents.readers.mail_structure import MAILS, sort_parts
 from baremetalrt.documents.readers.quoting import own_words
 from baremetalrt.documents.readers.source import Source, too_large
 
 Item = Document | Unread
 ReadPart = Callable[[Source], Iterator[Item]]
-# Parts that carry no text of their own, and that nobody misses.
-_MACHINERY: Final = frozenset(
-    (
-        "application/pgp-signature",
-        "application/pkcs7-signature",
-        "application/x-pkcs7-signature",
-        "message/delivery-status",
-        "text/rfc822-headers",
-        "application/pgp-keys",
-    )
-)
-_ENCRYPTED: Final = ("application/pkcs7-mime", "application/x-pkcs7-mime")
 _SUFFIXES: Final = {
     "text/html": ".html",
     "text/markdown": ".md",
+    "text/calendar": ".ics",
+    "text/vcard": ".vcf",
+    "text/x-vcard": ".vcf",
+    "text/directory": ".vcf",
+    "text/rtf": ".rtf",
+    "application/rtf": ".rtf",
     "application/pdf": ".pdf",
     "application/vnd.openxmlformats-officedocument.wordprocessingml.document": ".docx",
 }
@@ -50,7 +46,6 @@ _ESCAPED_FROM: Final = re.compile(rb"^>(>*From )", re.MULTILINE)
 # Apple Mail puts the length before a mail, and its own notes after it.
 _LENGTH_LINE: Final = re.compile(rb"(\d{1,12})[ \t]*\r?\n")
 _MAX_HEADER_BYTES: Final = 1 << 20
-_MAX_PARAMETER_CHARS: Final = 10_000
 
 
 def read_mail(source: Source, read_part: ReadPart) -> Iterator[Item]:
@@ -86,10 +81,10 @@ def read_message(data: bytes, source: Source, read_part: ReadPart) -> Iterator[I
 
 
 def _read(message: Message, source: Source, read_part: ReadPart) -> Iterator[Item]:
-    bodies, attachments, refusals = _sort_parts(message, source)
+    parts = sort_parts(message, source.origin, source.limits)
     fields = {name: field_of(message, name) for name in _FIELDS}
     context = "\n".join(f"{name}: {value}" for name, value in fields.items() if value)
-    text = clean("\n\n".join(filter(None, map(_body_text, bodies))))
+    text = clean("\n\n".join(filter(None, map(_body_text, parts.bodies))))
     if has_words(text):
         yield Document(
             text=text,
@@ -98,70 +93,11 @@ def _read(message: Message, source: Source, read_part: ReadPart) -> Iterator[Ite
             title=one_line_title(fields["Subject"]),
             context=context,
         )
-    elif not attachments and not refusals:
+    elif not parts.attachments and not parts.refusals:
         raise EMPTY
-    yield from refusals
-    for number, part in enumerate(attachments, 1):
+    yield from parts.refusals
+    for number, part in enumerate(parts.attachments, 1):
         yield from _read_attachment(part, number, source, read_part)
-
-
-def _sort_parts(
-    message: Message, source: Source
-) -> tuple[list[Message], list[Message], list[Unread]]:
-    bodies: list[Message] = []
-    attachments: list[Message] = []
-    refusals: list[Unread] = []
-
-    def refuse(code: str, reason: str) -> None:
-        refusals.append(Unread(origin=source.origin, reason=reason, code=code))
-
-    waiting, num_parts = [(message, 0)], 0
-    while waiting:
-        part, depth = waiting.pop()
-        num_parts += 1
-        if depth > 4 * source.limits.depth:
-            refuse("document.nested", "its parts are nested too deeply")
-            break
-        if num_parts > source.limits.parts:
-            refuse("document.too-large", f"it has more than {source.limits.parts} parts")
-            break
-        if any(len(value) > _MAX_PARAMETER_CHARS for value in typed_headers(part)):
-            refuse("document.damaged", "its headers are absurd")
-            continue
-        kind = part.get_content_type()
-        if kind == "multipart/encrypted" or kind in _ENCRYPTED:
-            refuse("document.encrypted", "it is encrypted")
-        elif kind in _MACHINERY:
-            continue
-        elif kind == "message/rfc822" or _is_attached(part):
-            attachments.append(part)
-        elif part.is_multipart():
-            inner = [one for one in part.get_payload() if isinstance(one, Message)]
-            if kind == "multipart/alternative":
-                inner = _best_alternative(inner)
-            waiting += [(one, depth + 1) for one in reversed(inner)]
-        elif part.get_content_maintype() == "text" and kind in ("text/plain", "text/html"):
-            bodies.append(part)
-        else:
-            attachments.append(part)
-    return bodies, attachments, refusals
-
-
-def _best_alternative(parts: list[Message]) -> list[Message]:
-    """The plain text, unless it says nothing; else the last one, which the sender likes best."""
-    for part in parts:
-        if part.get_content_type() == "text/plain" and has_words(text_of(part)[:10_000]):
-            return [part]
-    return parts[-1:]
-
-
-def _is_attached(part: Message) -> bool:
-    if part.is_multipart():
-        return False
-    disposition = str(part.get("Content-Disposition", "")).strip().lower()
-    return disposition.startswith("attachment") or (
-        bool(filename_of(part)) and not disposition.startswith("inline")
-    )
 
 
 def _body_text(part: Message) -> str:
@@ -180,10 +116,8 @@ def _read_attachment(
     name = filename_of(part)
     origin = source.origin.inside(one_line_title(name or f"part {number}"))
     try:
-        if kind == "message/rfc822":
-            for inner in part.get_payload() if part.is_multipart() else []:
-                if isinstance(inner, Message):
-                    yield from _read(inner, _inner(source, origin, b"", name, None), read_part)
+        if kind in MAILS:
+            yield from _read_attached_mail(part, _inner(source, origin, b"", name, None), read_part)
             return
         data = payload_of(part)
         if not data.strip():
@@ -193,6 +127,23 @@ def _read_attachment(
         yield from read_part(_inner(source, origin, data, name, charset_of(part)))
     except Refusal as refusal:
         yield Unread(origin=origin, reason=refusal.reason, code=refusal.code)
+
+
+def _read_attached_mail(part: Message, source: Source, read_part: ReadPart) -> Iterator[Item]:
+    encoding = str(part.get("Content-Transfer-Encoding", "")).strip().lower()
+    for inner in part.get_payload() if part.is_multipart() else []:
+        if not isinstance(inner, Message):
+            continue
+        if encoding not in ("base64", "quoted-printable"):
+            yield from _read(inner, source, read_part)
+            continue
+        # No mail may be encoded as a whole. Programs do it all the same, and the parser does not see it.
+        try:
+            data = inner.as_bytes().lstrip(b"\r\n")
+            decoded = b64decode(data) if encoding == "base64" else decodestring(data)
+        except PARSE_ERRORS as error:
+            raise Refusal("document.damaged", f"it is damaged: {error}") from error
+        yield from read_message(decoded, source, read_part)
 
 
 def _inner(source: Source, origin: Origin, data: bytes, name: str, charset: str | None) -> Source:

@@ -14,10 +14,16 @@ from baremetalrt.documents.readers.mail import ReadPart, read_message
 from baremetalrt.documents.readers.source import Source
 
 _CHUNK_BYTES: Final = 1 << 20
-# A message begins with `From `, after a blank line, and what follows is a header: programs that write
-# mailboxes do not all escape such lines in texts.
+# A message begins with `From `, a sender and a date, and what follows is a header: not all programs that
+# write mailboxes escape such lines in texts, or leave a blank line above.
+_DATED_FROM: Final = (
+    rb"From (?=[^\r\n]{0,1000}\b\d{1,2}:\d\d\b)(?=[^\r\n]{0,1000}\b(?:19|20)\d\d\b)[^\r\n]{0,1000}\r?\n"
+    rb"(?:>?From [^\r\n]{0,1000}\r?\n)?"
+)
+# Some write no date; then it takes an address alone, below a blank line.
 _BORDER: Final = re.compile(
-    rb"\r?\n\r?\n(?=From [^\r\n]{0,1000}\r?\n(?:>?From [^\r\n]{0,1000}\r?\n)?[!-9;-~]+:)"
+    rb"\r?\n(?:\r?\n)?(?=" + _DATED_FROM + rb"[!-9;-~]+:)"
+    rb"|\r?\n\r?\n(?=From [^\s@]{1,500}@[^\s@]{1,500}[ \t]*\r?\n[!-9;-~]+:)"
 )
 _START: Final = re.compile(rb"\A(?:From [^\r\n]*\r?\n)?(?:>?From [^\r\n]*\r?\n)?")
 # What a border may take, so that one is not overlooked where two chunks meet.
