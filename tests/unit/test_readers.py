@@ -179,10 +179,36 @@ def test_word_files_show_what_word_shows(reader: ReaderProcess, tmp_path: Path) 
     assert one(reader, kit.write(tmp_path, "a.docx", data)).text == "kept box\n\na note"
 
 
+def test_word_files_do_not_say_twice_or_show_what_is_hidden(
+    reader: ReaderProcess, tmp_path: Path
+) -> None:
+    """A sentence that was moved stands where it is now; hidden words and prompts to type are none."""
+
+    def words(text: str, properties: str = "") -> str:
+        return f"<w:r><w:rPr>{properties}</w:rPr><w:t>{text} </w:t></w:r>"
+
+    body = (
+        f"<w:p><w:moveFrom>{words('moved')}</w:moveFrom></w:p><w:p>{words('middle')}</w:p>"
+        f"<w:p><w:moveTo>{words('moved')}</w:moveTo></w:p>"
+        f"<w:p>{words('hidden', '<w:vanish/>')}{words('shown', '<w:vanish w:val=%sfalse%s/>')}</w:p>"
+        "<w:sdt><w:sdtPr><w:showingPlcHdr/></w:sdtPr>"
+        f"<w:sdtContent><w:p>{words('Click here')}</w:p></w:sdtContent></w:sdt>"
+        f"<w:sdt><w:sdtContent><w:p>{words('filled in')}</w:p></w:sdtContent></w:sdt>"
+        f"<w:p><w:ruby><w:rt>{words('spoken')}</w:rt><w:rubyBase>{words('written')}</w:rubyBase>"
+        "</w:ruby></w:p>"
+    ).replace("%s", "'")
+    text = f'<w:document xmlns:w="{kit.WORD_NAMESPACE}"><w:body>{body}</w:body></w:document>'
+    document = one(reader, kit.write(tmp_path, "a.docx", kit.raw_docx(text.encode())))
+    assert document.text.split("\n\n") == ["middle", "moved", "shown", "filled in", "written"]
+
+
 def test_a_mail_keeps_its_own_words_and_who_wrote_them(
     reader: ReaderProcess, tmp_path: Path
 ) -> None:
-    """Quoted lines, their attribution and the signature go; subject, sender and date are context."""
+    """Quoted lines, their attribution and the signature go; subject, sender and date are context.
+
+    A question stays that is answered below it.
+    """
     text = (
         "Hello Bob,\n\nthe ship is here.\n\nOn Mon, 23 Nov 2026, Bob wrote:\n> Is it?\n>> Where?\n\n"
         "It came at noon.\n\n-- \nAnn, harbour master\n+49 123"
@@ -190,7 +216,7 @@ def test_a_mail_keeps_its_own_words_and_who_wrote_them(
     message = kit.mail(text, subject="Schöne Schiffe", sender="Änn <ann@example.org>")
     document = one(reader, kit.write(tmp_path, "a.eml", bytes(message)))
     assert document.kind == "mail" and document.title == "Schöne Schiffe"
-    assert document.text == "Hello Bob,\n\nthe ship is here.\n\nIt came at noon."
+    assert document.text == ("Hello Bob,\n\nthe ship is here.\n\n> Is it?\n\nIt came at noon.")
     assert document.context == (
         "Subject: Schöne Schiffe\nFrom: Änn <ann@example.org>\nTo: Bob <bob@example.org>\n"
         "Date: Tue, 24 Nov 2026 10:00:00 +0100"
@@ -230,6 +256,64 @@ def test_html_mail_is_read_where_there_is_no_plain_text(
     html = "<p>Dear Bob,</p><p>it came.</p><div class='gmail_quote'>On Monday … <p>Is it?</p></div>"
     message = kit.mail("", html=html)
     assert one(reader, kit.write(tmp_path, "a.eml", bytes(message))).text == "Dear Bob,\n\nit came."
+
+
+def test_answers_within_a_quotation_are_read(reader: ReaderProcess, tmp_path: Path) -> None:
+    """Of HTML mail, too, with what they answer; mail programs wrap all of it in one element."""
+    html = (
+        "<div class='gmail_quote'><div class='gmail_attr'>On Mon, Nov 23, 2026, Bob wrote:</div>"
+        "<blockquote class='gmail_quote'><p>We met.</p><p>When do you come?</p></blockquote>"
+        "<div>At noon.</div><blockquote type='cite'>Bye</blockquote></div>"
+    )
+    message = kit.mail("", html=html)
+    document = one(reader, kit.write(tmp_path, "a.eml", bytes(message)))
+    assert document.text == "> When do you come?\n\nAt noon."
+
+
+HIDDEN = {
+    "size": "<span style='font-size:0'>Hidden</span>",
+    "height": "<div style='max-height:0;overflow:hidden'>Hidden</div>",
+    "opacity": "<span style='opacity: 0;'>Hidden</span>",
+    "white": "<p style='color:#ffffff'>Hidden</p>",
+    "background": "<div style='background:#202020'><font color='#222222'>Hidden</font></div>",
+    "outlook": "<div style='mso-hide:all'>Hidden</div>",
+    "class": "<style>p {margin:0} .a, div.h {display:none}</style><div class='x h'>Hidden</div>",
+    "id": "<style>#pre{visibility:hidden!important}</style><span id=pre>Hidden</span>",
+    "collapsed": "<div style='visibility:collapse'>Hidden</div>",
+    "aside": "<div style='position:absolute;left:-9999px'>Hidden</div>",
+    "bold": "<b style='display:none'>Hidden</b>",
+    "cell": "<table><tr style='display:none'><td>Hidden</td></tr></table>",
+    "transparent": "<p style='color:rgba(0,0,0,0)'>Hidden</p>",
+}
+SHOWN = {
+    "white on dark": "<table bgcolor='#333'><td><a style='color:#fff'>Shown</a></table>",
+    "white on an image": "<div style='background:url(a.png)'><p style='color:white'>Shown</p></div>",
+    "white on a class": "<style>.d{background:#000}</style><p class=d style='color:#fff'>Shown</p>",
+    "a size within none": "<table style='font-size:0'><td style='font-size:14px'>Shown</table>",
+    "small screens": "<style>@media (width<9px){.w{display:none}}</style><p class=w>Shown</p>",
+    "half seen": "<p style='opacity:0.8;line-height:1.0;height:100%;font-size:0.9em'>Shown</p>",
+}
+
+
+@pytest.mark.parametrize("name", [*HIDDEN, *SHOWN])
+def test_what_a_mail_hides_is_not_read(name: str, reader: ReaderProcess, tmp_path: Path) -> None:
+    """By size, colour, place, or a stylesheet; what only looks like that is read."""
+    part = HIDDEN.get(name) or SHOWN[name]
+    data = f"Subject: s\nFrom: a@b\nTo: c@d\nContent-Type: text/html\n\n{part}<p>Words.</p>"
+    words = one(reader, kit.write(tmp_path, "a.eml", data)).text.split()
+    assert words == (["Words."] if name in HIDDEN else ["Shown", "Words."])
+
+
+def test_pages_hide_less_than_mail(reader: ReaderProcess, tmp_path: Path) -> None:
+    """What fades in and folds out is a text; what nothing shows is none."""
+    html = (
+        "<html><style>.h{display:none} body{visibility:hidden}</style><body>"
+        "<p style='opacity:0'>Fades in.</p><div style='max-height:0'>Folds out.</div>"
+        "<p class=h>Hidden</p><p class='sr-only'>Hidden</p><p class='skip-link'>Hidden</p>"
+        "<p class=link>Words.</p>"
+    )
+    document = one(reader, kit.write(tmp_path, "a.html", html))
+    assert document.text.split() == ["Fades", "in.", "Folds", "out.", "Words."]
 
 
 def test_mailboxes_are_read_message_by_message(reader: ReaderProcess, tmp_path: Path) -> None:
@@ -300,6 +384,15 @@ def test_files_of_apple_mail_are_mails(reader: ReaderProcess, tmp_path: Path) ->
             "See.\n\nFrom: B\nDate: M\nSubject: S\n\nNews.",
         ),
         ("Yes.\n\nSent from my iPhone", "Yes."),
+        (
+            "Hi,\n\n> We met.\n>\n> When do you come?\n> And who?\n\nAt noon.\n\n> Where?\nHere.\n> Bye",
+            "Hi,\n\n> When do you come?\n> And who?\n\nAt noon.\n\n> Where?\nHere.",
+        ),
+        (
+            "On Mon, Bob wrote:\n> Ann wrote:\n>> Who?\n>\n> You?\n> \n> -- \n> Bob\n\nI.",
+            "> You?\n\nI.",
+        ),
+        (">> Who?\n> Ann wrote:\n\nI.", "I."),
         ("Yes.\n\n" + "_" * 40 + "\nlist mailing list\nhttps://lists.example.org/list", "Yes."),
         (
             "Ann said:\nit is here.\n\nFrom: the harbour",

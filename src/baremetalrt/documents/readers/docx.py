@@ -20,6 +20,8 @@ _TITLE: Final = "http://purl.org/dc/elements/1.1/ title"
 _MAIN: Final = "word/document.xml"
 _PROPERTIES: Final = "docProps/core.xml"
 _NOTES: Final = ("word/footnotes.xml", "word/endnotes.xml")
+# Moved away from here, deleted, said elsewhere, or how to pronounce a word.
+_SILENT: Final = ("moveFrom", "del", "rt")
 _MAX_ENTRIES: Final = 10_000
 _MAX_DEPTH: Final = 1_000
 _CHUNK_BYTES: Final = 64 * 1024
@@ -73,17 +75,31 @@ class _Paragraphs:
     def __init__(self) -> None:
         self.pieces: list[str] = []
         self._in_text = False
+        self._in_run = self._is_hidden = self._is_placeholder = False
         self._cell_depth = 0
-        # Depth inside of what is an alternative for older programs, and said elsewhere.
+        # Depth inside of what is not shown.
         self._num_silent = 0
 
     def start(self, name: str, attributes: dict[str, str]) -> None:
-        if self._num_silent or name == f"{_COMPATIBLE}Fallback":
+        local = _local(name)
+        if (
+            self._num_silent
+            or name == f"{_COMPATIBLE}Fallback"
+            or local in _SILENT
+            or (local == "sdtContent" and self._is_placeholder)
+        ):
             self._num_silent += 1
+            self._is_placeholder = False
             return
-        match _local(name):
+        match local:
+            case "r":
+                self._in_run, self._is_hidden = True, False
+            case "vanish" | "specVanish" | "webHidden" if self._in_run:
+                self._is_hidden = _is_on(attributes)
+            case "showingPlcHdr":
+                self._is_placeholder = _is_on(attributes)
             case "t":
-                self._in_text = True
+                self._in_text = not self._is_hidden
             case "tab":
                 self.pieces.append("\t")
             case "br" | "cr":
@@ -102,6 +118,10 @@ class _Paragraphs:
         match _local(name):
             case "t":
                 self._in_text = False
+            case "r":
+                self._in_run = self._is_hidden = False
+            case "sdt":
+                self._is_placeholder = False
             case "p":
                 self.pieces.append("\n" if self._cell_depth else "\n\n")
             case "tc":
@@ -174,6 +194,12 @@ def _prefix(attributes: dict[str, str]) -> str:
     if style[:-1] == "heading" and style[-1] in "123456":
         return "#" * int(style[-1]) + " "
     return "- " if style.startswith("listbullet") else ""
+
+
+def _is_on(attributes: dict[str, str]) -> bool:
+    """Whether a switch is on: it is by being there, unless it says otherwise."""
+    said = next((v for k, v in attributes.items() if k.endswith(" val")), "")
+    return said not in ("0", "false", "off")
 
 
 def _local(name: str) -> str:

@@ -14,6 +14,7 @@ from baremetalrt.documents.cleaning import clean, has_words, one_line_title
 from baremetalrt.documents.document import EMPTY, Document, Refusal
 from baremetalrt.documents.limits import MAX_HTML_DEPTH
 from baremetalrt.documents.names import names_in
+from baremetalrt.documents.readers.html_style import Appearance, HiddenRules, hidden_rules, hides
 from baremetalrt.documents.readers.source import Source
 
 if TYPE_CHECKING:
@@ -33,8 +34,9 @@ _SILENT_CLASSES: Final = frozenset(
     names_in(
         """
         nav navbar navigation menu sidebar breadcrumb breadcrumbs footer site-footer site-header
-        topbar cookie-banner cookie-notice cookie-consent pagination pager share social skip-
-        link mw-jump-link advertisement ads noprint
+        topbar cookie-banner cookie-notice cookie-consent pagination pager share social skip-link
+        mw-jump-link advertisement ads noprint sr-only visually-hidden visuallyhidden
+        screen-reader-text
         """
     )
 )
@@ -65,7 +67,7 @@ _PARAGRAPHS: Final = frozenset(
 _PREFIXES: Final = {f"h{n}": "#" * n + " " for n in range(1, 7)} | {"li": "- "}
 _SPACE: Final = re.compile(r"\s+")
 _CHARSET: Final = re.compile(rb"<meta[^>]{0,200}?charset\s*=\s*[\"']?\s*([\w.:-]{2,40})", re.I)
-_HIDDEN_STYLE: Final = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden", re.I)
+_MAX_QUOTE_DEPTH: Final = 8
 # So many lines of links in a row are a menu; one that stands alone may be part of a text.
 _MENU_LINES: Final = 3
 
@@ -79,6 +81,7 @@ class _Line:
     num_links: int = 0
     is_paragraph: bool = False
     is_verbatim: bool = False
+    quote_depth: int = 0
 
     @property
     def is_menu(self) -> bool:
@@ -91,6 +94,7 @@ class _Writer:
     prefix: str = ""
     link_depth: int = 0
     pre_depth: int = 0
+    quote_depth: int = 0
 
     def break_line(self, *, is_paragraph: bool = False) -> None:
         line = self.lines[-1]
@@ -114,6 +118,8 @@ class _Writer:
 
     def _put(self, text: str) -> None:
         line = self.lines[-1]
+        if not line.text:
+            line.quote_depth = self.quote_depth
         if self.prefix and text.strip():
             line.text += self.prefix
             self.prefix = ""
@@ -152,73 +158,85 @@ def html_to_text(html: str, *, is_mail: bool = False) -> tuple[str, str]:
         if main is not None and has_words(main.text()):
             root = main
     writer = _Writer()
-    _walk(root, writer, is_mail=is_mail)
+    styles = "\n".join(style.text() for style in tree.css("style"))
+    _walk(root, writer, hidden_rules(styles, is_mail=is_mail), is_mail=is_mail)
     lines = writer.lines if is_mail else list(_without_menus(writer.lines))
     return title, clean(_join(lines))
 
 
-def _walk(root: "LexborNode", writer: _Writer, *, is_mail: bool) -> None:
+def _walk(root: "LexborNode", writer: _Writer, rules: HiddenRules, *, is_mail: bool) -> None:
     # By hand and not by recursion: the page says how deep it goes.
-    node, depth = root, 0
+    background = None if rules.has_backgrounds else Appearance().background
+    node, looks = root, [Appearance(background=background)]
     while True:
         child = None
         if node.is_text_node:
-            writer.write(node.text_content or "")
-        elif not _is_silent(node, is_mail=is_mail, in_article=depth > 0 and root.tag == "main"):
-            _open(node, writer)
+            if looks[-1].is_visible:
+                writer.write(node.text_content or "")
+        elif not _is_silent(
+            node, rules, is_mail=is_mail, in_article=len(looks) > 1 and root.tag == "main"
+        ):
+            _open(node, writer, is_mail=is_mail)
             child = node.child
             if child is None:
-                _close(node, writer)
+                _close(node, writer, is_mail=is_mail)
         if child is not None:
-            depth += 1
-            if depth > MAX_HTML_DEPTH:
+            if len(looks) > MAX_HTML_DEPTH:
                 raise Refusal("document.nested", "its elements are nested too deeply")
+            attributes = node.attributes
+            looks.append(looks[-1].within(attributes) if attributes else looks[-1])
             node = child
             continue
-        while node.next is None or not depth:
-            if not depth:
+        while node.next is None or len(looks) == 1:
+            if len(looks) == 1:
                 return
             parent = node.parent
             assert parent is not None
             node = parent
-            depth -= 1
-            _close(node, writer)
+            looks.pop()
+            _close(node, writer, is_mail=is_mail)
         node = node.next
 
 
-def _is_silent(node: "LexborNode", *, is_mail: bool, in_article: bool) -> bool:
+def _is_silent(node: "LexborNode", rules: HiddenRules, *, is_mail: bool, in_article: bool) -> bool:
     tag = node.tag or ""
     if tag in _SILENT or node.is_comment_node:
         return True
-    if tag in ("html", "body", "b", "i", "em", "strong", "br", "td", "tr"):
+    if tag in ("html", "body", "br"):
         return False
     attributes = node.attributes
-    if not attributes:
+    if hides(attributes, is_mail=is_mail) or rules.hide(tag, attributes):
+        return True
+    if not attributes or tag in ("b", "i", "em", "strong", "td", "tr"):
         return False
     names = {attributes.get("id") or "", *(attributes.get("class") or "").split()}
     if is_mail:
-        is_quote = tag == "blockquote" and attributes.get("type") == "cite"
-        return is_quote or not _QUOTES.isdisjoint(names) or _is_hidden(attributes)
+        return not _QUOTES.isdisjoint(names) and not _is_answered(node)
     if tag == "header" and not in_article and (attributes.get("role") == "banner"):
         return True
     role = attributes.get("role") or ""
-    return role in _SILENT_ROLES or not _SILENT_CLASSES.isdisjoint(names) or _is_hidden(attributes)
+    return role in _SILENT_ROLES or not _SILENT_CLASSES.isdisjoint(names)
 
 
-def _is_hidden(attributes: dict[str, str | None]) -> bool:
-    return (
-        "hidden" in attributes
-        or attributes.get("aria-hidden") == "true"
-        or _HIDDEN_STYLE.search(attributes.get("style") or "") is not None
-    )
+def _is_answered(node: "LexborNode") -> bool:
+    """Whether answers may stand within a quotation: what is quoted is marked apart, then."""
+    return node.tag == "blockquote" or node.css_first("blockquote") is not None
 
 
-def _open(node: "LexborNode", writer: _Writer) -> None:
+def _is_quotation(node: "LexborNode") -> bool:
+    if node.tag != "blockquote":
+        return False
+    attributes = node.attributes
+    return attributes.get("type") == "cite" or "gmail_quote" in (attributes.get("class") or "")
+
+
+def _open(node: "LexborNode", writer: _Writer, *, is_mail: bool) -> None:
     tag = node.tag or ""
     if tag in _BLOCKS:
         writer.break_line(is_paragraph=tag in _PARAGRAPHS)
         writer.prefix = _PREFIXES.get(tag, writer.prefix)
         writer.pre_depth += tag == "pre"
+        writer.quote_depth += is_mail and _is_quotation(node)
     elif tag == "br":
         if writer.pre_depth:
             writer.write("\n")
@@ -229,11 +247,12 @@ def _open(node: "LexborNode", writer: _Writer) -> None:
         writer.lines[-1].num_links += 1
 
 
-def _close(node: "LexborNode", writer: _Writer) -> None:
+def _close(node: "LexborNode", writer: _Writer, *, is_mail: bool) -> None:
     tag = node.tag or ""
     if tag in _BLOCKS:
         writer.break_line(is_paragraph=tag in _PARAGRAPHS)
         writer.pre_depth -= tag == "pre"
+        writer.quote_depth -= is_mail and _is_quotation(node)
         writer.prefix = ""
     elif tag in ("td", "th") and writer.lines[-1].text:
         writer.lines[-1].text += "\t"
@@ -259,5 +278,9 @@ def _join(lines: list[_Line]) -> str:
         text = line.text if line.is_verbatim else line.text.strip()
         if text.strip():
             parts.append(("\n\n" if line.is_paragraph else "\n") if parts else "")
-            parts.append(text.strip("\n"))
+            text = text.strip("\n")
+            if line.quote_depth:
+                mark = ">" * min(line.quote_depth, _MAX_QUOTE_DEPTH) + " "
+                text = "\n".join(mark + one for one in text.split("\n"))
+            parts.append(text)
     return "".join(parts)

@@ -1,4 +1,4 @@
-"""What somebody wrote in a mail: without what they quote, and without their signature.
+"""What somebody wrote in a mail: without what they quote and did not answer, and without their signature.
 
 Considered: mail-parser-reply and quotequail, which split by large regular expressions whose time is not
 bounded by the length of the mail. One pass over the lines, here.
@@ -44,28 +44,69 @@ _MAX_SIGNATURE_LINES: Final = 15
 _MAX_FOOTER_LINES: Final = 8
 
 
+# A question to which something is answered: its last paragraph says it.
+_MAX_QUESTION_LINES: Final = 6
+# Longer lines are none of all this, whatever they begin with.
+_MAX_LINE_CHARS: Final = 1000
+_QUOTED_ONCE: Final = re.compile(r"^[ \t]{0,3}(?:[A-Z]{0,3}>|\|)[ \t]*(?![ \t>|])")
+_QUOTED_SIGNATURE: Final = re.compile(r"^[ \t]{0,3}[A-Z]{0,3}>[ \t]?-- ?$")
+
+
 def own_words(text: str) -> str:
-    """The text without quoted lines, attributions, what a reply was to, signatures, footers of lists."""
+    """The text without attributions, what a reply was to, signatures, footers of lists, and without
+    quoted lines but for those right above an answer."""
     lines = text.split("\n")
     lines = lines[: _end_of_reply(lines)]
     lines = _without_signature(lines)
     kept: list[str] = []
+    quoted: list[str] = []  # and what is blank below
     for at, line in enumerate(lines):
+        if len(line) > _MAX_LINE_CHARS:
+            kept += [*_question(quoted), line]
+            quoted = []
+            continue
         # Most lines are none of these: one look at their ends says so.
         start = line[:8]
         if (">" in start or "|" in start) and _QUOTED.match(line):
+            quoted.append(line)
+            continue
+        if quoted and not line.strip():
+            quoted.append("")
             continue
         if start.lstrip()[:1] in ("-", "B", "b") and _FORWARDED.match(line):
             continue
-        if (":" in line[-3:] or _may_begin_attribution(line)) and _is_attribution(lines, at):
+        ends_open = line[-3:].rstrip().endswith(":")
+        if (ends_open or _may_begin_attribution(line)) and _is_attribution(lines, at):
             continue
+        if quoted:
+            kept += _question(quoted)
+            quoted = []
         kept.append(line)
     return "\n".join(kept).strip("\n")
+
+
+def _question(quoted: list[str]) -> list[str]:
+    """The last paragraph of what is quoted once, and the blank lines below all of it."""
+    end = len(quoted)
+    while end and not quoted[end - 1]:
+        end -= 1
+    blank = quoted[end:]
+    signature = next((at for at in range(end) if _QUOTED_SIGNATURE.match(quoted[at])), end)
+    question: list[str] = []
+    for line in reversed(quoted[:signature]):
+        is_words = line.strip(" \t>|") and _QUOTED_ONCE.match(line)
+        if is_words and not _ATTRIBUTION.search(line[-200:]):
+            question.append(line)
+        elif question:
+            break
+    return [*reversed(question[:_MAX_QUESTION_LINES]), *blank]
 
 
 def _end_of_reply(lines: list[str]) -> int:
     """Where the message begins that was answered; whoever quotes it whole puts it at the end."""
     for at, line in enumerate(lines):
+        if len(line) > _MAX_LINE_CHARS:
+            continue
         if line.find("-", 0, 8) >= 0 and _ORIGINAL.match(line):
             return at
         if ":" not in line[:12]:
@@ -87,6 +128,8 @@ def _without_signature(lines: list[str]) -> list[str]:
     for at in range(len(lines) - 1, max(-1, len(lines) - 60), -1):
         line = lines[at]
         rest = lines[at + 1 : end]
+        if len(line) > _MAX_LINE_CHARS:
+            continue
         if line in ("-- ", "--", "-- \r", "—"):
             # Below the mark of a signature stands nothing but the signature, and quotes.
             if sum(1 for one in rest if not _QUOTED.match(one)) <= _MAX_SIGNATURE_LINES:
