@@ -46,6 +46,21 @@ def pdf(
     return file.getvalue()
 
 
+def drawn_pdf(*lines: Sequence[tuple[float, str]], fonts: Sequence[str] = ()) -> bytes:
+    """A PDF of one page with texts at places of a line; `fonts`, of one line each, are 12 points high."""
+    from reportlab.pdfgen.canvas import Canvas
+
+    file = io.BytesIO()
+    canvas = Canvas(file)
+    for at, line in enumerate(lines):
+        canvas.setFont(fonts[at] if at < len(fonts) else "Helvetica", 12)
+        for left, text in line:
+            canvas.drawString(left, 780 - 14 * at, text)
+    canvas.showPage()
+    canvas.save()
+    return file.getvalue()
+
+
 def docx(*paragraphs: str, title: str = "", table: Sequence[Sequence[str]] = ()) -> bytes:
     """A Word file; a paragraph that begins with `# ` is a heading."""
     import docx as python_docx

@@ -10,6 +10,8 @@ import pytest
 import document_kit as kit
 from baremetalrt.documents.document import Document
 from baremetalrt.documents.reader_process import ReaderProcess
+from baremetalrt.documents.readers.pdf import pages_to_text
+from baremetalrt.documents.readers.pdf_lines import Line
 from baremetalrt.documents.readers.quoting import own_words
 
 KEY = "The key:\n-----BEGIN OPENSSH PRIVATE KEY-----\nabc\n"
@@ -154,6 +156,70 @@ def test_a_sentence_goes_on_over_the_end_of_a_page(reader: ReaderProcess, tmp_pa
     lines = textwrap.wrap(f"{LONG} {LONG}", 60)
     data = kit.pdf([lines[:3], lines[3:]])
     assert one(reader, kit.write(tmp_path, "a.pdf", data)).text == f"{LONG} {LONG}"
+
+
+def test_rows_and_code_and_contents_of_a_pdf_stay_lines(
+    reader: ReaderProcess, tmp_path: Path
+) -> None:
+    """They are not run together like a paragraph; the dots of contents are no text."""
+    lines = textwrap.wrap(LONG, 60)
+    rows = [("Name of the ship", "Tons"), ("Anna Maria of Husum", "12"), ("Bob", "1,300.00")]
+    code = ["def f(x):", "    if x:", "        return x"]
+    contents = ["1 Harbours . . . . . . . . . . . . . . 5", "2 Ships..................12"]
+    drawn = [
+        *([(72, line)] for line in lines),
+        *([(72, name), (300, tons)] for name, tons in rows),
+        *([(72 + 7.2 * (len(line) - len(line.lstrip())), line.lstrip())] for line in code),
+        *([(72, line)] for line in contents),
+    ]
+    fonts = [*["Helvetica"] * (len(lines) + len(rows)), *["Courier"] * len(code)]
+    data = kit.drawn_pdf(*drawn, fonts=fonts)
+    assert one(reader, kit.write(tmp_path, "a.pdf", data)).text.split("\n\n") == [
+        LONG,
+        "\n".join("\t".join(row) for row in rows),
+        "\n".join(code),
+        "1 Harbours\t5\n2 Ships\t12",
+    ]
+
+
+def test_what_a_typewriter_wrote_is_no_code(reader: ReaderProcess, tmp_path: Path) -> None:
+    """Where all letters are of one width, lines are lines of a paragraph."""
+    lines = textwrap.wrap(LONG, 60)
+    data = kit.drawn_pdf(*([(72, line)] for line in lines), fonts=["Courier"] * len(lines))
+    assert one(reader, kit.write(tmp_path, "a.pdf", data)).text == LONG
+
+
+@pytest.mark.parametrize(
+    ("split", "elsewhere", "word"),
+    [
+        ("dpkg-/deb", "", "dpkg-deb"),
+        ("har-/bour", "", "harbour"),
+        ("under-/standing", "understanding", "understanding"),
+        ("well-/known", "It is well-known.", "well-known"),
+        ("ship-/builder", "A ship of a builder", "ship-builder"),
+        ("utf-/8", "", "utf-8"),
+        ("Anna-/Maria", "", "Anna-Maria"),
+        ("state-of-/the-art", "", "state-of-the-art"),
+    ],
+)
+def test_hyphens_at_the_end_of_lines_are_those_of_words_or_of_lines(
+    split: str, elsewhere: str, word: str
+) -> None:
+    """As the rest of the text says, and else the word itself."""
+    above, below = split.split("/")
+    first = f"They lie at anchor there, {above}"
+    pages = [[Line(elsewhere or "-"), Line(first), Line(f"{below} and elsewhere.")]]
+    marked = [[Line(elsewhere or "-"), Line(f"{first[:-1]}\ufffe{below} and elsewhere.")]]
+    assert f"there, {word} and elsewhere." in pages_to_text(marked)
+    if below[0].islower():
+        assert f"there, {word} and elsewhere." in pages_to_text(pages)
+
+
+def test_typeset_letters_are_letters(reader: ReaderProcess, tmp_path: Path) -> None:
+    """Ligatures and positional forms, Latin and Arabic."""
+    data = "The o\ufb03ce \ufb01nds \ufeb3\ufefc\ufee1 and \ufee3\ufeae\ufea3\ufe92\ufe8e."
+    path = kit.write(tmp_path, "a.txt", data)
+    assert one(reader, path).text == "The office finds سلام and مرحبا."
 
 
 def test_word_files_are_read_with_tables(reader: ReaderProcess, tmp_path: Path) -> None:

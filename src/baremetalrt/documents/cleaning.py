@@ -21,6 +21,8 @@ _ESCAPES: Final = re.compile(
 _LINE_ENDS: Final = re.compile("\r\n?|[\x0b\x0c\x85\u2028]")
 _BLANK_LINES: Final = re.compile(r"\n{3,}")
 _SPACES: Final = dict.fromkeys("\u00a0\u2007\u202f\u2002\u2003\u2009", " ") | {"\u2029": "\n\n"}
+# Letters in the shape or the company that a typesetter gave them, Latin and Arabic.
+_TYPESET: Final = re.compile("[\ufb00-\ufb06\ufb13-\ufb17\ufb50-\ufdfb\ufe70-\ufefc]")
 # What nobody writes: more marks on one letter. Source: UAX #15, Stream-Safe Text Format.
 _MAX_MARKS: Final = 30
 
@@ -41,6 +43,8 @@ def clean(text: str, *, keeps_layout: bool = False) -> str:
     if not text.isascii():
         if any(map(unicodedata.combining, present)):
             text = _mark_run().sub(r"\1", text)
+        if _TYPESET.search(present):
+            text = _TYPESET.sub(lambda match: unicodedata.normalize("NFKC", match[0]), text)
         text = unicodedata.normalize("NFC", text)
     # Nobody wrote what is encoded, and nobody should learn it.
     text = without_encoded("\n".join([line.rstrip(" \t") for line in text.split("\n")]))

@@ -16,14 +16,15 @@ from baremetalrt.documents.readers.source import Source
 _CHUNK_BYTES: Final = 1 << 20
 # A message begins with `From `, a sender and a date, and what follows is a header: not all programs that
 # write mailboxes escape such lines in texts, or leave a blank line above.
-_DATED_FROM: Final = (
-    rb"From (?=[^\r\n]{0,1000}\b\d{1,2}:\d\d\b)(?=[^\r\n]{0,1000}\b(?:19|20)\d\d\b)[^\r\n]{0,1000}\r?\n"
+_DATED: Final = (
+    rb"(?=[^\r\n]{0,1000}\b\d{1,2}:\d\d\b)(?=[^\r\n]{0,1000}\b(?:19|20)\d\d\b)[^\r\n]{0,1000}\r?\n"
     rb"(?:>?From [^\r\n]{0,1000}\r?\n)?"
 )
-# Some write no date; then it takes an address alone, below a blank line.
+# Some write no date; then it takes an address alone, below a blank line. What is searched for is a word
+# that begins the expression: nothing else is quick.
 _BORDER: Final = re.compile(
-    rb"\r?\n(?:\r?\n)?(?=" + _DATED_FROM + rb"[!-9;-~]+:)"
-    rb"|\r?\n\r?\n(?=From [^\s@]{1,500}@[^\s@]{1,500}[ \t]*\r?\n[!-9;-~]+:)"
+    rb"From (?:(?<=\nFrom )(?=" + _DATED + rb"[!-9;-~]+:)"
+    rb"|(?:(?<=\n\nFrom )|(?<=\n\r\nFrom ))(?=[^\s@]{1,500}@[^\s@]{1,500}[ \t]*\r?\n[!-9;-~]+:))"
 )
 _START: Final = re.compile(rb"\A(?:From [^\r\n]*\r?\n)?(?:>?From [^\r\n]*\r?\n)?")
 # What a border may take, so that one is not overlooked where two chunks meet.
@@ -58,10 +59,10 @@ def messages(file: BinaryIO, start: int, max_bytes: int) -> Iterator[tuple[int, 
         chunk = file.read(_CHUNK_BYTES)
         held += chunk
         at = 0
-        while border := _BORDER.search(held, max(at, searched)):
+        while border := _BORDER.search(held, max(at + 1, searched)):
             is_too_large = is_skipping or border.start() - at > max_bytes
-            yield began, None if is_too_large else bytes(held[at : border.start()])
-            at = border.end()
+            yield began, None if is_too_large else bytes(held[at : border.start()]).rstrip(b"\r\n")
+            at = border.start()
             began, is_skipping = base + at, False
         if not chunk:
             break

@@ -7,15 +7,18 @@ from typing import Final
 
 from baremetalrt.documents.cleaning import clean, has_words, one_line_title
 from baremetalrt.documents.document import Document, Refusal
+from baremetalrt.documents.readers.pdf_lines import HYPHEN_AT_END, Line, page_lines
 from baremetalrt.documents.readers.source import Source, too_large
 
 _NUMBER: Final = re.compile(r"\d{1,5}")
 _ROMAN: Final = re.compile(r"\W*[ivxlc]+\W*")
-# What PDFium puts where a word is hyphenated at the end of a line.
-_HYPHENATED: Final = re.compile("[\ufffe\x02]\r?\n?")
+_VOWEL: Final = re.compile("[aeiouy]|[^\x00-\x7f]", re.IGNORECASE)
+_SPLIT_WORD: Final = re.compile(rf"([\w-]*\w){HYPHEN_AT_END}(\w[\w-]*)")
+_WORD: Final = re.compile(r"\w+(?:-\w+)*")
 _ENDS_SENTENCE: Final = (".", "!", "?", ":", ";", "…", "。", "！", "？", '."', ".”", "”")
 _STARTS_ITEM: Final = re.compile(r"(?:[-•–*▪◦·]|\(?\w{1,3}[.)])\s")
 _TRAILER_BYTES: Final = 1 << 20
+_MAX_INDENT: Final = 40
 _MARGIN_LINES: Final = 3
 _MIN_PAGES: Final = 3
 # A line that reaches this far goes on in the next one.
@@ -41,16 +44,16 @@ def read_pdf(source: Source) -> Iterator[Document]:
         try:
             page = pdf[i]
             words = page.get_textpage()
-            text = words.get_text_range()
+            lines = page_lines(words)
             words.close()
             page.close()
         except PdfiumError:
             num_bad += 1
             continue
-        num_chars += len(text)
+        num_chars += sum(len(line.text) for line in lines)
         if num_chars > source.limits.text_chars:
             raise too_large("its text is", source.limits.text_chars)
-        pages.append(_lines(text))
+        pages.append(lines)
     text = clean(pages_to_text(pages))
     if not has_words(text):
         if num_bad:
@@ -70,29 +73,74 @@ def _may_be_encrypted(source: Source) -> bool:
     return False
 
 
-def _lines(text: str) -> list[str]:
-    return [line.strip() for line in _HYPHENATED.sub("", text).splitlines() if line.strip()]
-
-
-def pages_to_text(pages: Sequence[Sequence[str]]) -> str:
-    """Lines of pages to paragraphs; headers, footers and page numbers go."""
-    repeated = _repeated(pages)
+def pages_to_text(pages: Sequence[Sequence[Line]]) -> str:
+    """Lines of pages to paragraphs; rows and code stay lines. Headers, footers, page numbers go."""
+    texts = [[line.text for line in page] for page in pages]
+    repeated = _repeated(texts)
+    forms = Counter(line.form for page in pages for line in page)
+    # What a typewriter wrote is all in letters of one width, and no code.
+    is_typed = forms["code"] > forms["prose"] + forms["row"]
     paragraphs: list[list[str]] = []
     is_open = False
+    before = "prose"
     for number, page in enumerate(pages):
-        body = _without_margins(page, number, repeated)
+        start, end = _body(texts[number], number, repeated)
+        body = page[start:end]
         # The width of the type area: what most long lines reach.
-        widths = sorted(len(line) for line in body)
+        widths = sorted(len(line.text) for line in body if line.form == "prose" or is_typed)
         full_chars = _FULL * widths[(len(widths) * 9) // 10] if widths else 0
-        for line in body:
+        margin = min((line.left for line in body if line.form == "code"), default=0)
+        for one in body:
+            line, form = one.text, "prose" if is_typed and one.form == "code" else one.form
+            if form != "prose":
+                line = " " * min(one.left - margin, _MAX_INDENT) + line if form == "code" else line
+                if form == before:
+                    paragraphs[-1] += ("\n", line)
+                else:
+                    paragraphs.append([line])
+                is_open, before = False, form
+                continue
+            before = form
             if is_open and not _STARTS_ITEM.match(line):
-                paragraphs[-1] += (_glue(paragraphs[-1][-1], line), line)
+                if _is_split(paragraphs[-1][-1], line):
+                    paragraphs[-1][-1] = paragraphs[-1][-1][:-1] + HYPHEN_AT_END
+                    paragraphs[-1].append(line)
+                else:
+                    paragraphs[-1] += (_glue(paragraphs[-1][-1], line), line)
             else:
                 paragraphs.append([line])
             # A paragraph ends in a line that is not full and ends a sentence, or is very short.
             has_ended = line.endswith(_ENDS_SENTENCE) or len(line) < full_chars / 2
             is_open = len(line) >= full_chars or not has_ended
-    return "\n\n".join("".join(pieces) for pieces in paragraphs)
+    return _with_hyphens("\n\n".join("".join(pieces) for pieces in paragraphs))
+
+
+def _with_hyphens(text: str) -> str:
+    """Words that were split at the end of a line, with a hyphen where they have one of their own.
+
+    What the text says elsewhere decides, and then whether the halves are words of it.
+    """
+    if HYPHEN_AT_END not in text:
+        return text
+    words = Counter(word.casefold() for word in _WORD.findall(_SPLIT_WORD.sub(" ", text)))
+
+    def joined(match: "re.Match[str]") -> str:
+        first, second = match[1], match[2]
+        whole, compound = f"{first}{second}", f"{first}-{second}"
+        num_whole, num_compound = words[whole.casefold()], words[compound.casefold()]
+        if num_whole or num_compound:
+            return whole if num_whole >= num_compound else compound
+        is_compound = (
+            not (first[-1] + second[0]).isalpha()
+            or second[0].isupper()
+            or "-" in match[0]
+            # no syllable is without a vowel, and words are split between syllables
+            or not (_VOWEL.search(first) and _VOWEL.search(second))
+            or (words[first.casefold()] and words[second.casefold()])
+        )
+        return compound if is_compound else whole
+
+    return _SPLIT_WORD.sub(joined, text).replace(HYPHEN_AT_END, "-")
 
 
 def _repeated(pages: Sequence[Sequence[str]]) -> set[str]:
@@ -113,8 +161,8 @@ def _repeated(pages: Sequence[Sequence[str]]) -> set[str]:
     return {shape for shape, count in counts.items() if count >= least}
 
 
-def _without_margins(page: Sequence[str], number: int, repeated: set[str]) -> Sequence[str]:
-    """The lines between what is repeated at the top and at the bottom."""
+def _body(page: Sequence[str], number: int, repeated: set[str]) -> tuple[int, int]:
+    """Where the lines begin and end between what is repeated at the top and at the bottom."""
 
     def is_repeated(at: int) -> bool:
         return _in_margin(at, page) and not repeated.isdisjoint(_shapes(page[at], number))
@@ -124,7 +172,7 @@ def _without_margins(page: Sequence[str], number: int, repeated: set[str]) -> Se
         start += 1
     while end > start and is_repeated(end - 1):
         end -= 1
-    return page[start:end]
+    return start, end
 
 
 def _in_margin(at: int, page: Sequence[str]) -> bool:
@@ -149,10 +197,13 @@ def _shapes(line: str, number: int) -> tuple[str, ...]:
     )
 
 
+def _is_split(before: str, line: str) -> bool:
+    """Whether a word goes on in the next line, where PDFium has not told so."""
+    return before.endswith(("-", HYPHEN_AT_END)) and before[-2:-1].isalpha() and line[:1].islower()
+
+
 def _glue(before: str, line: str) -> str:
     """What stands between two lines of a paragraph."""
-    if before.endswith("-") and line[:1].islower() and before[-2:-1].isalpha():
-        return ""  # a compound keeps its hyphen: PDFium has told the others apart
     return "" if _is_cjk(before[-1:]) and _is_cjk(line[:1]) else " "
 
 

@@ -1,0 +1,113 @@
+"""The lines of a page of a PDF, and which of them are rows of a table, code, or entries of contents."""
+
+import ctypes
+import re
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+Form = Literal["prose", "row", "code"]
+
+# What PDFium puts where a line ends in a hyphen, and what it leaves standing.
+HYPHEN_AT_END: Final = "\ufffe"
+_HYPHENATED: Final = re.compile("[\ufffe\x02]\r?\n?")
+_HYPHENS: Final = str.maketrans("\u2010\u2011", "--")
+_LINE: Final = re.compile(r"[^\r\n]+")
+_SPACES: Final = re.compile(r" +")
+# `Harbours . . . . 12`
+_LEADER: Final = re.compile(r"(?:[.·…‥][ \t]?){5,}")
+_PAGE_NUMBER: Final = re.compile(r"\w{0,6}")
+_FIXED_NAMES: Final = re.compile(
+    rb"courier|mono|consol|menlo|typewriter|fixed|cmtt|lmtt|[a-z]code\b", re.IGNORECASE
+)
+_IS_FIXED: Final = 1  # source: PDF 32000-1, 9.8.2
+# Cells are further apart than words, in heights of a letter, and not only in this line.
+_CELL_GAP: Final = 1.8
+_CELL_GAP_FACTOR: Final = 3.0
+_FIXED_WIDTH: Final = 0.6
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line. `left` is where it begins, in columns of its own letters; only of code is it used."""
+
+    text: str
+    form: Form = "prose"
+    left: int = 0
+
+
+def page_lines(page: Any) -> list[Line]:
+    """The lines of a text page of pypdfium2, in its order."""
+    text = page.get_text_range()
+    # Beyond the first plane, positions in the text are not those of the page.
+    if len(text) == page.count_chars():
+        layout = _Layout(page)
+        found = [layout.line(match) for match in _LINE.finditer(text)]
+    else:
+        found = [Line(_tidy(match[0])) for match in _LINE.finditer(_tidy(text))]
+    return [line for line in found if line.text]
+
+
+class _Layout:
+    """Where the characters of a page are. Asked for very often, so nothing is made anew each time."""
+
+    def __init__(self, page: Any) -> None:
+        import pypdfium2.raw as pdfium
+
+        self._page = page.raw
+        self._pdfium = pdfium
+        self._left, self._right, *others = (ctypes.c_double() for _ in range(4))
+        self._box = tuple(ctypes.pointer(edge) for edge in (self._left, self._right, *others))
+        self._flags, self._name = ctypes.c_int(), ctypes.create_string_buffer(128)
+
+    def line(self, match: "re.Match[str]") -> Line:
+        """The line of which `match` is the text."""
+        text, start = match[0], match.start()
+        said = _tidy(text)
+        if not said:
+            return Line("")
+        leader = _LEADER.search(said)
+        if leader and leader.start() and _PAGE_NUMBER.fullmatch(said[leader.end() :].strip()):
+            return Line(f"{said[: leader.start()].strip()}\t{said[leader.end() :].strip()}", "row")
+        first = start + len(text) - len(text.lstrip())
+        last = start + len(text.rstrip()) - 1
+        if all(self._is_fixed(at) for at in (first, (first + last) // 2, last)):
+            width = _FIXED_WIDTH * self._height(first)
+            return Line(said, "code", round(self._edges(first)[0] / width) if width else 0)
+        cells = self._cells(text, start)
+        return Line("\t".join(cells), "row") if len(cells) > 1 else Line(said)
+
+    def _cells(self, text: str, start: int) -> list[str]:
+        if self._pdfium.FPDFText_CountRects(self._page, start, len(text)) < 2:
+            return [_tidy(text)]  # drawn at once: no table does that, and most prose does
+        gaps: list[tuple[float, re.Match[str]]] = []
+        for space in _SPACES.finditer(text.rstrip()):
+            if space.start():
+                before = self._edges(start + space.start() - 1)[1]
+                gaps.append((self._edges(start + space.end())[0] - before, space))
+        if not gaps:
+            return [_tidy(text)]
+        usual = sorted(gap for gap, _ in gaps)[len(gaps) // 4] if len(gaps) > 3 else 0.0
+        height = self._height(start + gaps[0][1].start() - 1)
+        least = max(_CELL_GAP * height, _CELL_GAP_FACTOR * usual)
+        cells, end = [], 0
+        for gap, space in gaps:
+            if gap > least:
+                cells.append(_tidy(text[end : space.start()]))
+                end = space.end()
+        return [*cells, _tidy(text[end:])]
+
+    def _edges(self, at: int) -> tuple[float, float]:
+        """Left and right edge of a character."""
+        self._pdfium.FPDFText_GetCharBox(self._page, at, *self._box)
+        return self._left.value, self._right.value
+
+    def _height(self, at: int) -> float:
+        return float(self._pdfium.FPDFText_GetFontSize(self._page, at))
+
+    def _is_fixed(self, at: int) -> bool:
+        self._pdfium.FPDFText_GetFontInfo(self._page, at, self._name, len(self._name), self._flags)
+        return bool(self._flags.value & _IS_FIXED) or bool(_FIXED_NAMES.search(self._name.value))
+
+
+def _tidy(text: str) -> str:
+    return _HYPHENATED.sub(HYPHEN_AT_END, text).translate(_HYPHENS).strip()
