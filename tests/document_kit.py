@@ -92,6 +92,112 @@ def raw_docx(document_xml: bytes, **parts: bytes) -> bytes:
     return file.getvalue()
 
 
+def odt(*paragraphs: str, title: str = "", table: Sequence[Sequence[str]] = ()) -> bytes:
+    """A text of LibreOffice; a paragraph that begins with `# ` is a heading."""
+    import odfdo
+
+    document = odfdo.Document("text")
+    document.meta.title = title
+    document.body.clear()
+    for one in paragraphs:
+        head = odfdo.Header(1, one[2:]) if one.startswith("# ") else odfdo.Paragraph(one)
+        document.body.append(head)
+    if table:
+        rows = odfdo.Table("t", width=len(table[0]), height=len(table))
+        rows.set_values(table)
+        document.body.append(rows)
+    file = io.BytesIO()
+    document.save(file)
+    return file.getvalue()
+
+
+def pptx(*slides: Sequence[str], notes: str = "", table: Sequence[Sequence[str]] = ()) -> bytes:
+    """A presentation; each slide is a title and lines below it, notes and table are on the last."""
+    import pptx as python_pptx
+
+    document = python_pptx.Presentation()
+    for title, *lines in slides:
+        slide = document.slides.add_slide(document.slide_layouts[1])
+        slide.shapes.title.text = title
+        slide.placeholders[1].text_frame.text = "\n".join(lines)
+    if notes:
+        slide.notes_slide.notes_text_frame.text = notes
+    if table:
+        shape = slide.shapes.add_table(len(table), len(table[0]), 0, 0, 1000, 1000)
+        for row, cells in enumerate(table):
+            for column, text in enumerate(cells):
+                shape.table.cell(row, column).text = text
+    file = io.BytesIO()
+    document.save(file)
+    return file.getvalue()
+
+
+def xlsx(**sheets: Sequence[Sequence[object]]) -> bytes:
+    """A workbook; a sheet whose name ends with `_hidden` is."""
+    import openpyxl
+
+    workbook = openpyxl.Workbook()
+    workbook.remove(workbook.active)
+    for name, rows in sheets.items():
+        sheet = workbook.create_sheet(name)
+        sheet.sheet_state = "hidden" if name.endswith("_hidden") else "visible"
+        for row in rows:
+            sheet.append(list(row))
+    file = io.BytesIO()
+    workbook.save(file)
+    return file.getvalue()
+
+
+def epub(*chapters: str, title: str = "", extra: Sequence[tuple[str, bytes]] = ()) -> bytes:
+    """A book whose chapters are bodies of pages; the files have names in another order."""
+    items, order = [], []
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("mimetype", b"application/epub+zip")
+        archive.writestr(
+            "META-INF/container.xml",
+            '<container xmlns="urn:oasis:names:tc:opendocument:xmlns:container"><rootfiles>'
+            '<rootfile full-path="OEBPS/book.opf"/></rootfiles></container>',
+        )
+        for number, chapter in enumerate(chapters):
+            name = f"chapter {len(chapters) - number}.xhtml"
+            page = (
+                '<?xml version="1.0" encoding="utf-8"?><html xmlns="http://www.w3.org/1999/xhtml">'
+                f"<head><title/></head><body>{chapter}</body></html>"
+            )
+            archive.writestr(f"OEBPS/{name}", page, zipfile.ZIP_DEFLATED)
+            target = name.replace(" ", "%20")
+            items.append(
+                f'<item id="c{number}" href="{target}" media-type="application/xhtml+xml"/>'
+            )
+            order.append(f'<itemref idref="c{number}"/>')
+        archive.writestr(
+            "OEBPS/book.opf",
+            '<package xmlns="http://www.idpf.org/2007/opf" '
+            'xmlns:dc="http://purl.org/dc/elements/1.1/">'
+            f"<metadata><dc:title>{title}</dc:title></metadata>"
+            f"<manifest>{''.join(items)}</manifest><spine>{''.join(order)}</spine></package>",
+        )
+        for name, data in extra:
+            archive.writestr(name, data)
+    return file.getvalue()
+
+
+def rtf(*paragraphs: str) -> bytes:
+    """A text of an old word processor."""
+    body = "\\par\n".join("".join(map(_in_rtf, one)) for one in paragraphs)
+    head = r"{\rtf1\ansi\ansicpg1252{\fonttbl{\f0 Arial;}}\f0 "
+    return f"{head}{body}}}".encode("ascii")
+
+
+def _in_rtf(char: str) -> str:
+    if char.isascii() and char not in "\\{}":
+        return char
+    halves = char.encode("utf-16-le")
+    numbers = (int.from_bytes(halves[at : at + 2], "little", signed=True) for at in (0, 2))
+    return "".join(f"\\u{number}?" for number in list(numbers)[: len(halves) // 2])
+
+
 def mail(
     text: str = "",
     *,
@@ -148,7 +254,7 @@ def write(folder: Path, name: str, data: bytes | str) -> Path:
     return path
 
 
-FORMATS = ("txt", "md", "html", "pdf", "docx", "eml", "mbox")
+FORMATS = ("txt", "md", "html", "pdf", "docx", "odt", "pptx", "xlsx", "epub", "rtf", "eml", "mbox")
 
 
 def write_as(folder: Path, name: str, paragraphs: Sequence[str], form: str) -> Path:
@@ -165,6 +271,16 @@ def write_as(folder: Path, name: str, paragraphs: Sequence[str], form: str) -> P
             data = pdf(pages, title=name, header=f"{name} in print", footer="page {page}")
         case "docx":
             data = docx(*paragraphs)
+        case "odt":
+            data = odt(*paragraphs)
+        case "pptx":
+            data = pptx(*(one.split(" ", 1) for one in paragraphs))
+        case "xlsx":
+            data = xlsx(words=[[one] for one in paragraphs])
+        case "epub":
+            data = epub(*(f"<p>{html.escape(one)}</p>" for one in paragraphs), title=name)
+        case "rtf":
+            data = rtf(*paragraphs)
         case "eml":
             data = bytes(mail(f"{text}\n\n-- \nAnn\n", subject=name))
         case "mbox":

@@ -132,6 +132,112 @@ def test_archives_of_very_many_files_are_refused(reader: ReaderProcess, tmp_path
     assert refused(reader, kit.write(tmp_path, "a.docx", file.getvalue())) == ["document.too-large"]
 
 
+MAINS = {
+    "a.docx": "word/document.xml",
+    "a.pptx": "ppt/presentation.xml",
+    "a.xlsx": "xl/workbook.xml",
+    "a.odt": "content.xml",
+    "a.epub": "META-INF/container.xml",
+}
+
+
+def packed(name: str, body: bytes) -> bytes:
+    """An archive with this in the place where a reader looks first."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(MAINS[name], body)
+    return file.getvalue()
+
+
+HOSTILE_XML = {
+    "bomb": b"<a>" + b"words " * (136 * MIB // 6) + b"</a>",
+    "entities": b"<!DOCTYPE a [<!ENTITY a 'lol'><!ENTITY b '&a;&a;&a;'>]><a>&b;</a>",
+    "external": b"<!DOCTYPE a [<!ENTITY a SYSTEM 'file:///etc/passwd'>]><a>&a;</a>",
+    "deep": b"<a>" * 1_000_000,
+    "nothing": b"<a/>",
+    "torn": b"<a",
+    "noise": bytes(range(256)) * 1000,
+}
+
+
+@pytest.mark.parametrize("attack", HOSTILE_XML)
+@pytest.mark.parametrize("name", MAINS)
+def test_hostile_archives_are_refused(
+    name: str, attack: str, reader: ReaderProcess, tmp_path: Path
+) -> None:
+    """Of every office program, and books: bombs, entities, depth, nonsense."""
+    path = kit.write(tmp_path, name, packed(name, HOSTILE_XML[attack]))
+    codes = refused(reader, path)
+    assert codes and set(codes) <= {*REFUSED, "document.empty"}
+
+
+def test_a_book_that_leads_outside_of_itself_leads_nowhere(
+    reader: ReaderProcess, tmp_path: Path
+) -> None:
+    """Its pages are parts of it: neither a file of this machine nor itself again and again."""
+    secret = kit.write(tmp_path, "secret.xhtml", "<p>A secret.</p>")
+    data = kit.epub("<p>Honest words.</p>")
+    for target in (f"../../../../..{secret}", str(secret), f"file://{secret}", "book.opf"):
+        changed = data.replace(b"chapter%201.xhtml", target.encode())
+        documents, unread = kit.read(kit.write(tmp_path, "a.epub", changed), reader=reader)
+        assert "secret" not in "".join(document.text for document in documents)
+        assert documents or unread
+
+
+def test_a_cell_at_the_end_of_the_world(reader: ReaderProcess, tmp_path: Path) -> None:
+    """A sheet of two cells that claims seventeen billion: refused, or those two."""
+    import openpyxl
+
+    workbook = openpyxl.Workbook()
+    workbook.active["A1"] = "first words"
+    workbook.active["XFD1048576"] = "last words"
+    workbook.save(tmp_path / "a.xlsx")
+    documents, unread = kit.read(tmp_path / "a.xlsx", reader=reader)
+    assert documents or unread[0].code in (*REFUSED, *STOPPED)
+    honest = kit.write(tmp_path, "honest.txt", "An honest text.")
+    assert [d.text for d in kit.read(honest, reader=reader)[0]] == ["An honest text."]
+
+
+HOSTILE_RTF = {
+    "groups": b"{" * 2_000_000 + b"words",
+    "binary": b"\\bin1 x" * 300_000 + b"words",
+    "endless-binary": b"words \\bin999999999 " + b"x" * 1000,
+    "links": b"{\\field{\\*\\fldinst{HYPERLINK " * 100_000 + b"words",
+    "hidden": b"\\v " * 500_000 + b"words",
+    "numbers": b"words \\u99999999999?\\u-99999?\\'zz\\u55357? words",
+    "pictures": b"{\\pict " + b"ff" * 4_000_000 + b"} words",
+    "fonts": b"{\\fonttbl" + b"{\\f0\\fcharset78 " * 100_000 + b"words",
+    "code-page": b"\\ansicpg99999 \\'ff words",
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE_RTF)
+def test_hostile_rich_text_ends(name: str, reader: ReaderProcess, tmp_path: Path) -> None:
+    """Read or listed, in time."""
+    path = kit.write(tmp_path, "a.rtf", b"{\\rtf1 " + HOSTILE_RTF[name] + b"}")
+    documents, unread = kit.read(path, reader=reader)
+    assert documents or unread[0].code in (*REFUSED, *STOPPED)
+    assert not [item for item in unread if item.code == "document.crashed"]
+
+
+STYLES = {
+    "rules": b"<style>" + b".a{display:none}" * 200_000 + b"</style>" + b"<p class=a>x" * 20_000,
+    "braces": b"<style>" + b"{" * 2_000_000 + b"</style>",
+    "comments": b"<style>" + b"/*" * 1_000_000 + b"</style>",
+    "selectors": b"<style>" + b".a" * 500_000 + b"{display:none}</style>",
+    "inline": b"<p style='" + b"color:" * 500_000 + b"'>x",
+    "colors": b"<p style='color:rgba(999,999,999,1.2.3);background:#ggg'>x" * 20_000,
+}
+
+
+@pytest.mark.parametrize("name", STYLES)
+def test_no_style_takes_long(name: str, reader: ReaderProcess, tmp_path: Path) -> None:
+    """Stylesheets are read to see what they hide, and cost no more than the page."""
+    data = b"<html>" + STYLES[name] + b"<div>Honest words.</div>"
+    documents, _ = kit.read(kit.write(tmp_path, "a.html", data), reader=reader)
+    assert documents and "Honest words." in documents[0].text
+
+
 ENDLESS_HTML = {
     "nested": b"<div>" * 100_000 + b"words",
     "nested-tables": b"<table><tr><td>" * 20_000 + b"words",
@@ -490,6 +596,11 @@ def samples() -> dict[str, bytes]:
     return {
         "a.pdf": kit.pdf([["Some words of a page."] * 5] * 3, header="A header"),
         "a.docx": kit.docx("# Words", "Some words.", table=[["a", "b"]]),
+        "a.odt": kit.odt("# Words", "Some words.", table=[["a", "b"]]),
+        "a.pptx": kit.pptx(("Words", "Some words."), notes="Notes.", table=[["a", "b"]]),
+        "a.xlsx": kit.xlsx(a=[["Some words.", 1], [2.5, None]]),
+        "a.epub": kit.epub("<h1>Words</h1><p>Some words.</p>", title="Words"),
+        "a.rtf": kit.rtf("Some wörds.", "More words."),
         "a.html": b"<html><nav>menu</nav><table><tr><td><p>words<ul><li>one<li>two</table>" * 20,
         "a.eml": message,
         "a.mbox": (FROM + message + b"\n\n") * 3,

@@ -72,11 +72,13 @@ ROOMS_OF_LIBRARIES: dict[str, tuple[str, ...]] = {
     "selectolax": ("documents",),
     "pypdfium2": ("documents",),
     "chardet": ("documents",),
+    "python_calamine": ("documents",),
     "rensa": ("documents",),
+    "striprtf": ("documents",),
 }
 # These come with an extra, or take long to import: never at the start of a module.
 LATE = ("platformdirs", "filelock", "rich", "llguidance")
-LATE += ("selectolax", "pypdfium2", "chardet", "rensa")
+LATE += ("selectolax", "pypdfium2", "chardet", "python_calamine", "rensa", "striprtf")
 
 
 def modules() -> dict[str, Path]:

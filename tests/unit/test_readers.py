@@ -488,7 +488,7 @@ def test_the_same_words_come_out_of_every_format(
         " ".join(f"Paragraph {n} says {word} & more." for word in LONG.split()) for n in range(40)
     ]
     document = one(reader, kit.write_as(tmp_path, "words", paragraphs, form))
-    assert document.text.split() == " ".join(paragraphs).split()
+    assert document.text.replace("# ", "").split() == " ".join(paragraphs).split()
 
 
 @pytest.mark.parametrize(

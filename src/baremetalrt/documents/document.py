@@ -8,7 +8,9 @@ from typing import Final, Literal
 
 import msgspec
 
-Kind = Literal["text", "markdown", "code", "html", "pdf", "docx", "mail"]
+Kind = Literal[
+    "text", "markdown", "code", "html", "pdf", "docx", "pptx", "sheet", "odt", "rtf", "epub", "mail"
+]
 
 
 class Origin(msgspec.Struct, frozen=True):

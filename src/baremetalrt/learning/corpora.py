@@ -29,7 +29,14 @@ from baremetalrt.documents.verdicts import GatherConfig
 from baremetalrt.weights.adapters.store import check_name
 
 _SUMMARY: Final = "corpus.json"
-_REQUIRED: Final = ("chardet", "pypdfium2", "rensa", "selectolax")
+_REQUIRED: Final = (
+    "chardet",
+    "pypdfium2",
+    "python_calamine",
+    "rensa",
+    "selectolax",
+    "striprtf",
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -69,10 +69,26 @@ def read(source: Source, kind: FileKind | None = None) -> Iterator[Item]:
             from baremetalrt.documents.readers.pdf import read_pdf
 
             yield from read_pdf(source)
-        case "docx":
-            from baremetalrt.documents.readers.docx import read_docx
+        case "office":
+            from baremetalrt.documents.readers.office import read_office
 
-            yield from read_docx(source)
+            yield from read_office(source)
+        case "sheet":
+            from baremetalrt.documents.readers.sheet import read_sheet
+
+            yield from read_sheet(source)
+        case "odf":
+            from baremetalrt.documents.readers.odf import read_odf
+
+            yield from read_odf(source)
+        case "rtf":
+            from baremetalrt.documents.readers.rtf import read_rtf
+
+            yield from read_rtf(source)
+        case "epub":
+            from baremetalrt.documents.readers.epub import read_epub
+
+            yield from read_epub(source)
         case "mail":
             from baremetalrt.documents.readers.mail import read_mail
 

@@ -67,6 +67,17 @@ _PARAGRAPHS: Final = frozenset(
 _PREFIXES: Final = {f"h{n}": "#" * n + " " for n in range(1, 7)} | {"li": "- "}
 _SPACE: Final = re.compile(r"\s+")
 _CHARSET: Final = re.compile(rb"<meta[^>]{0,200}?charset\s*=\s*[\"']?\s*([\w.:-]{2,40})", re.I)
+_XML_CHARSET: Final = re.compile(
+    rb"(?:\xef\xbb\xbf)?\s*<\?xml[^>]{0,200}?encoding\s*=\s*[\"']([\w.:-]{2,40})"
+)
+_IS_XHTML: Final = re.compile(
+    r"\s*(?:<\?xml\b|<!DOCTYPE[^>]{0,200}\bXHTML|<html[^>]{0,300}\bxmlns=)", re.I
+)
+_SELF_CLOSED: Final = re.compile(
+    r"<(?!(?:area|base|br|col|embed|hr|img|input|link|meta|source|track|wbr)\b)"
+    r"([A-Za-z][\w:.-]{0,60})((?:\s[^<>]{0,2000})?)/>",
+    re.IGNORECASE,
+)
 _MAX_QUOTE_DEPTH: Final = 8
 # So many lines of links in a row are a menu; one that stands alone may be part of a text.
 _MENU_LINES: Final = 3
@@ -130,13 +141,18 @@ class _Writer:
 
 def read_html(source: Source) -> Iterator[Document]:
     """One document, with `#` before headings and `-` before items."""
-    data = source.read_all()
-    declared = _CHARSET.search(data, 0, 4096)
-    text = decode(data, source.charset or (declared[1].decode("ascii") if declared else None))
-    title, text = html_to_text(text)
+    title, text = html_to_text(page_of(source.read_all(), source.charset))
     if not has_words(text):
         raise EMPTY
     yield Document(text=text, origin=source.origin, kind="html", title=title)
+
+
+def page_of(data: bytes, charset: str | None = None) -> str:
+    """The page in some bytes. `charset`: what whoever sent it said of it; else it may say so itself."""
+    found = None if charset else _XML_CHARSET.match(data) or _CHARSET.search(data, 0, 4096)
+    page = decode(data, found[1].decode("ascii") if found else charset)
+    # In XML, an element may end where it begins. In HTML it goes on: a title without end is the page.
+    return _SELF_CLOSED.sub(r"<\1\2></\1>", page) if _IS_XHTML.match(page) else page
 
 
 def html_to_text(html: str, *, is_mail: bool = False) -> tuple[str, str]:

@@ -38,7 +38,12 @@ _SUFFIXES: Final = {
     "text/directory": ".vcf",
     "text/rtf": ".rtf",
     "application/rtf": ".rtf",
+    "application/epub+zip": ".epub",
     "application/pdf": ".pdf",
+    "application/vnd.ms-excel": ".xls",
+    "application/vnd.oasis.opendocument.text": ".odt",
+    "application/vnd.openxmlformats-officedocument.presentationml.presentation": ".pptx",
+    "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet": ".xlsx",
     "application/vnd.openxmlformats-officedocument.wordprocessingml.document": ".docx",
 }
 _FIELDS: Final = ("Subject", "From", "To", "Date")

@@ -1,6 +1,5 @@
 """The lines of a page of a PDF, and which of them are rows of a table, code, or entries of contents."""
 
-import ctypes
 import re
 from dataclasses import dataclass
 from typing import Any, Final, Literal
@@ -17,13 +16,11 @@ _SPACES: Final = re.compile(r" +")
 _LEADER: Final = re.compile(r"(?:[.·…‥][ \t]?){5,}")
 _PAGE_NUMBER: Final = re.compile(r"\w{0,6}")
 _FIXED_NAMES: Final = re.compile(
-    rb"courier|mono|consol|menlo|typewriter|fixed|cmtt|lmtt|[a-z]code\b", re.IGNORECASE
+    r"courier|mono|consol|menlo|typewriter|fixed|cmtt|lmtt|[a-z]code\b", re.IGNORECASE
 )
-_IS_FIXED: Final = 1  # source: PDF 32000-1, 9.8.2
 # Cells are further apart than words, in heights of a letter, and not only in this line.
-_CELL_GAP: Final = 1.8
+_CELL_GAP: Final = 1.5
 _CELL_GAP_FACTOR: Final = 3.0
-_FIXED_WIDTH: Final = 0.6
 
 
 @dataclass(frozen=True)
@@ -48,16 +45,10 @@ def page_lines(page: Any) -> list[Line]:
 
 
 class _Layout:
-    """Where the characters of a page are. Asked for very often, so nothing is made anew each time."""
+    """Where the characters of a page are."""
 
     def __init__(self, page: Any) -> None:
-        import pypdfium2.raw as pdfium
-
-        self._page = page.raw
-        self._pdfium = pdfium
-        self._left, self._right, *others = (ctypes.c_double() for _ in range(4))
-        self._box = tuple(ctypes.pointer(edge) for edge in (self._left, self._right, *others))
-        self._flags, self._name = ctypes.c_int(), ctypes.create_string_buffer(128)
+        self._page = page
 
     def line(self, match: "re.Match[str]") -> Line:
         """The line of which `match` is the text."""
@@ -71,23 +62,22 @@ class _Layout:
         first = start + len(text) - len(text.lstrip())
         last = start + len(text.rstrip()) - 1
         if all(self._is_fixed(at) for at in (first, (first + last) // 2, last)):
-            width = _FIXED_WIDTH * self._height(first)
-            return Line(said, "code", round(self._edges(first)[0] / width) if width else 0)
+            left, _, right, _ = self._box(first)
+            return Line(said, "code", round(left / (right - left)) if right > left else 0)
         cells = self._cells(text, start)
         return Line("\t".join(cells), "row") if len(cells) > 1 else Line(said)
 
     def _cells(self, text: str, start: int) -> list[str]:
-        if self._pdfium.FPDFText_CountRects(self._page, start, len(text)) < 2:
+        if self._page.count_rects(start, len(text)) < 2:
             return [_tidy(text)]  # drawn at once: no table does that, and most prose does
         gaps: list[tuple[float, re.Match[str]]] = []
+        height = 0.0
         for space in _SPACES.finditer(text.rstrip()):
             if space.start():
-                before = self._edges(start + space.start() - 1)[1]
-                gaps.append((self._edges(start + space.end())[0] - before, space))
-        if not gaps:
-            return [_tidy(text)]
+                _, bottom, before, top = self._box(start + space.start() - 1)
+                height = max(height, top - bottom)
+                gaps.append((self._box(start + space.end())[0] - before, space))
         usual = sorted(gap for gap, _ in gaps)[len(gaps) // 4] if len(gaps) > 3 else 0.0
-        height = self._height(start + gaps[0][1].start() - 1)
         least = max(_CELL_GAP * height, _CELL_GAP_FACTOR * usual)
         cells, end = [], 0
         for gap, space in gaps:
@@ -96,17 +86,20 @@ class _Layout:
                 end = space.end()
         return [*cells, _tidy(text[end:])]
 
-    def _edges(self, at: int) -> tuple[float, float]:
-        """Left and right edge of a character."""
-        self._pdfium.FPDFText_GetCharBox(self._page, at, *self._box)
-        return self._left.value, self._right.value
+    def _box(self, at: int) -> tuple[float, float, float, float]:
+        """Left, bottom, right and top of a character with the room around it, on the page: a size of
+        letters says nothing where the page is scaled."""
+        from pypdfium2 import PdfiumError
 
-    def _height(self, at: int) -> float:
-        return float(self._pdfium.FPDFText_GetFontSize(self._page, at))
+        try:
+            left, bottom, right, top = self._page.get_charbox(at, loose=True)
+        except PdfiumError:  # it is drawn nowhere
+            return 0.0, 0.0, 0.0, 0.0
+        return left, bottom, right, top
 
     def _is_fixed(self, at: int) -> bool:
-        self._pdfium.FPDFText_GetFontInfo(self._page, at, self._name, len(self._name), self._flags)
-        return bool(self._flags.value & _IS_FIXED) or bool(_FIXED_NAMES.search(self._name.value))
+        drawn = self._page.get_textobj(at)
+        return drawn is not None and bool(_FIXED_NAMES.search(drawn.get_font().get_base_name()))
 
 
 def _tidy(text: str) -> str:
