@@ -51,10 +51,11 @@ def command(
 ) -> None:
     """Teach a model what is in documents and mail, and keep what it learned as the adapter NAME.
 
-    Reads below PATHS: text, Markdown, HTML, PDF, DOCX, EML, mbox, Maildir, code. Nothing leaves this
-    machine. What is derived is in one folder, which only you can read; `bmrt forget NAME` deletes it.
-    What cannot be read is listed, with the reason. Run the same command again after an interruption: it
-    goes on where it was. A file called `pause` in that folder makes it wait.
+    Reads below PATHS: text, Markdown, HTML, PDF, EPUB, RTF, mail (EML, mbox, Maildir), code, and what
+    office programs write (DOCX, ODT, PPTX, ODP, XLSX, XLS, ODS). Nothing leaves this machine. What is
+    derived is in one folder, which only you can read; `bmrt forget NAME` deletes it. What cannot be read
+    is listed, with the reason. Run the same command again after an interruption: it goes on where it
+    was. A file called `pause` in that folder makes it wait.
     """
     from baremetalrt.learning.learn import Documents, LearnRequest, learn
 
