@@ -61,6 +61,30 @@ def drawn_pdf(*lines: Sequence[tuple[float, str]], fonts: Sequence[str] = ()) ->
     return file.getvalue()
 
 
+def pdf_with_unicode(text: str, unicode: dict[int, str]) -> bytes:
+    """A PDF of one line drawn as `text`; each code of it means what `unicode` has in hexadecimal."""
+    from reportlab.pdfgen.canvas import Canvas
+
+    file = io.BytesIO()
+    canvas = Canvas(file, pageCompression=0)
+    canvas.drawString(72, 780, text)
+    canvas.showPage()
+    canvas.save()
+    lines = "\n".join(f"<{code:02X}> <{meant}>" for code, meant in unicode.items())
+    cmap = (
+        "/CIDInit /ProcSet findresource begin 12 dict begin begincmap /CMapType 2 def\n"
+        "1 begincodespacerange\n<00> <FF>\nendcodespacerange\n"
+        f"{len(unicode)} beginbfchar\n{lines}\nendbfchar\nendcmap end end"
+    ).encode()
+    data = file.getvalue()
+    number = data.count(b" 0 obj") + 1
+    # An object more, behind the others; readers find it though no table has it.
+    stream = b"%d 0 obj\n<</Length %d>>stream\n%s\nendstream\nendobj\n" % (number, len(cmap), cmap)
+    changed = data.replace(b"/Type /Font", b"/ToUnicode %d 0 R /Type /Font" % number, 1)
+    at = changed.rindex(b"xref\n", 0, changed.rindex(b"startxref"))
+    return changed[:at] + stream + b"trailer" + changed[changed.rindex(b"trailer") + 7 :]
+
+
 def docx(*paragraphs: str, title: str = "", table: Sequence[Sequence[str]] = ()) -> bytes:
     """A Word file; a paragraph that begins with `# ` is a heading."""
     import docx as python_docx

@@ -92,6 +92,14 @@ def test_a_label_that_cannot_be_is_not_believed(language: str) -> None:
     assert decode(data, "iso-8859-1") == joined(language)
 
 
+@pytest.mark.parametrize(("language", "encoding"), [("de", "cp1252"), ("ru", "cp1251")])
+def test_lines_of_two_encodings_are_read_each_in_its_own(language: str, encoding: str) -> None:
+    """Logs and exports that several programs wrote into."""
+    text = "\n".join(CORPUS[language][1])
+    data = text.encode() + b"\n" + 2 * (text.encode(encoding) + b"\n")
+    assert decode(data) == f"{text}\n{text}\n{text}\n"
+
+
 def test_a_label_that_can_be_is_believed() -> None:
     """Where nothing speaks against it, few letters are enough."""
     assert decode("Привет".encode("koi8-r"), "koi8-r") == "Привет"

@@ -215,6 +215,18 @@ def test_hyphens_at_the_end_of_lines_are_those_of_words_or_of_lines(
         assert f"there, {word} and elsewhere." in pages_to_text(pages)
 
 
+def test_joined_letters_of_arabic_are_in_their_order(reader: ReaderProcess, tmp_path: Path) -> None:
+    """One drawing of two letters, which a PDF spells out, in a line that runs from the right."""
+    glyphs = {
+        0x41: "0645",
+        0x42: "06440627",
+        0x43: "0633",
+        0x20: "0020",
+    }  # meem, lam and alef, seen
+    data = kit.pdf_with_unicode("ABC ABC", glyphs)
+    assert one(reader, kit.write(tmp_path, "a.pdf", data)).text == "سلام سلام"
+
+
 def test_typeset_letters_are_letters(reader: ReaderProcess, tmp_path: Path) -> None:
     """Ligatures and positional forms, Latin and Arabic."""
     data = "The o\ufb03ce \ufb01nds \ufeb3\ufefc\ufee1 and \ufee3\ufeae\ufea3\ufe92\ufe8e."

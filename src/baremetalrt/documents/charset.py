@@ -18,6 +18,9 @@ _MAX_ODD_SHARE: Final = 0.05
 # like UTF-8, Chinese and Japanese ones, come to a half.
 _LEAST_GOOD_SHARE: Final = 2 / 3
 _DECLARED_GOOD_SHARE: Final = 0.9
+# By accident, hardly a line of another encoding is well-formed.
+_LEAST_LINES: Final = 3
+_LEAST_LINE_SHARE: Final = 0.2
 _PRINTABLE_ASCII: Final = re.compile(rb"[\t\n\r\0 -~]*")
 _LEAST_SOUND_SHARE: Final = 0.98
 _PAUSE: Final = re.compile("[ \t\n\u3000-\u3002\uff0c\uff01\uff1f]")
@@ -49,7 +52,16 @@ def decode(data: bytes, declared: str | None = None) -> str:
         return text
     from baremetalrt.documents.charset_guess import guess
 
-    return data.decode(guess(data), "replace")
+    lines = data.split(b"\n")
+    others = [line for line in lines if not _is_utf8(line)]
+    num_sound = sum(not line.isascii() for line in lines) - len(others)
+    if num_sound < _LEAST_LINES or num_sound < _LEAST_LINE_SHARE * len(others):
+        return data.decode(guess(data), "replace")
+    # Texts of several programs, one after the other: logs, exports of mail.
+    encoding = guess(b"\n".join(others))
+    return "\n".join(
+        line.decode("utf-8" if _is_utf8(line) else encoding, "replace") for line in lines
+    )
 
 
 def is_binary(head: bytes) -> bool:
@@ -57,6 +69,14 @@ def is_binary(head: bytes) -> bool:
     if any(head.startswith(mark) for mark, _ in MARKS) or _unmarked_utf16(head):
         return False
     return len(_TEXTUAL.sub(b"", head)) > max(1, _MAX_ODD_SHARE * len(head))
+
+
+def _is_utf8(line: bytes) -> bool:
+    try:
+        line.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _well_formed_but_for(data: bytes, encoding: str, least: float) -> str | None:

@@ -1,6 +1,9 @@
 """The lines of a page of a PDF, and which of them are rows of a table, code, or entries of contents."""
 
+import functools
+import itertools
 import re
+import unicodedata
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -11,6 +14,10 @@ HYPHEN_AT_END: Final = "\ufffe"
 _HYPHENATED: Final = re.compile("[\ufffe\x02]\r?\n?")
 _HYPHENS: Final = str.maketrans("\u2010\u2011", "--")
 _LINE: Final = re.compile(r"[^\r\n]+")
+_ARABIC: Final = re.compile("[\u0600-\u06ff]")
+# Arabic presentation forms: ligatures of words and of two or three letters, then those of lam and alef.
+_FORMS_A: Final = range(0xFB50, 0xFDFC)
+_FORMS_B: Final = range(0xFE70, 0xFEFD)
 _SPACES: Final = re.compile(r" +")
 # `Harbours . . . . 12`
 _LEADER: Final = re.compile(r"(?:[.·…‥][ \t]?){5,}")
@@ -53,6 +60,8 @@ class _Layout:
     def line(self, match: "re.Match[str]") -> Line:
         """The line of which `match` is the text."""
         text, start = match[0], match.start()
+        if _ARABIC.search(text):
+            text = self._with_ligatures(text, start)
         said = _tidy(text)
         if not said:
             return Line("")
@@ -66,6 +75,18 @@ class _Layout:
             return Line(said, "code", round(left / (right - left)) if right > left else 0)
         cells = self._cells(text, start)
         return Line("\t".join(cells), "row") if len(cells) > 1 else Line(said)
+
+    def _with_ligatures(self, text: str, start: int) -> str:
+        """PDFium turns lines of Arabic around letter by letter, also those that are one drawing."""
+        boxes = [self._box(start + at) for at in range(len(text))]
+        pieces, at = [], 0
+        for _, run in itertools.groupby(boxes):
+            piece = text[at : at + len(list(run))]
+            at += len(piece)
+            turned = piece[::-1]
+            is_turned = len(piece) > 1 and turned in _ligatures() and piece not in _ligatures()
+            pieces.append(turned if is_turned else piece)
+        return "".join(pieces)
 
     def _cells(self, text: str, start: int) -> list[str]:
         if self._page.count_rects(start, len(text)) < 2:
@@ -100,6 +121,13 @@ class _Layout:
     def _is_fixed(self, at: int) -> bool:
         drawn = self._page.get_textobj(at)
         return drawn is not None and bool(_FIXED_NAMES.search(drawn.get_font().get_base_name()))
+
+
+@functools.cache
+def _ligatures() -> frozenset[str]:
+    """The letters of what Arabic joins to one drawing."""
+    whole = (unicodedata.normalize("NFKC", chr(code)) for code in (*_FORMS_A, *_FORMS_B))
+    return frozenset(letters for letters in whole if len(letters) > 1 and " " not in letters)
 
 
 def _tidy(text: str) -> str:
