@@ -5,8 +5,7 @@ it, and bring more with them. The parser is lexbor, by selectolax; it follows HT
 """
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Final
 
 from baremetalrt.documents.charset import decode
@@ -15,6 +14,7 @@ from baremetalrt.documents.document import EMPTY, Document, Refusal
 from baremetalrt.documents.limits import MAX_HTML_DEPTH
 from baremetalrt.documents.names import names_in
 from baremetalrt.documents.readers.html_style import Appearance, HiddenRules, hidden_rules, hides
+from baremetalrt.documents.readers.html_writer import Writer, joined, without_menus
 from baremetalrt.documents.readers.source import Source
 
 if TYPE_CHECKING:
@@ -65,7 +65,6 @@ _PARAGRAPHS: Final = frozenset(
     )
 )
 _PREFIXES: Final = {f"h{n}": "#" * n + " " for n in range(1, 7)} | {"li": "- "}
-_SPACE: Final = re.compile(r"\s+")
 _CHARSET: Final = re.compile(rb"<meta[^>]{0,200}?charset\s*=\s*[\"']?\s*([\w.:-]{2,40})", re.I)
 _XML_CHARSET: Final = re.compile(
     rb"(?:\xef\xbb\xbf)?\s*<\?xml[^>]{0,200}?encoding\s*=\s*[\"']([\w.:-]{2,40})"
@@ -78,65 +77,6 @@ _SELF_CLOSED: Final = re.compile(
     r"([A-Za-z][\w:.-]{0,60})((?:\s[^<>]{0,2000})?)/>",
     re.IGNORECASE,
 )
-_MAX_QUOTE_DEPTH: Final = 8
-# So many lines of links in a row are a menu; one that stands alone may be part of a text.
-_MENU_LINES: Final = 3
-
-
-@dataclass
-class _Line:
-    """A line of the result. `in_links` counts characters that somebody could click on."""
-
-    text: str = ""
-    in_links: int = 0
-    num_links: int = 0
-    is_paragraph: bool = False
-    is_verbatim: bool = False
-    quote_depth: int = 0
-
-    @property
-    def is_menu(self) -> bool:
-        return self.num_links > 0 and self.in_links >= 0.8 * len(self.text.lstrip("-# "))
-
-
-@dataclass
-class _Writer:
-    lines: list[_Line] = field(default_factory=lambda: [_Line()])
-    prefix: str = ""
-    link_depth: int = 0
-    pre_depth: int = 0
-    quote_depth: int = 0
-
-    def break_line(self, *, is_paragraph: bool = False) -> None:
-        line = self.lines[-1]
-        if line.text.strip():
-            self.lines.append(_Line(is_paragraph=is_paragraph))
-        else:
-            line.text = ""
-            line.is_paragraph |= is_paragraph
-
-    def write(self, text: str) -> None:
-        if self.pre_depth:
-            self._put(text)
-            self.lines[-1].is_verbatim = True
-            return
-        text = _SPACE.sub(" ", text)
-        line = self.lines[-1]
-        if not line.text or line.text.endswith((" ", "\n", "\t")):
-            text = text.lstrip(" ")
-        if text:
-            self._put(text)
-
-    def _put(self, text: str) -> None:
-        line = self.lines[-1]
-        if not line.text:
-            line.quote_depth = self.quote_depth
-        if self.prefix and text.strip():
-            line.text += self.prefix
-            self.prefix = ""
-        line.text += text
-        if self.link_depth:
-            line.in_links += len(text)
 
 
 def read_html(source: Source) -> Iterator[Document]:
@@ -173,24 +113,29 @@ def html_to_text(html: str, *, is_mail: bool = False) -> tuple[str, str]:
         main = tree.css_first("main, [role=main]")
         if main is not None and has_words(main.text()):
             root = main
-    writer = _Writer()
+    writer = Writer()
     styles = "\n".join(style.text() for style in tree.css("style"))
     _walk(root, writer, hidden_rules(styles, is_mail=is_mail), is_mail=is_mail)
-    lines = writer.lines if is_mail else list(_without_menus(writer.lines))
-    return title, clean(_join(lines))
+    lines = writer.lines if is_mail else list(without_menus(writer.lines))
+    return title, clean(joined(lines))
 
 
-def _walk(root: "LexborNode", writer: _Writer, rules: HiddenRules, *, is_mail: bool) -> None:
+def _walk(root: "LexborNode", writer: Writer, rules: HiddenRules, *, is_mail: bool) -> None:
     # By hand and not by recursion: the page says how deep it goes.
     background = None if rules.has_backgrounds else Appearance().background
     node, looks = root, [Appearance(background=background)]
     while True:
         child = None
+        attributes = {} if node.is_text_node else node.attributes
         if node.is_text_node:
             if looks[-1].is_visible:
                 writer.write(node.text_content or "")
         elif not _is_silent(
-            node, rules, is_mail=is_mail, in_article=len(looks) > 1 and root.tag == "main"
+            node,
+            attributes,
+            rules,
+            is_mail=is_mail,
+            in_article=len(looks) > 1 and root.tag == "main",
         ):
             _open(node, writer, is_mail=is_mail)
             child = node.child
@@ -199,7 +144,6 @@ def _walk(root: "LexborNode", writer: _Writer, rules: HiddenRules, *, is_mail: b
         if child is not None:
             if len(looks) > MAX_HTML_DEPTH:
                 raise Refusal("document.nested", "its elements are nested too deeply")
-            attributes = node.attributes
             looks.append(looks[-1].within(attributes) if attributes else looks[-1])
             node = child
             continue
@@ -214,13 +158,21 @@ def _walk(root: "LexborNode", writer: _Writer, rules: HiddenRules, *, is_mail: b
         node = node.next
 
 
-def _is_silent(node: "LexborNode", rules: HiddenRules, *, is_mail: bool, in_article: bool) -> bool:
+def _is_silent(
+    node: "LexborNode",
+    attributes: Mapping[str, str | None],
+    rules: HiddenRules,
+    *,
+    is_mail: bool,
+    in_article: bool,
+) -> bool:
     tag = node.tag or ""
     if tag in _SILENT or node.is_comment_node:
         return True
     if tag in ("html", "body", "br"):
         return False
-    attributes = node.attributes
+    if not attributes and not rules.rules:
+        return False
     if hides(attributes, is_mail=is_mail) or rules.hide(tag, attributes):
         return True
     if not attributes or tag in ("b", "i", "em", "strong", "td", "tr"):
@@ -246,7 +198,7 @@ def _is_quotation(node: "LexborNode") -> bool:
     return attributes.get("type") == "cite" or "gmail_quote" in (attributes.get("class") or "")
 
 
-def _open(node: "LexborNode", writer: _Writer, *, is_mail: bool) -> None:
+def _open(node: "LexborNode", writer: Writer, *, is_mail: bool) -> None:
     tag = node.tag or ""
     if tag in _BLOCKS:
         writer.break_line(is_paragraph=tag in _PARAGRAPHS)
@@ -263,7 +215,7 @@ def _open(node: "LexborNode", writer: _Writer, *, is_mail: bool) -> None:
         writer.lines[-1].num_links += 1
 
 
-def _close(node: "LexborNode", writer: _Writer, *, is_mail: bool) -> None:
+def _close(node: "LexborNode", writer: Writer, *, is_mail: bool) -> None:
     tag = node.tag or ""
     if tag in _BLOCKS:
         writer.break_line(is_paragraph=tag in _PARAGRAPHS)
@@ -274,29 +226,3 @@ def _close(node: "LexborNode", writer: _Writer, *, is_mail: bool) -> None:
         writer.lines[-1].text += "\t"
     elif tag == "a":
         writer.link_depth -= 1
-
-
-def _without_menus(lines: list[_Line]) -> Iterator[_Line]:
-    run: list[_Line] = []
-    for line in [*lines, _Line()]:
-        if line.is_menu and line.text:
-            run.append(line)
-            continue
-        if run and len(run) < _MENU_LINES and max(one.num_links for one in run) < _MENU_LINES:
-            yield from run
-        run = []
-        yield line
-
-
-def _join(lines: list[_Line]) -> str:
-    parts: list[str] = []
-    for line in lines:
-        text = line.text if line.is_verbatim else line.text.strip()
-        if text.strip():
-            parts.append(("\n\n" if line.is_paragraph else "\n") if parts else "")
-            text = text.strip("\n")
-            if line.quote_depth:
-                mark = ">" * min(line.quote_depth, _MAX_QUOTE_DEPTH) + " "
-                text = "\n".join(mark + one for one in text.split("\n"))
-            parts.append(text)
-    return "".join(parts)

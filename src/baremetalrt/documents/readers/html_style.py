@@ -4,6 +4,7 @@ Considered: tinycss2, which takes a stylesheet apart token by token, where brace
 that is asked here.
 """
 
+import functools
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -12,6 +13,7 @@ from typing import Final
 Attributes = Mapping[str, str | None]
 Color = tuple[int, int, int]
 
+_LOOKS: Final = frozenset(("style", "bgcolor", "background", "color"))
 _BLACK: Final = (0, 0, 0)
 _WHITE: Final = (255, 255, 255)
 _NAMED: Final = {"white": _WHITE, "black": _BLACK, "snow": _WHITE, "ivory": _WHITE}
@@ -68,22 +70,32 @@ class Appearance:
 
     def within(self, attributes: Attributes) -> "Appearance":
         """How it looks inside an element with these attributes."""
-        style = (attributes.get("style") or "")[:_MAX_STYLE_CHARS]
-        found = self
-        if size := _SIZE.search(style):
-            if _ZERO_SIZE.search(size[1]):
-                found = replace(found, has_size=False)
-            elif not _RELATIVE_SIZE.search(size[1]):
-                found = replace(found, has_size=True)
-        background = _BACKGROUND.search(style)
-        if background or attributes.get("bgcolor") or attributes.get("background"):
-            said = background[1] if background else attributes.get("bgcolor") or "an image"
-            found = replace(found, background=_color(said, found.background))
-        color = _FOREGROUND.search(style)
-        if color or attributes.get("color"):
-            said = color[1] if color else attributes.get("color") or ""
-            found = replace(found, color=_color(said, found.background))
-        return found
+        if _LOOKS.isdisjoint(attributes):
+            return self
+        style, *others = (attributes.get(name) or "" for name in ("style", "bgcolor", "background"))
+        return _within(self, style[:_MAX_STYLE_CHARS], *others, attributes.get("color") or "")
+
+
+# Pages say the same again and again.
+@functools.lru_cache(maxsize=1024)
+def _within(
+    outside: Appearance, style: str, bgcolor: str, picture: str, font_color: str
+) -> Appearance:
+    found = outside
+    if size := _SIZE.search(style):
+        if _ZERO_SIZE.search(size[1]):
+            found = replace(found, has_size=False)
+        elif not _RELATIVE_SIZE.search(size[1]):
+            found = replace(found, has_size=True)
+    background = _BACKGROUND.search(style)
+    if background or bgcolor or picture:
+        said = background[1] if background else bgcolor or "an image"
+        found = replace(found, background=_color(said, found.background))
+    color = _FOREGROUND.search(style)
+    if color or font_color:
+        said = color[1] if color else font_color
+        found = replace(found, color=_color(said, found.background))
+    return found
 
 
 @dataclass(frozen=True)
@@ -143,6 +155,7 @@ def hidden_rules(css: str, *, is_mail: bool) -> HiddenRules:
     return HiddenRules(tuple(rules[:100]), "background" in css)
 
 
+@functools.lru_cache(maxsize=1024)
 def _is_hiding(style: str, *, is_mail: bool) -> bool:
     return _HIDING.search(style) is not None or (
         is_mail and _HIDING_IN_MAIL.search(style) is not None
