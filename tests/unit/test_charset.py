@@ -71,7 +71,7 @@ def test_a_bad_byte_spoils_no_other_encoding(encoding: str) -> None:
 
 @pytest.mark.parametrize("language", LANGUAGES)
 @pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
-def test_utf16_without_a_mark_is_recognized(language: str, encoding: str) -> None:
+def test_utf16_without_a_bom_is_recognized(language: str, encoding: str) -> None:
     """Not by its zeros alone: beyond the Latin script there are few."""
     data = joined(language).encode(encoding)
     assert decode(data) == joined(language)
@@ -79,7 +79,7 @@ def test_utf16_without_a_mark_is_recognized(language: str, encoding: str) -> Non
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
-def test_marks_are_read_and_not_part_of_the_text(encoding: str) -> None:
+def test_byte_order_marks_are_read_and_not_part_of_the_text(encoding: str) -> None:
     """Also of what is piped in, of schemas and of settings."""
     assert decode("Grüße".encode(encoding)) == text_of("Grüße".encode(encoding)) == "Grüße"
 
@@ -119,7 +119,7 @@ def test_a_zero_does_not_make_a_text_binary() -> None:
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
-def test_what_editors_write_begins_with_a_mark(
+def test_what_editors_write_begins_with_a_bom(
     encoding: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Schemas, grammars, settings, examples to learn from, bodies of requests; as files and as words."""

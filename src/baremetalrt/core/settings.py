@@ -15,7 +15,7 @@ import msgspec
 
 from baremetalrt.core.errors import UsageError
 from baremetalrt.core.places import home
-from baremetalrt.core.text_input import marked_text
+from baremetalrt.core.text_input import decode_bom
 from baremetalrt.core.units import parse_bytes
 
 if TYPE_CHECKING:
@@ -64,8 +64,8 @@ def _read(section: str) -> dict[str, Any]:
     """One section of the file; nothing where it is not there."""
     try:
         data = settings_path().read_bytes()
-        marked = marked_text(data)
-        tables = tomllib.loads(data.decode() if marked is None else marked)
+        decoded = decode_bom(data)
+        tables = tomllib.loads(data.decode() if decoded is None else decoded)
     except FileNotFoundError:
         return {}
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:

@@ -1,12 +1,12 @@
-"""Text from a file or a pipe that somebody's editor or shell wrote: a mark at its start says how."""
+"""Text from a file or a pipe that somebody's editor or shell wrote: a byte order mark (BOM) says how."""
 
 import codecs
 import sys
 from pathlib import Path
 from typing import Final
 
-# The longer mark first: that of UTF-32 begins like that of UTF-16.
-MARKS: Final = (
+# The longer BOM first: that of UTF-32 begins like that of UTF-16.
+BOMS: Final = (
     (codecs.BOM_UTF8, "utf-8"),
     (codecs.BOM_UTF32_LE, "utf-32-le"),
     (codecs.BOM_UTF32_BE, "utf-32-be"),
@@ -15,17 +15,17 @@ MARKS: Final = (
 )
 
 
-def marked_text(data: bytes) -> str | None:
-    """The text of bytes that begin with a mark, without it; nothing where there is none."""
-    for mark, encoding in MARKS:
-        if data.startswith(mark):
-            return data[len(mark) :].decode(encoding, "replace")
+def decode_bom(data: bytes) -> str | None:
+    """The text of bytes that begin with a BOM, without it; nothing where there is none."""
+    for bom, encoding in BOMS:
+        if data.startswith(bom):
+            return data[len(bom) :].decode(encoding, "replace")
     return None
 
 
 def text_of(data: bytes) -> str:
-    """The text of `data`, which is UTF-8 unless a mark says otherwise; never fails."""
-    text = marked_text(data)
+    """The text of `data`, which is UTF-8 unless a BOM says otherwise; never fails."""
+    text = decode_bom(data)
     return data.decode("utf-8", "replace") if text is None else text
 
 

@@ -5,7 +5,7 @@ import re
 import unicodedata
 from typing import Final, Literal
 
-from baremetalrt.core.text_input import MARKS, marked_text
+from baremetalrt.core.text_input import BOMS, decode_bom
 
 _SAMPLE_BYTES: Final = 4096
 _STATEFUL: Final = re.compile(rb"\x1b\$[@B]|\x1b\([BJ]")
@@ -29,10 +29,10 @@ _LETTERS: Final = ("L", "M", "Nd", "P", "Zs")
 
 def decode(data: bytes, declared: str | None = None) -> str:
     """The text of `data`; never fails, at worst with replacement characters."""
-    marked = marked_text(data)
-    if marked is not None:
-        return marked
-    if wide := _unmarked_utf16(data):
+    decoded = decode_bom(data)
+    if decoded is not None:
+        return decoded
+    if wide := _utf16_without_bom(data):
         return data.decode(wide, "replace")
     if _STATEFUL.search(data, 0, _STATEFUL_BYTES):  # ASCII to whoever does not look
         try:
@@ -66,7 +66,7 @@ def decode(data: bytes, declared: str | None = None) -> str:
 
 def is_binary(head: bytes) -> bool:
     """Whether the beginning of a file belongs to no text, in any encoding we know."""
-    if any(head.startswith(mark) for mark, _ in MARKS) or _unmarked_utf16(head):
+    if any(head.startswith(bom) for bom, _ in BOMS) or _utf16_without_bom(head):
         return False
     return len(_TEXTUAL.sub(b"", head)) > max(1, _MAX_ODD_SHARE * len(head))
 
@@ -109,8 +109,8 @@ def _is_foreign(text: str) -> bool:
     return num_plain < num_letters / 2
 
 
-def _unmarked_utf16(data: bytes) -> Literal["utf-16-le", "utf-16-be"] | None:
-    """UTF-16 without a mark is told by zeros on one side of its pairs, or by what it reads like."""
+def _utf16_without_bom(data: bytes) -> Literal["utf-16-le", "utf-16-be"] | None:
+    """UTF-16 without a BOM is told by zeros on one side of its pairs, or by what it reads like."""
     sample = data[: min(_SAMPLE_BYTES, len(data) & ~1)]
     if len(sample) < 4 or b"\0" not in sample:
         return None
@@ -127,7 +127,7 @@ def _unmarked_utf16(data: bytes) -> Literal["utf-16-le", "utf-16-be"] | None:
 
 
 def _sound_share(sample: bytes, encoding: str) -> float:
-    """How much of a reading is letters, digits, spaces and marks; without any of the latter, nothing."""
+    """How much of a reading is letters, digits, spaces, punctuation; without a pause, nothing."""
     text = sample.decode(encoding, "replace")
     if not _PAUSE.search(text):
         return 0.0

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from baremetalrt.core.errors import UsageError
 from baremetalrt.core.files import disk_errors, write_durably
-from baremetalrt.core.text_input import marked_text
+from baremetalrt.core.text_input import decode_bom
 
 TRAIN: Final = "train.jsonl"
 HELD_OUT: Final = "held_out.jsonl"
@@ -64,8 +64,8 @@ def read_lines(path: Path) -> list[Example]:
     """The examples of a file of JSON lines; raises like `read_files`."""
     found = []
     data = read_bytes(path)
-    marked = marked_text(data)
-    lines = data.splitlines() if marked is None else marked.encode().splitlines()
+    decoded = decode_bom(data)
+    lines = data.splitlines() if decoded is None else decoded.encode().splitlines()
     for number, line in enumerate(lines, 1):
         if line.strip():
             found.append(_parse(line, f"{path.name}:{number}"))

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final, Literal, TypeVar
 import msgspec
 
 from baremetalrt.core.errors import UsageError
-from baremetalrt.core.text_input import marked_text
+from baremetalrt.core.text_input import decode_bom
 
 MAX_BODY_BYTES: Final = 16 * 1024 * 1024
 _MAX_CHOICES: Final = 16
@@ -142,10 +142,10 @@ def decode(body: bytes, kind: type[T]) -> T:
     Raises:
         UsageError: not JSON, a field of the wrong type, out of bounds, or unknown.
     """
-    # Programs that write files with a mark send bodies with one.
-    marked = marked_text(body)
+    # Programs that write files with a BOM send bodies with one.
+    decoded = decode_bom(body)
     try:
-        return msgspec.json.decode(body if marked is None else marked, type=kind)
+        return msgspec.json.decode(body if decoded is None else decoded, type=kind)
     except msgspec.ValidationError as error:
         message = str(error)
         raise UsageError(message, code="request.invalid", parameter=_parameter(message)) from error
