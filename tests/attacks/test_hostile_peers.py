@@ -16,7 +16,7 @@ import pytest
 from baremetalrt.membership.authority import find_membership, load_authority, utc_now
 from baremetalrt.membership.certificates import certificate_pem, issue, key_pem, new_key
 from baremetalrt.peers import compute_pb2 as pb
-from baremetalrt.peers.bounded_queue import BoundedQueue
+from baremetalrt.peers.bounded_queue import Allowance, BoundedQueue
 from baremetalrt.peers.caller import NoAnswerError
 from baremetalrt.peers.tls import secure_channel, server_credentials
 from baremetalrt.peers.wire import SERVICE, StepError, read_rows, read_step
@@ -272,6 +272,28 @@ def test_a_queue_is_full_by_bytes() -> None:
                 await queue.put(3, 60)
         await queue.put(4, 40)
         assert [await queue.get(), await queue.get(), queue.num_bytes] == [2, 4, 0]
+
+    asyncio.run(fill())
+
+
+def test_the_queues_of_one_member_are_full_together() -> None:
+    """Each has room for one thing, so that no two wait for each other; what ends gives its room back."""
+
+    async def fill() -> None:
+        shared = Allowance(100)
+        one, other = (
+            BoundedQueue[int](max_items=10, max_bytes=100, shared=shared) for _ in range(2)
+        )
+        await one.put(1, 90)
+        await other.put(2, 90)
+        waiting = [asyncio.ensure_future(queue.put(3, 5)) for queue in (one, other)]
+        await asyncio.sleep(0.01)
+        assert not any(one.done() for one in waiting) and shared.num_bytes == 180
+        other.clear()
+        await asyncio.gather(*waiting)
+        assert shared.num_bytes == 100
+        assert [await one.get(), await one.get(), await other.get()] == [1, 3, 3]
+        assert shared.num_bytes == 0
 
     asyncio.run(fill())
 

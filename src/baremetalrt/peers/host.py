@@ -8,16 +8,19 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Final, Self
 from urllib.parse import unquote
+from weakref import WeakValueDictionary
 
 import grpc
 
 from baremetalrt.core.errors import CapacityError, UsageError
 from baremetalrt.core.spans import BlockSpan
 from baremetalrt.core.tasks import Tasks
+from baremetalrt.core.units import MIB
 from baremetalrt.membership.certificates import peer_id
 from baremetalrt.membership.identity import Identity
 from baremetalrt.membership.renewing import Renewals
 from baremetalrt.peers import compute_pb2 as pb
+from baremetalrt.peers.bounded_queue import Allowance
 from baremetalrt.peers.hosted import Hosted, HostProfile
 from baremetalrt.peers.hosted_text import HostedText
 from baremetalrt.peers.pass_streams import PassStream, PassStreams
@@ -40,6 +43,8 @@ _MAX_CALLS: Final = 8192
 # Who opens a link says at once for which text.
 _FIRST_MESSAGE_S: Final = 20.0
 
+# In the queues of all texts of one peer; a message more for each text that has none there.
+_MAX_QUEUED_BYTES: Final = 256 * MIB
 # How often connections are looked at whose other end has shown nothing.
 _LOOK_S: Final = 2.0
 _log = logging.getLogger("baremetalrt.peers")
@@ -73,6 +78,8 @@ class Host:
         # what runs for each caller
         self._running: dict[asyncio.Timeout, str] = {}
         self._expulsions = identity.expelled.current().number
+        # as long as a text has it
+        self._allowances: WeakValueDictionary[str, Allowance] = WeakValueDictionary()
         self._streams = PassStreams(identity)
         self._tasks = Tasks()
 
@@ -145,6 +152,13 @@ class Host:
             return False
         self._texts[text.id] = text
         return True
+
+    def allowance(self, caller: str) -> Allowance:
+        """What all texts of a caller may have in their queues."""
+        allowance = self._allowances.get(caller)
+        if allowance is None:
+            allowance = self._allowances[caller] = Allowance(_MAX_QUEUED_BYTES)
+        return allowance
 
     def forget(self, text: HostedText) -> None:
         """The text is over, or was never opened."""

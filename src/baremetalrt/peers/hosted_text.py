@@ -13,7 +13,7 @@ from baremetalrt.core.spans import BlockSpan
 from baremetalrt.core.tasks import Tasks, note_failure
 from baremetalrt.core.units import MIB
 from baremetalrt.peers import compute_pb2 as pb
-from baremetalrt.peers.bounded_queue import BoundedQueue
+from baremetalrt.peers.bounded_queue import Allowance, BoundedQueue
 from baremetalrt.peers.hosted import Hosted
 from baremetalrt.peers.pass_streams import PassStream
 from baremetalrt.peers.reach import AddressError, IPAddress
@@ -36,6 +36,9 @@ class TextHost(Protocol):
 
     def register(self, text: "HostedText") -> bool:
         """Makes a text known, to which others may pass rows; False if its id is none, or is taken."""
+
+    def allowance(self, caller: str) -> Allowance:
+        """What all texts of a caller may have in their queues."""
 
     def forget(self, text: "HostedText") -> None:
         """The text is over, or was never opened."""
@@ -71,7 +74,7 @@ class HostedText:
         self._write = write
         self._writing = asyncio.Lock()
         self._queue: BoundedQueue[tuple[pb.Command, bool] | None] = BoundedQueue(
-            max_items=_MAX_QUEUED, max_bytes=_MAX_QUEUED_BYTES
+            max_items=_MAX_QUEUED, max_bytes=_MAX_QUEUED_BYTES, shared=host.allowance(caller)
         )
         self._place: Place | None = None
         self._part: BlockSpan | None = None
@@ -112,7 +115,9 @@ class HostedText:
                 self._link.close()
             if self.hosted is not None and self._place is not None:
                 self.hosted.stage.release(self._place, keep=self._keep)
+            self._queue.clear()
             await self._tasks.close()
+            self._queue.clear()
 
     async def follow(self, first: pb.Passed, messages: AsyncIterator[pb.Passed]) -> None:
         """Takes steps from the stage before: until it ends, this text does, or another link comes."""
