@@ -19,11 +19,12 @@ from raw_gguf import good_model
 
 from baremetalrt.core.errors import BareMetalError, IntegrityError, UsageError, outcome
 from baremetalrt.core.ids import is_infohash
+from baremetalrt.core.magnet_links import parse_magnet_link
 from baremetalrt.core.units import KIB, MIB
-from baremetalrt.swarm.magnets import bare_torrent_file, parse_magnet
+from baremetalrt.swarm.magnets import bare_torrent_file, magnet_params
 from baremetalrt.swarm.metainfo import MAX_TORRENT_BYTES, Metainfo, read_metainfo
 from raw_torrents import FileEntry, Info, info_hybrid, info_v1, info_v2, torrent
-from swarm_kit import OddPeer, Seeder, make_home, run_pull
+from swarm_kit import LOOPBACK, OddPeer, Seeder, make_home, run_pull
 
 SHORT_EXAMPLES = 300
 MAX_MESSAGE_CHARS = 500
@@ -82,8 +83,9 @@ def assert_clear(error: BareMetalError) -> None:
 
 def assert_safe_name(name: str) -> None:
     """A file name on any system: one component, plain characters, no device, not hidden, not long."""
-    assert 0 < len(name) <= 140
-    assert name.isascii() and all(c.isalnum() or c in "._+-" for c in name)
+    assert 0 < len(name.encode()) <= 255
+    assert all(unicodedata.category(c)[0] in "LMN" or c in "._+-" for c in name)
+    assert unicodedata.is_normalized("NFC", name) and unicodedata.category(name[0])[0] != "M"
     assert not name.startswith((".", "-")) and not name.endswith(".")
     assert name.partition(".")[0].lower() not in DEVICES
 
@@ -504,7 +506,7 @@ LINKS = [
 def test_what_is_no_magnet_link_is_refused(link: str) -> None:
     """With a hint of what one looks like, and nothing of the link that a terminal would obey."""
     with pytest.raises(UsageError) as caught:
-        parse_magnet(link)
+        parse_magnet_link(link)
     assert_clear(caught.value)
     assert caught.value.code == "magnet.invalid" and caught.value.hint
 
@@ -535,19 +537,20 @@ def test_what_is_no_magnet_link_is_refused(link: str) -> None:
 def test_magnet_links_with_more_in_them_are_read_or_refused(more: str) -> None:
     """What else a link says is at most a wish; the hash is what counts."""
     with suppress(UsageError):
-        params = parse_magnet(f"magnet:?xt=urn:btih:{HASH}&{more}")
-        assert not params.info_hashes.v1.is_all_zeros()
-        assert len(params.file_priorities) <= 1 << 20 and len(params.peers) <= 4
+        link = parse_magnet_link(f"magnet:?xt=urn:btih:{HASH}&{more}")
+        assert link.infohash_v1 == HASH
+        assert not magnet_params(link).info_hashes.v1.is_all_zeros()
+        assert max(map(len, (link.trackers, link.web_seeds, link.peers))) <= 100
         info = lt.load_torrent_buffer(VALID[0]).ti
         assert info is not None
-        attempt(bare_torrent_file(info.info_section(), params))
+        attempt(bare_torrent_file(info.info_section(), link))
 
 
 def test_a_hash_alone_is_a_link() -> None:
     """Forty digits are v1, sixty-four v2."""
-    assert str(parse_magnet(HASH).info_hashes.v1) == HASH
-    assert str(parse_magnet(HASH.upper()).info_hashes.v1) == HASH
-    assert str(parse_magnet("ab" * 32).info_hashes.v2) == "ab" * 32
+    assert parse_magnet_link(HASH).infohashes == (HASH,)
+    assert parse_magnet_link(HASH.upper()).infohash_v1 == HASH
+    assert parse_magnet_link("ab" * 32).infohash_v2 == "ab" * 32
 
 
 @settings(max_examples=SHORT_EXAMPLES)
@@ -558,11 +561,12 @@ def test_a_hash_alone_is_a_link() -> None:
 def test_any_text_is_a_link_or_a_mistake(text: str) -> None:
     """Nothing else comes of it, whatever somebody pastes."""
     try:
-        params = parse_magnet(text)
+        link = parse_magnet_link(text)
     except UsageError as error:
         assert_clear(error)
     else:
-        assert params.info_hashes.has_v1() or params.info_hashes.has_v2()
+        hashes = magnet_params(link).info_hashes
+        assert hashes.has_v1() or hashes.has_v2()
 
 
 def test_what_a_magnet_link_adds_does_not_change_the_torrent() -> None:
@@ -571,7 +575,7 @@ def test_what_a_magnet_link_adds_does_not_change_the_torrent() -> None:
     info = lt.load_torrent_buffer(raw).ti
     assert info is not None
     link = f"{accepted(raw).magnet}&tr=http://tracker.lan/4:infoe&ws=http://mirror.lan/&dn=x"
-    made = accepted(bare_torrent_file(info.info_section(), parse_magnet(link)))
+    made = accepted(bare_torrent_file(info.info_section(), parse_magnet_link(link)))
     original = accepted(raw)
     assert (made.infohash_v1, made.infohash_v2) == (original.infohash_v1, original.infohash_v2)
     assert made.files == original.files
@@ -769,7 +773,7 @@ def test_a_torrent_cannot_make_this_machine_press_buttons(
     data = good_model().to_bytes()
     there = tmp_path_factory.mktemp("seed") / "model"
     raw = published(there, info_v1(b"model.gguf", len(data)), data)
-    make_home(sandbox.home, offline=False)
+    make_home(sandbox.home, offline=False, local_hosts=[LOOPBACK])
     with OddPeer(device) as router, Seeder(raw, there, upload_limit=50_000) as seed:
         values: dict[bytes, Any] = lt.bdecode(raw)
         values[b"url-list"] = [f"http://{router.peer}/apply.cgi?reboot=1".encode()]
@@ -818,7 +822,7 @@ def test_strangers_cannot_write_to_the_terminal(
     raw = published(there, info_v1(b"model.gguf", len(data)), data)
     info = lt.load_torrent_buffer(raw).ti
     assert info is not None
-    make_home(sandbox.home, offline=False)
+    make_home(sandbox.home, offline=False, local_hosts=[LOOPBACK])
     refusal = lt.bencode({b"failure reason": text})
     with (
         OddPeer(answers(b"200 OK", refusal)) as tracker,

@@ -82,6 +82,23 @@ def test_a_seed_on_the_lan_is_found_without_being_named(
     assert is_whole(found, model)
 
 
+def test_a_seed_on_the_lan_is_found_again_at_once(lan: Lan, model: Path, tmp_path: Path) -> None:
+    """By who had the model, removed it, and wants it again, or a part of it.
+
+    The seed believes that they have all of it, and calls nobody who has; its own announcements are
+    minutes apart.
+    """
+    a, b, _ = lan.hosts
+    homes = [lan_home(tmp_path / name, local_discovery=True) for name in "ab"]
+    with a.seed(model, home=homes[0]) as seed:
+        magnet = seed.torrent()["magnet"]
+        for arguments in ((), (), ("--blocks", "0:2"), ()):
+            found = b.answer("pull", magnet, *arguments, home=homes[1], timeout_s=50)
+            assert is_whole(found, model) or arguments
+            with b.start("rm", found["name"], home=homes[1]) as removing:
+                removing.finish()
+
+
 def test_a_dht_of_ones_own_is_enough(lan: Lan, model: Path, tmp_path: Path) -> None:
     """All that seed and puller know is a third machine, which has another model and only its DHT node.
 

@@ -86,10 +86,33 @@ def test_who_shows_no_certificate_is_refused(model: Path, founder: Path, tmp_pat
     """A stranger with the link connects, and learns nothing, not even what the torrent is."""
     home = make_home(tmp_path / "home")
     with SeedProcess(model, "--swarm", "home", home=founder) as seed:
-        said_before_giving_up(seed.magnet, home=home, peer=seed.peer)
+        # Or else it would not even try.
+        link = seed.magnet.partition("&x.swarm=")[0]
+        said_before_giving_up(link, home=home, peer=seed.peer)
         told = seed.stop()
     assert "it is no member" in told
     assert not (home / "torrents").exists()
+
+
+def test_the_swarm_need_not_be_named_where_it_is_known(
+    model: Path, founder: Path, seed: SeedProcess, tmp_path: Path
+) -> None:
+    """The link and the file say which it is, as far as members can tell, and what is here remembers."""
+    for number, source in enumerate((seed.magnet, seed.torrent["torrent"])):
+        home = make_home(tmp_path / f"home-{number}")
+        join(founder, home)
+        part = pull(source, "--blocks", "0:1", home=home, peers=[seed.peer])
+        assert not part["complete"]
+        for again in (source, part["name"]):
+            found = pull(again, home=home, peers=[seed.peer])
+        assert sha256(Path(found["path"])) == sha256(model)
+
+
+def test_a_stranger_with_a_link_is_told_what_is_missing(seed: SeedProcess, tmp_path: Path) -> None:
+    """Instead of waiting for peers that will not let it in."""
+    done = run_pull(seed.magnet, home=make_home(tmp_path / "home"), peers=[seed.peer])
+    assert done.returncode == 2
+    assert json.loads(done.stdout)["error"]["code"] == "swarm.needed"
 
 
 def test_a_stranger_with_the_torrent_file_is_told_what_is_missing(

@@ -25,6 +25,7 @@ from baremetalrt.weights.gguf import GGUFFile
 from commands import bmrt
 from peers_kit import at_home
 from swarm_kit import (
+    LOOPBACK,
     Mirror,
     OddPeer,
     PullProcess,
@@ -42,6 +43,7 @@ from swarm_kit import (
     talk_nonsense,
     write_model,
 )
+from tiny_models import TinyModel, write
 
 MB = 1_000_000
 # What may be on its way to a process that is killed: in the sockets, or not yet a whole piece on disk.
@@ -71,7 +73,7 @@ def home(tmp_path: Path) -> Path:
 @pytest.fixture
 def online_home(tmp_path: Path) -> Path:
     """One that may use mirrors and trackers; still nobody is told of it, and it looks for nobody."""
-    return make_home(tmp_path / "online", offline=False)
+    return make_home(tmp_path / "online", offline=False, local_hosts=[LOOPBACK])
 
 
 def is_whole(result: dict[str, Any], model: Path) -> bool:
@@ -102,6 +104,60 @@ def test_a_model_is_pulled_by_link_by_file_and_by_hash(model: Path, tmp_path: Pa
             assert Path(found["path"]).is_relative_to(home)
             assert found["downloaded_bytes"] == model.stat().st_size == torrent["bytes"]
             assert (found["bad_pieces"], found["banned"], found["wasted_bytes"]) == (0, [], 0)
+
+
+@pytest.fixture(scope="module")
+def several(model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bytes]:
+    """A folder with two models and what looks at pictures for one, and its v1 torrent."""
+    folder = tmp_path_factory.mktemp("several") / "tiny"
+    folder.mkdir()
+    files = {"tiny-Q4_0.gguf": model, "mmproj-tiny-F16.gguf": write_tiny(folder.parent / "a.gguf")}
+    files["tiny-Q8_0.gguf"] = write_tiny(folder.parent / "b.gguf")
+    for name, path in files.items():
+        shutil.copyfile(path, folder / name)
+    entries = [lt.create_file_entry(f"tiny/{n}", p.stat().st_size) for n, p in files.items()]
+    made = lt.create_torrent(entries, 256 * 1024, lt.create_torrent.v1_only)
+    lt.set_piece_hashes(made, str(folder.parent))
+    return folder, bytes(lt.bencode(made.generate()))
+
+
+def write_tiny(path: Path) -> Path:
+    return write(TinyModel("llama"), path)
+
+
+@pytest.mark.parametrize("by_link", [False, True])
+def test_one_model_of_several_in_a_torrent_is_fetched(
+    by_link: bool, several: tuple[Path, bytes], model: Path, home: Path, tmp_path: Path
+) -> None:
+    """The one that is chosen, by option or behind a colon, and hardly a byte of the others.
+
+    Without a choice they are listed, and nothing is remembered. Another one is not put over it.
+    """
+    folder, raw = several
+    file = tmp_path / "tiny.torrent"
+    file.write_bytes(raw)
+    info = lt.load_torrent_buffer(raw).ti
+    assert info is not None
+    source = f"magnet:?xt=urn:btih:{info.info_hashes().v1}" if by_link else str(file)
+    with Seeder(raw, folder) as seed:
+        unclear = run_pull(source, home=home, peers=[seed.peer])
+        error = json.loads(unclear.stdout)["error"]
+        assert unclear.returncode == 2 and error["code"] == "torrent.several-models"
+        assert all(path.stem in error["message"] for path in folder.iterdir())
+        assert not (home / "torrents").exists()
+        found = pull(source, "--file", "Q4_0", home=home, peers=[seed.peer])
+        assert is_whole(found, model) and found["name"] == "tiny-Q4_0"
+        assert found["downloaded_bytes"] < model.stat().st_size + 2 * 256 * 1024
+        other = run_pull(source, "--file", "Q8_0", home=home, peers=[seed.peer])
+        assert json.loads(other.stdout)["error"]["code"] == "torrent.other-model"
+    # It is one like others, known by its name and by that of its torrent; who has it now seeds it.
+    shown = bmrt("show", "tiny:Q4_0", "--json", home=home)
+    assert json.loads(shown.stdout)["complete"] is True, shown.stderr
+    other_home = make_home(tmp_path / "other")
+    colon = f"{info.info_hashes().v1}:q4_0" if by_link else f"{file}:q4_0"
+    with SeedProcess("tiny-Q4_0", home=home) as again:
+        second = pull(colon, home=other_home, peers=[again.peer])
+    assert is_whole(second, model)
 
 
 def test_a_model_that_was_pulled_is_one_like_others(

@@ -235,7 +235,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def tracked_home(folder: Path) -> Path:
     """A home that finds others through trackers, and in no other way."""
-    return make_home(folder, offline=False)
+    return make_home(folder, offline=False, local_hosts=["127.0.0.1"])
 
 
 @pytest.mark.parametrize("named_by", ["file", "link"])

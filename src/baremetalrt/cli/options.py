@@ -31,6 +31,11 @@ VIA: Final = click.option(
     metavar="HOST:PORT",
     help="Ask the peers there (`bmrt serve --share`), not the local network. Repeatable.",
 )
+FILE: Final = click.option(
+    "--file",
+    metavar="NAME",
+    help="Which model of a torrent with several: its file, or a part of the name such as Q4_K_M.",
+)
 _SWARM: Final = click.option("--swarm", metavar="NAME", help="The private swarm; see `bmrt swarm`.")
 
 

@@ -7,6 +7,7 @@ import click
 
 from baremetalrt.cli import options, output
 from baremetalrt.cli.torrent_display import TorrentDisplay
+from baremetalrt.core.magnet_links import with_choice
 from baremetalrt.core.spans import BlockSpan
 from baremetalrt.core.units import format_bytes
 from baremetalrt.node.options import SwarmOptions
@@ -23,15 +24,20 @@ if TYPE_CHECKING:
     metavar="A:B",
     help="Only these blocks, and what they need to run.",
 )
+@options.FILE
 @click.option("--json", "as_json", is_flag=True, help="Print JSON at the end.")
 @options.swarm_options
-def command(source: str, blocks: BlockSpan | None, as_json: bool, swarm: SwarmOptions) -> None:
+def command(
+    source: str, blocks: BlockSpan | None, file: str | None, as_json: bool, swarm: SwarmOptions
+) -> None:
     """Fetch a model from everyone who has it. What was fetched before is kept.
 
-    While it runs, what is here is seeded to others.
+    While it runs, what is here is seeded to others. Of a torrent with several models, one is fetched: the
+    one that --file names, or what stands behind a colon: FILE.torrent:Q4_K_M.
     """
     from baremetalrt.node.fetching import PullRequest, pull
 
+    source = with_choice(source, file) if file else source
     request = PullRequest(source=source, blocks=blocks, swarm=swarm)
 
     async def work(display: TorrentDisplay) -> "Pulled":

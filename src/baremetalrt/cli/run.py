@@ -47,6 +47,7 @@ gc.disable()
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per answer.")
 @click.option("-v", "--verbose", is_flag=True, help="Say how fast it was.")
+@options.FILE
 @options.route_options
 @options.sample_options
 @options.model_options
@@ -62,6 +63,7 @@ def command(
     grammar: Path | None,
     as_json: bool,
     verbose: bool,
+    file: str | None,
     route: RouteOptions,
     sampling: SampleOptions,
     options: ModelOptions,
@@ -74,6 +76,14 @@ def command(
     has arrived. Without PROMPT the prompt is read from standard input; on a terminal a chat begins. A
     PROMPT of `-` stands for standard input too: `cat notes.txt | bmrt run "Summarize:" -`.
     """
+    if file is not None:
+        if not words:
+            raise UsageError(
+                "--file needs a torrent", parameter="file", hint="name its model first"
+            )
+        from baremetalrt.core.magnet_links import with_choice
+
+        words = (with_choice(words[0], file), *words[1:])
     model, prompt = _split(words, route)
     how = AnswerOptions(
         sampling=sampling,

@@ -13,6 +13,7 @@ from typing import Any, Final, Self
 from baremetalrt.core.errors import BareMetalError
 
 _log = logging.getLogger("baremetalrt")
+_MAX_PAUSE_S: Final = 300.0
 # What has died of an unexpected error in this process, by what it was doing.
 failures: Final[Counter[str]] = Counter()
 
@@ -52,6 +53,38 @@ class Tasks:
                 await asyncio.sleep(pause_s())
 
         return self.start(what, rounds())
+
+    def persist(
+        self,
+        what: str,
+        attempt: Callable[[], Awaitable[None]],
+        *,
+        goes_on: Callable[[BareMetalError], bool] = lambda error: True,
+        first_pause_s: float = 5.0,
+    ) -> "asyncio.Task[None]":
+        """Calls `attempt` until it succeeds, with pauses that double; what fails alike is said once.
+
+        `goes_on` says whether an error may pass.
+        """
+
+        async def attempts() -> None:
+            said, pause_s = "", first_pause_s
+            while True:
+                try:
+                    await attempt()
+                    return
+                except BareMetalError as error:
+                    if error.message != said:
+                        said = error.message
+                        _log.error("%s: %s (%s)", what, said, error.hint or error.code)
+                    if not goes_on(error):
+                        return
+                except Exception as error:
+                    note_failure(what, error)
+                await asyncio.sleep(pause_s)
+                pause_s = min(2 * pause_s, _MAX_PAUSE_S)
+
+        return self.start(what, attempts())
 
     async def _watched(self, what: str, work: Coroutine[Any, Any, None]) -> None:
         try:

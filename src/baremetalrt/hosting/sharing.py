@@ -7,13 +7,14 @@ import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 from random import Random
 from typing import Final, Self
 
 from baremetalrt.blocks.needs import require_blocks
 from baremetalrt.core.errors import BareMetalError, CapacityError, UsageError
 from baremetalrt.core.spans import BlockSpan
-from baremetalrt.core.tasks import Tasks
+from baremetalrt.core.tasks import Tasks, note_failure
 from baremetalrt.core.units import format_bytes
 from baremetalrt.devices.budget import Purpose
 from baremetalrt.hosting.choice import MoveChoice, Situation, first_span
@@ -98,13 +99,14 @@ class Sharing:
         """Without `models`: whatever the swarm lacks, or else the embedded default."""
         self._node = node
         self._membership = membership
-        self._models = models
+        # what is still to be hosted; None stands for whatever the swarm lacks
+        self._to_host: list[SharedModel | None] = list(models) or [None]
         self._config = config
         self._swarms = swarms
         self._stack = AsyncExitStack()
         self._tasks = Tasks()
         self._holdings: list[_Holding] = []
-        self._budget = 0
+        self._budget = self._left = 0
         self._chance = Random()
 
     async def __aenter__(self) -> Self:
@@ -128,6 +130,7 @@ class Sharing:
         config = self._config
         given = config.budget_bytes
         self._budget = self._node.ledger.room_for(Purpose.SHARING) if given is None else given
+        self._left = self._budget
         self._host = Host(
             identity_of(self._membership),
             host_profile(self._budget, None),
@@ -137,26 +140,34 @@ class Sharing:
         await self._host.listen(config.address)
         await self._stack.enter_async_context(self._host)
         await self._stack.enter_async_context(self._tasks)
-        if all(isinstance(m.model, StoredModel) for m in self._models) and self._models:
+        if all(m is not None and isinstance(m.model, StoredModel) for m in self._to_host):
             await self._host_all()
         else:
-            self._tasks.start("hosting", self._host_later())
-        await self._announce_nearby()
+            self._tasks.persist("nothing more is hosted", self._host_all)
+        if self._config.network is not None:
+            await self._announce_nearby(self._config.network)
         shown = config.address.rpartition(":")[0]
         _log.info("peer %s at %s:%d", self._host.identity.id, shown, self._host.port)
         if self._swarms is not None:
-            self._tasks.start("announcing on the DHT", self._announce_on_dht(self._swarms))
+            announce = partial(self._announce_on_dht, self._swarms)
+            self._tasks.persist("nobody is told on the DHT", announce)
 
     # telling others
 
-    async def _announce_nearby(self) -> None:
-        if self._config.network is None:
-            return
-        announcement = announced(self._config.network, self._host.identity.id, self._host.port)
+    async def _announce_nearby(self, network: LocalNetwork) -> None:
+        """Says on the local network where this machine answers, as soon as there is such a network."""
+
+        async def announce() -> None:
+            announcement = announced(network, self._host.identity.id, self._host.port)
+            try:
+                await self._stack.enter_async_context(announcement)
+            except OSError as error:
+                raise CapacityError(str(error), code="discovery.network") from error
+
         try:
-            await self._stack.enter_async_context(announcement)
-        except OSError as error:
-            _log.warning("nobody is told on the local network: %s", error)
+            await announce()
+        except CapacityError:
+            self._tasks.persist("nobody is told on the local network", announce)
 
     async def _announce_on_dht(self, swarms: Swarms) -> None:
         """Says on the DHT where this machine answers: often at first, while hardly any node is known."""
@@ -173,30 +184,39 @@ class Sharing:
 
     # what is hosted at first
 
-    async def _host_later(self) -> None:
-        try:
-            await self._host_all()
-        except BareMetalError as error:
-            _log.error("nothing is hosted: %s (%s)", error.message, error.hint or error.code)
-
     async def _host_all(self) -> None:
-        left = self._budget
-        for shared in self._models or [await self._whatever_is_needed()]:
-            model = await open_hostable(shared.model, self._membership, self._swarms)
-            sizes = self._sizes(model)
-            if shared.blocks is not None:
-                require_blocks(model.num_blocks, shared.blocks)
-            blocks = shared.blocks or await self._first_span(model, sizes, left)
-            needed = sizes.held_bytes(blocks)
-            if needed > left and self._config.budget_bytes is not None:
-                raise CapacityError(
-                    f"blocks {blocks} of {model.name} need {format_bytes(needed)}, more than this "
-                    "machine gives",
-                    code="share.no-room",
-                    hint="give more with --share-memory, or host fewer with --share-blocks",
-                )
-            await self._begin(model, blocks, left, is_chosen=shared.blocks is None)
-            left -= needed
+        """Hosts what is not hosted yet; one that fails is tried again when this is called again.
+
+        Raises:
+            UsageError, IntegrityError, CapacityError: of the first that failed; others may be hosted.
+        """
+        failed: BareMetalError | None = None
+        for shared in list(self._to_host):
+            try:
+                await self._host_one(shared or await self._whatever_is_needed())
+                self._to_host.remove(shared)
+            except BareMetalError as error:
+                failed = failed or error
+        if failed is not None:
+            raise failed
+
+    async def _host_one(self, shared: SharedModel) -> None:
+        left = self._left
+        model = await open_hostable(shared.model, self._membership, self._swarms)
+        sizes = self._sizes(model)
+        if shared.blocks is not None:
+            require_blocks(model.num_blocks, shared.blocks)
+        blocks = shared.blocks or await self._first_span(model, sizes, left)
+        needed = sizes.held_bytes(blocks)
+        if needed > left and self._config.budget_bytes is not None:
+            raise CapacityError(
+                f"blocks {blocks} of {model.name} need {format_bytes(needed)}, more than this "
+                "machine gives",
+                code="share.no-room",
+                hint="give more with --share-memory, or host fewer with --share-blocks",
+            )
+        await self._begin(model, blocks, left, is_chosen=shared.blocks is None)
+        self._left -= needed
 
     async def _whatever_is_needed(self) -> SharedModel:
         needed = needed_most(await self._others(), self._membership.name) if self._swarms else None
@@ -226,15 +246,16 @@ class Sharing:
     async def _begin(
         self, model: HostableModel, blocks: BlockSpan, room_bytes: int, *, is_chosen: bool
     ) -> None:
-        """Fetches, loads and hosts a span."""
+        """Fetches, loads and hosts a span; what fails leaves nothing behind."""
         await self._fetch(model, blocks)
+        seeded_at = await self._seeded_at(model.metainfo)
         context = demand_of(model.file, self._node.options).context
         hosted = await load_hosted(
             self._node, model.file, model.name, model.content_id, blocks, context
         )
         if model.fetched is not None:
             model.fetched.note_use()
-        hosted.seeded_at = await self._seeded_at(model.metainfo)
+        hosted.seeded_at = seeded_at
         holding = _Holding(model, hosted, room_bytes, is_chosen)
         self._host.hosted.append(hosted)
         self._holdings.append(holding)
@@ -244,7 +265,11 @@ class Sharing:
         self._host.profile = host_profile(self._budget, statistics.median(speeds))
         _log.info("hosting blocks %s of %s: %.2f ms", blocks, model.name, 1000 * hosted.step_s)
         if len(blocks) == model.num_blocks:
-            await asyncio.to_thread(self._answer_with, model, hosted)
+            try:
+                await asyncio.to_thread(self._answer_with, model, hosted)
+            except BareMetalError as error:
+                # Peers have no use for its vocabulary.
+                _log.error("%s does not answer here: %s", model.name, error.message)
         if is_chosen and self._config.rebalance_s:
             self._tasks.start("looking where this machine is needed", self._keep_useful(holding))
 
@@ -281,6 +306,8 @@ class Sharing:
                     await self._move(holding, target)
             except BareMetalError as error:
                 _log.error("cannot move: %s", error.message)
+            except Exception as error:
+                note_failure("looking where this machine is needed", error)
 
     async def _situation(self, holding: _Holding) -> Situation:
         model, hosted = holding.model, holding.hosted
@@ -304,8 +331,10 @@ class Sharing:
         self._host.hosted.remove(hosted)
         self._holdings.remove(holding)
         await asyncio.to_thread(self._node.drop, hosted.span)
+        begin = partial(self._begin, model, room_bytes=holding.room_bytes, is_chosen=True)
         try:
-            await self._begin(model, target, holding.room_bytes, is_chosen=True)
-        except BareMetalError:
-            await self._begin(model, before, holding.room_bytes, is_chosen=True)
+            await begin(target)
+        except Exception:
+            # For as long as it takes: it has nothing else to do.
+            self._tasks.persist(f"nothing of {model.name} is hosted", partial(begin, before))
             raise

@@ -5,14 +5,13 @@ from dataclasses import replace
 
 from baremetalrt.core.errors import UsageError
 from baremetalrt.core.units import format_bytes
-from baremetalrt.membership.authority import memberships_for
 from baremetalrt.node.events import OnEvent
 from baremetalrt.node.watching import Watch, watched
 from baremetalrt.swarm import catalog
 from baremetalrt.swarm.catalog import Entry
 from baremetalrt.swarm.client import SwarmClient
 from baremetalrt.swarm.fetching import wait_for_header
-from baremetalrt.swarm.obtaining import obtain
+from baremetalrt.swarm.obtaining import memberships_of, obtain
 from baremetalrt.swarm.options import SwarmOptions
 from baremetalrt.weights.adapters import store
 from baremetalrt.weights.adapters.adapter import bad
@@ -34,8 +33,9 @@ async def pull_adapter(
         UsageError: the torrent is of something else, or there is an adapter of that name.
         IntegrityError: the adapter is damaged or hostile, or does not name its base.
     """
+    known = await asyncio.to_thread(memberships_of, reference, swarm.swarm)
     async with (
-        SwarmClient(swarm.config(), memberships=memberships_for(swarm.swarm)) as client,
+        SwarmClient(swarm.config(), memberships=known) as client,
         watched(client, reference, on_event) as watch,
     ):
         return await _fetch(client, watch, reference, name, swarm)

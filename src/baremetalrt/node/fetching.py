@@ -1,12 +1,12 @@
 """Models that are fetched: whole, or the spans that are to be computed with and no more."""
 
+import asyncio
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from baremetalrt.blocks.needs import span_needs
 from baremetalrt.core.spans import BlockSpan
-from baremetalrt.membership.authority import memberships_for
 from baremetalrt.node.events import Checking, OnEvent
 from baremetalrt.node.watching import watched
 from baremetalrt.swarm.client import SwarmClient
@@ -16,7 +16,7 @@ from baremetalrt.swarm.fetching import (
     remember_wanted,
     wait_for_header,
 )
-from baremetalrt.swarm.obtaining import obtain
+from baremetalrt.swarm.obtaining import memberships_of, obtain
 from baremetalrt.swarm.options import SwarmOptions
 
 
@@ -56,8 +56,9 @@ async def pull(request: PullRequest, on_event: OnEvent) -> Pulled:
     """
     started = time.monotonic()
     swarm = request.swarm
+    known = await asyncio.to_thread(memberships_of, request.source, swarm.swarm)
     async with (
-        SwarmClient(swarm.config(), memberships=memberships_for(swarm.swarm)) as client,
+        SwarmClient(swarm.config(), memberships=known) as client,
         watched(client, request.source, on_event) as watch,
     ):
         stored, peers = await obtain(client, request.source, peers=swarm.peers, swarm=swarm.swarm)

@@ -1,9 +1,11 @@
 """The models of this machine, described: those in the store, and those of torrents."""
 
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 from baremetalrt.core.errors import BareMetalError
+from baremetalrt.node.naming import find_torrent, require_one
 from baremetalrt.swarm import catalog
 from baremetalrt.swarm.catalog import Entry
 from baremetalrt.weights.gguf import GGUFFile
@@ -30,9 +32,10 @@ def _row(model: StoredModel) -> dict[str, Any]:
     }
     try:
         file = GGUFFile.open(model.path)
-    except BareMetalError as error:
-        bytes_here = model.path.stat().st_size if model.path.exists() else None
-        return row | {"error": error.message, "bytes": bytes_here}
+    except (BareMetalError, OSError) as error:
+        # One that was removed since it was listed is no reason to list no others.
+        message = error.message if isinstance(error, BareMetalError) else str(error)
+        return row | {"error": message, "bytes": _size_of(model.path)}
     return row | {"architecture": file.architecture, "bytes": file.num_bytes}
 
 
@@ -53,6 +56,13 @@ def _torrent_row(entry: Entry) -> dict[str, Any]:
     }
 
 
+def _size_of(path: Path) -> int | None:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return None
+
+
 def describe_model(reference: str | None) -> dict[str, Any]:
     """What is in a model file, as far as it has arrived; only the header has to be there.
 
@@ -60,7 +70,9 @@ def describe_model(reference: str | None) -> dict[str, Any]:
         UsageError: there is no such model.
         IntegrityError: its header is damaged.
     """
-    entry = catalog.find(reference) if reference else None
+    entry = find_torrent(reference) if reference else None
+    if entry is not None and reference:
+        require_one(reference, entry)
     if entry is None:
         stored = find_model(reference)
         return _describe(stored, GGUFFile.open(stored.path))

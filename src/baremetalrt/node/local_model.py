@@ -43,9 +43,9 @@ async def open_arriving(
     reference: str, options: ModelOptions, swarm: "SwarmOptions", on_event: OnEvent
 ) -> "AsyncIterator[tuple[Model, Watch]]":
     """A model that is fetched while it is used, on a node of its own; raises like `load_arriving`."""
-    from baremetalrt.membership.authority import memberships_for
     from baremetalrt.node.watching import watched
     from baremetalrt.swarm.client import SwarmClient
+    from baremetalrt.swarm.obtaining import memberships_of
 
     def make_node() -> "Node":
         # Imported here, in a thread, while the first bytes are on their way.
@@ -53,8 +53,9 @@ async def open_arriving(
 
         return Node(options)
 
+    known = await asyncio.to_thread(memberships_of, reference, swarm.swarm)
     async with (
-        SwarmClient(swarm.config(), memberships=memberships_for(swarm.swarm)) as client,
+        SwarmClient(swarm.config(), memberships=known) as client,
         watched(client, reference, on_event) as watch,
     ):
         node = asyncio.ensure_future(asyncio.to_thread(make_node))
@@ -95,7 +96,8 @@ async def load_arriving(
     from baremetalrt.swarm.obtaining import obtain
 
     stored, asked = await obtain(client, reference, peers=peers, swarm=swarm)
-    torrent = await client.add(stored, peers=asked)
+    torrent = await client.find_or_add(stored, peers=asked)
+    torrent.want_only(torrent.metainfo.model_ranges)
     on_torrent(torrent, None)
     file = await wait_for_header(torrent)
     on_torrent(torrent, file)

@@ -9,9 +9,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from baremetalrt.core.errors import UsageError
-from baremetalrt.core.ids import is_magnet_or_hash
+from baremetalrt.core.ids import folded, is_magnet_or_hash, split_choice
 from baremetalrt.core.places import swarms_folder, torrents_folder
-from baremetalrt.weights.store import StoredModel, find_model, looks_like_model, stored_models
+from baremetalrt.weights.store import (
+    StoredModel,
+    ambiguous,
+    find_model,
+    looks_like_model,
+    models_called,
+    stored_models,
+)
 
 if TYPE_CHECKING:
     from baremetalrt.swarm.catalog import Entry
@@ -32,17 +39,27 @@ def resolve(reference: str | None) -> NamedModel:
     """What `reference` means; a torrent that is complete and untouched is a stored model like others.
 
     Raises:
-        UsageError: nothing is called that.
+        UsageError: nothing is called that, or several are.
     """
     if not reference or os.path.isfile(reference):
         is_torrent = bool(reference) and str(reference).lower().endswith(".torrent")
         return TorrentReference(str(reference)) if is_torrent else find_model(reference)
     entry = find_torrent(reference)
     if entry is not None:
+        require_one(reference, entry)
         return stored_model_of(entry) or TorrentReference(reference)
-    if is_magnet_or_hash(reference):
+    if _names_torrent(reference):
         return TorrentReference(reference)
     return find_model(reference)
+
+
+def require_one(reference: str, entry: "Entry") -> None:
+    """Raises `UsageError` if a file of the store, that is not the torrent's, has the same name."""
+    paths = entry.model_paths
+    others = [m.path for m in models_called(reference) if not m.is_default]
+    twins = [path for path in others if path.absolute() not in paths]
+    if twins:
+        raise ambiguous(reference, [*map(str, twins), f"torrent {entry.id[:12]}"])
 
 
 def find_whole_model(reference: str | None) -> StoredModel:
@@ -69,7 +86,7 @@ def has_private_swarm() -> bool:
 
 def names_like(beginning: str) -> list[str]:
     """Models of the store whose names begin so, whatever the case."""
-    return [m.name for m in stored_models() if m.name.lower().startswith(beginning.lower())]
+    return [m.name for m in stored_models() if folded(m.name).startswith(folded(beginning))]
 
 
 def find_torrent(reference: str) -> "Entry | None":
@@ -78,7 +95,14 @@ def find_torrent(reference: str) -> "Entry | None":
         return None
     from baremetalrt.swarm import catalog
 
-    return catalog.find(_infohash(reference) or reference)
+    if not is_magnet_or_hash(reference):
+        return catalog.find(reference)
+    # Here and not above: most models are named otherwise.
+    from baremetalrt.core.magnet_links import parse_magnet_link
+
+    link = parse_magnet_link(reference)
+    found = (catalog.find(infohash) for infohash in link.infohashes)
+    return next((e for e in found if e is not None and e.is_meant(link.file)), None)
 
 
 def stored_model_of(entry: "Entry") -> StoredModel | None:
@@ -94,10 +118,7 @@ def stored_model_of(entry: "Entry") -> StoredModel | None:
 def names_model(argument: str) -> bool:
     """Whether a single argument names a model rather than being a prompt."""
     return (
-        looks_like_model(argument)
-        or is_magnet_or_hash(argument)
-        or (argument.lower().endswith(".torrent") and os.path.isfile(argument))
-        or find_torrent(argument) is not None
+        looks_like_model(argument) or _names_torrent(argument) or find_torrent(argument) is not None
     )
 
 
@@ -117,15 +138,8 @@ def look_after(model: StoredModel) -> int:
     return len(audit(entry))
 
 
-def _infohash(reference: str) -> str | None:
-    """The info-hash in a magnet link, the v2 one if it has both."""
-    if not reference.lower().startswith("magnet:"):
-        return None
-    from urllib.parse import parse_qsl
-
-    topics = [v for k, v in parse_qsl(reference.partition("?")[2]) if k.lower() == "xt"]
-    for prefix in ("urn:btmh:1220", "urn:btih:"):
-        for topic in topics:
-            if topic.lower().startswith(prefix):
-                return topic[len(prefix) :].lower()
-    return None
+def _names_torrent(reference: str) -> bool:
+    """Whether it is a link, a hash or a `.torrent` file, perhaps with one of its models behind it."""
+    base, _ = split_choice(reference)
+    is_file = any(t.lower().endswith(".torrent") and os.path.isfile(t) for t in (reference, base))
+    return is_file or is_magnet_or_hash(base)

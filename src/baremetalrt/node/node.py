@@ -1,8 +1,10 @@
 """Puts a model together: file, tokenizer, template, spans on devices, route. The only place that does."""
 
 import gc
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from baremetalrt.blocks.architectures import read_model
@@ -38,13 +40,25 @@ class Node:
         ledger: MemoryLedger = LEDGER,
     ) -> None:
         self.options = options
-        self.models: dict[str, Model] = {}
+        self._models: Mapping[str, Model] = MappingProxyType({})
         self.ledger = ledger
         self._promises: dict[Span, Promise] = {}
         self._hosted: list[Span] = []
         self._arriving: list[ArrivingStage] = []
         self.templates = TemplateProcess()
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="compute")
+        # models come and go in threads, while the loop answers with those that are there
+        self._changing = threading.Lock()
+
+    @property
+    def models(self) -> Mapping[str, Model]:
+        """Those that are loaded now, by name: what is asked for once does not change any more."""
+        return self._models
+
+    def keep(self, model: Model) -> None:
+        """One more that can be asked, from any thread."""
+        with self._changing:
+            self._models = MappingProxyType({**self._models, model.name: model})
 
     def load(self, opening: Opening, source: "WeightSource | None" = None) -> Model:
         """Loads a model that has begun to open; blocks. The vocabulary loads beside the weights.
@@ -63,7 +77,9 @@ class Node:
         try:
             return self._add(opening, [self._stage(span, source)], context_limit, [span])
         except BaseException:
-            self._promises.pop(span).withdraw()
+            with self._changing:
+                promise = self._promises.pop(span)
+            promise.withdraw()
             span.close()
             raise
 
@@ -74,13 +90,16 @@ class Node:
     def host(self, file: GGUFFile, blocks: BlockSpan, context: int) -> tuple[Span, LocalStage]:
         """Loads a span for others to compute with, with texts of so many tokens; raises like `load`."""
         span, _ = self._load_span(file, blocks, context, arrives=False)
-        self._hosted.append(span)
+        with self._changing:
+            self._hosted.append(span)
         return span, LocalStage(span, self._worker)
 
     def drop(self, span: Span) -> None:
         """Frees a span that was hosted, after whatever it still computes; blocks."""
-        self._hosted.remove(span)
-        self._promises.pop(span).withdraw()
+        with self._changing:
+            self._hosted.remove(span)
+            promise = self._promises.pop(span)
+        promise.withdraw()
         self._worker.submit(span.close).result()
 
     def _add(
@@ -104,7 +123,7 @@ class Node:
             created=int(stored.path.stat().st_mtime),
             _spans=spans,
         )
-        self.models[model.name] = model
+        self.keep(model)
         _keep_out_of_the_collector()
         return model
 
@@ -148,7 +167,9 @@ class Node:
             ),
             arrives=arrives,
         )
-        self._promises[span] = self.ledger.promise(lambda: span.cache.unfilled_bytes)
+        promise = self.ledger.promise(lambda: span.cache.unfilled_bytes)
+        with self._changing:
+            self._promises[span] = promise
         if span.mapped_bytes < room_for(Purpose.READ_AHEAD):
             # The vocabulary still loads: this costs no time.
             span.populate()
@@ -162,15 +183,15 @@ class Node:
     def close(self) -> None:
         """Ends everything that was started; blocks until the step that runs is done."""
         self._worker.shutdown(wait=True, cancel_futures=True)
-        for promise in self._promises.values():
+        with self._changing:
+            promises, models, hosted = self._promises, self._models, self._hosted
+            self._promises, self._models, self._hosted = {}, MappingProxyType({}), []
+        for promise in promises.values():
             promise.withdraw()
-        self._promises.clear()
-        for model in self.models.values():
+        for model in models.values():
             model.close()
-        self.models.clear()
-        for span in self._hosted:
+        for span in hosted:
             span.close()
-        self._hosted.clear()
         self.templates.close()
 
 

@@ -3,13 +3,15 @@
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from baremetalrt.core.errors import IntegrityError, UsageError
 from baremetalrt.core.places import models_folder
 from baremetalrt.core.settings import settings_path
+from baremetalrt.node.naming import require_one
 from baremetalrt.swarm import catalog
 from baremetalrt.weights.gguf import GGUFFile
-from baremetalrt.weights.store import stored_models
+from baremetalrt.weights.store import ambiguous, models_called, stored_models
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,8 @@ def remove_model(name: str) -> Removed:
     """Removes a model from the store, or a torrent with what it fetched; never a file in place.
 
     Raises:
-        UsageError: there is none, it is the embedded default, or a process has it in use.
+        UsageError: there is none, or there are several; it is the embedded default, or a process has it
+            in use.
     """
     try:
         entry = catalog.find(name)
@@ -33,21 +36,25 @@ def remove_model(name: str) -> Removed:
             raise
         return Removed(name, catalog.remove_damaged(name.lower()))
     if entry is not None:
+        require_one(name, entry)
         with entry.locked():
             return Removed(entry.record.name, entry.remove())
-    for model in stored_models():
-        if name.lower() in (model.name.lower(), model.path.name.lower()):
-            if model.is_default:
-                raise UsageError(
-                    f"{model.name} is the embedded default, which came with its package",
-                    code="model.default",
-                    hint="remove it with the tool that installed it",
-                )
-            freed = 0
-            for path in GGUFFile.open(model.path).paths:
-                freed += path.stat().st_size
-                path.unlink()
-            return Removed(model.name, freed)
+    there = Path(name).absolute()
+    found = [m for m in stored_models() if m.path.absolute() == there] or models_called(name)
+    if len(found) > 1:
+        raise ambiguous(name, [str(model.path) for model in found])
+    for model in found:
+        if model.is_default:
+            raise UsageError(
+                f"{model.name} is the embedded default, which came with its package",
+                code="model.default",
+                hint="remove it with the tool that installed it",
+            )
+        freed = 0
+        for path in GGUFFile.open(model.path).paths:
+            freed += path.stat().st_size
+            path.unlink()
+        return Removed(model.name, freed)
     raise UsageError(
         f"no model {name!r} in the store",
         code="model.not-found",

@@ -5,16 +5,18 @@ import logging
 import shutil
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 from baremetalrt.core.errors import BareMetalError, CapacityError
 from baremetalrt.core.places import torrents_folder
-from baremetalrt.core.tasks import Tasks
+from baremetalrt.core.tasks import Tasks, note_failure
 from baremetalrt.core.units import MIB
 from baremetalrt.membership.authority import memberships
 from baremetalrt.node.local_model import load_arriving
 from baremetalrt.node.node import Node
 from baremetalrt.swarm import catalog
+from baremetalrt.swarm.alerts import TorrentGoneError
 from baremetalrt.swarm.client import SwarmClient
 from baremetalrt.swarm.config import SwarmConfig, load_swarm_config
 from baremetalrt.swarm.eviction import evict, plan_collection
@@ -71,7 +73,9 @@ class Seeding:
     async def start(self) -> None:
         """Begins; what is wanted arrives while the server already answers."""
         for reference in self._arriving.references:
-            self._tasks.start("loading what arrives", self._load(reference))
+            self._tasks.persist(
+                f"serving {reference[:80]}", partial(self._load, reference), goes_on=_may_pass
+            )
         self._tasks.repeat("looking after torrents", self._look_around, lambda: _LOOK_INTERVAL_S)
 
     async def running_client(self) -> SwarmClient:
@@ -151,9 +155,9 @@ class Seeding:
             )
         except BareMetalError as error:
             self.failures[reference] = error
-            _log.error("%s cannot be served: %s", reference[:80], error.message)
-        else:
-            _log.info("%s: %d tokens of context, arriving", model.name, model.context_limit)
+            raise
+        self.failures.pop(reference, None)
+        _log.info("%s: %d tokens of context, arriving", model.name, model.context_limit)
 
     def _follow(self, torrent: Torrent, file: GGUFFile | None) -> None:
         self._used.add(torrent.entry.id)
@@ -167,9 +171,24 @@ class Seeding:
     # the catalogue
 
     async def _look_around(self) -> None:
-        for id_ in await asyncio.to_thread(catalog.ids):
-            await self._look_at(id_)
+        known = await asyncio.to_thread(catalog.ids)
+        await self._let_go()
+        for id_ in known:
+            try:
+                await self._look_at(id_)
+            except Exception as error:
+                # Whatever is wrong with one torrent, the others are looked after.
+                note_failure("looking after a torrent", error)
         await self._keep_budget()
+
+    async def _let_go(self) -> None:
+        """Ends torrents whose folder somebody removed; a model that computes with one keeps its file."""
+        for torrent in self.torrents:
+            if self._client is not None and await asyncio.to_thread(torrent.entry.is_gone):
+                _log.warning("%s: its folder is gone; it is not seeded", torrent.metainfo.name)
+                await self._client.remove(torrent)
+                self._files.pop(torrent.entry.id, None)
+                self._used.discard(torrent.entry.id)
 
     async def _look_at(self, id_: str) -> None:
         running = self._client.find(id_) if self._client else None
@@ -196,6 +215,8 @@ class Seeding:
             fetches = not stored.entry.record.is_in_place
             torrent = await client.find_or_add(stored, fetches=fetches)
         except BareMetalError as error:
+            if error.code == "catalog.gone":
+                return  # it was removed since it was listed
             if id_ not in self.failures:
                 _log.error("%s: %s", id_[:12], error.message)
             self.failures[id_] = error
@@ -209,6 +230,8 @@ class Seeding:
         """Once the header says where blocks lie, wants no others than were asked for."""
         try:
             file = await wait_for_header(torrent)
+        except TorrentGoneError:
+            return
         except BareMetalError as error:
             _log.error("%s: %s", torrent.metainfo.name, error.message)
             return
@@ -244,7 +267,7 @@ class Seeding:
                 await asyncio.to_thread(evict, entry, blocks)
             except BareMetalError as error:
                 _log.error("%s: %s", id_[:12], error.message)
-                return
+                continue
             _log.info("%s: evicted %d blocks", entry.record.name, len(blocks))
             if torrent is not None:
                 await self._take_up(id_)
@@ -254,6 +277,11 @@ def _open_free(id_: str) -> StoredTorrent | None:
     """A torrent that no process has; raises like `Entry.open` and `StoredTorrent.open`."""
     entry = catalog.open_entry(id_)
     return None if entry.is_busy else StoredTorrent.open(entry)
+
+
+def _may_pass(error: BareMetalError) -> bool:
+    """Whether it may be over in a moment: no room, or another process that has the torrent."""
+    return isinstance(error, CapacityError) or error.code == "torrent.busy"
 
 
 def arriving_error(name: str) -> CapacityError:

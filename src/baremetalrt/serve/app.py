@@ -18,6 +18,7 @@ from starlette.routing import Route
 
 from baremetalrt import __version__
 from baremetalrt.core.errors import BareMetalError, UsageError
+from baremetalrt.core.ids import folded
 from baremetalrt.core.tasks import Tasks, note_failure
 from baremetalrt.node.adapter_shelf import AdapterShelf, parse_names
 from baremetalrt.node.model import Model
@@ -173,7 +174,7 @@ class Server:
 
     async def _list_models(self, _request: Request) -> Response:
         models = []
-        for model in list(self._node.models.values()):
+        for model in self._node.models.values():
             models.append(_model_card(model))
             for name in await asyncio.to_thread(self._shelf.names_for, model):
                 card = {"id": f"{model.name}:{name}", "parent": model.name}
@@ -199,17 +200,18 @@ class Server:
 
     async def _find_adapted(self, name: str) -> Model:
         """The model of that name, or, behind a colon, with adapters of the store: `base:a+b=0.5`."""
-        if not any(name.lower() == known.lower() for known in self._node.models):
-            for base in self._node.models.values():
+        models = self._node.models
+        if not any(folded(name) == folded(known) for known in models):
+            for base in models.values():
                 prefix, rest = name[: len(base.name) + 1], name[len(base.name) + 1 :]
-                if rest and prefix.lower() == f"{base.name.lower()}:":
+                if rest and folded(prefix) == f"{folded(base.name)}:":
                     return await asyncio.to_thread(self._shelf.adapt, base, parse_names(rest))
         return self._find(name)
 
     def _find(self, name: str) -> Model:
         """The model of that name; the first one when the request names none."""
         for model in self._node.models.values():
-            if not name or name.lower() == model.name.lower():
+            if not name or folded(name) == folded(model.name):
                 return model
         if self._seeding is not None and self._seeding.is_expecting:
             raise arriving_error(name)

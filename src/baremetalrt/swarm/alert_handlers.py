@@ -45,6 +45,9 @@ def alert_handlers(find: Find, dht: Dht) -> Handlers:
     return Handlers(
         answers={
             lt.add_torrent_alert: (lt.add_torrent_alert, _handle_or_error),
+            # A check that failed is never said to be over.
+            lt.file_error_alert: (lt.torrent_checked_alert, _not_checked),
+            lt.torrent_error_alert: (lt.torrent_checked_alert, _not_checked),
             lt.metadata_received_alert: (lt.metadata_received_alert, _nothing),
             lt.piece_availability_alert: (
                 lt.piece_availability_alert,
@@ -107,6 +110,14 @@ def _handle_or_error(alert: lt.add_torrent_alert) -> lt.torrent_handle | BareMet
 
 def _not_saved(alert: lt.save_resume_data_failed_alert) -> CapacityError:
     return CapacityError(f"its state was not saved: {_said(alert)}", code="disk.write")
+
+
+def _not_checked(alert: lt.file_error_alert | lt.torrent_error_alert) -> CapacityError:
+    return CapacityError(
+        f"what is on disk cannot be checked: {alert.error.message()}",
+        code="disk.read",
+        hint="can its files be read? `bmrt rm` forgets the torrent",
+    )
 
 
 def _transfer(status: lt.torrent_status) -> Transfer:

@@ -9,9 +9,18 @@ from typing import Any
 
 import libtorrent as lt
 
+from baremetalrt.core.errors import CapacityError
 
-class TorrentGoneError(Exception):
-    """The torrent that somebody waited for was removed meanwhile."""
+
+class TorrentGoneError(CapacityError):
+    """The torrent that somebody waited for was removed meanwhile, or the client of all was closed."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the torrent was removed while it was waited for",
+            code="torrent.removed",
+            hint="start again",
+        )
 
 
 @dataclass(frozen=True)
@@ -52,6 +61,8 @@ class Alerts:
     def close(self) -> None:
         """Hears of nothing any more; the session is somebody else's."""
         asyncio.get_running_loop().remove_reader(self._near)
+        for key, kind in list(self._expected):
+            self._answer(key, kind, TorrentGoneError())
 
     def close_sockets(self) -> None:
         """After the session has ended, which writes to one of them."""

@@ -27,7 +27,7 @@ def audit(entry: Entry, on_progress: Callable[[float], None] = lambda fraction: 
             return set()  # the second case is found, and mended, when the torrent starts
         have = stored.claimed
         window, record.audited = audit_window(record.audited, pieces.num_pieces, pieces.piece_bytes)
-        looked_at = have & set(window)
+        looked_at = {piece for piece in have & set(window) if checker.is_ours(piece)}
         rotten = looked_at - checker.check(looked_at, on_progress)
         with disk_errors():
             if rotten:

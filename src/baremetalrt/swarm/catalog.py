@@ -6,6 +6,7 @@ One folder per torrent: `metainfo.torrent`, `resume` (libtorrent's own state), `
 
 import contextlib
 import logging
+import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -14,14 +15,17 @@ from typing import Final
 
 import msgspec
 
-from baremetalrt.core.errors import IntegrityError, UsageError
+from baremetalrt.core.errors import BareMetalError, IntegrityError, UsageError
 from baremetalrt.core.files import disk_errors, try_lock, write_durably
-from baremetalrt.core.ids import is_infohash
+from baremetalrt.core.ids import folded, is_infohash, split_choice
 from baremetalrt.core.places import torrents_folder
+from baremetalrt.core.units import format_bytes
 from baremetalrt.swarm.cache_policy import decayed
+from baremetalrt.swarm.model_choice import is_meant
 
 _log = logging.getLogger("baremetalrt.swarm")
 _MIN_PREFIX_CHARS: Final = 8
+_SHOWN_CHARS: Final = 12
 _RECORD: Final = "record.json"
 _DATA: Final = "data"
 _LOCK: Final = "lock"
@@ -52,6 +56,8 @@ class Record(msgspec.Struct, kw_only=True):
     else's, which are read and never written. `is_complete` says that every piece was verified and is
     on disk. `wanted` lists the blocks to fetch without being asked, None for all of them. `num_sources`
     says, per piece, how many peers had it when last seen. `audited` is where the search for rot goes on.
+    `choice` is the path of the model in a torrent of several, and `title` what that torrent is called.
+    `own_urls` are trackers and mirrors that the user of this machine named, wherever they are.
     """
 
     name: str
@@ -68,6 +74,9 @@ class Record(msgspec.Struct, kw_only=True):
     num_have: int = 0
     signatures: list[FileSignature | None] = []
     audited: int = 0
+    choice: str | None = None
+    title: str | None = None
+    own_urls: list[str] = []
 
 
 class Uses(msgspec.Struct, kw_only=True):
@@ -142,10 +151,10 @@ class Entry:
         """Holds the torrent for this process, and brings the record up to date.
 
         Raises:
-            UsageError: another process fetches or seeds it.
+            UsageError: another process fetches or seeds it, or it is gone by now.
             IntegrityError: the record is damaged by now.
         """
-        with try_lock(self.folder / _LOCK) as held:
+        with _trying(self.folder) as held:
             if not held:
                 raise _busy(self.id)
             self.record = _read_record(self.folder)
@@ -153,9 +162,17 @@ class Entry:
 
     @property
     def is_busy(self) -> bool:
-        """Whether some process holds the torrent now."""
-        with try_lock(self.folder / _LOCK) as held:
+        """Whether some process holds the torrent now; raises `UsageError` if it is gone."""
+        with _trying(self.folder) as held:
             return not held
+
+    def is_meant(self, choice: str | None) -> bool:
+        """Whether the model that is here may be meant by `choice`; None says nothing."""
+        return choice is None or is_meant(self.record.choice or self.record.name, choice)
+
+    def is_gone(self) -> bool:
+        """Whether somebody has removed its folder."""
+        return not (self.folder / _RECORD).exists()
 
     def remove(self) -> int:
         """Deletes the torrent and what it fetched, never files in place; returns the bytes freed."""
@@ -168,12 +185,13 @@ class Entry:
 
 def ids() -> list[str]:
     """The name of every torrent's folder, in order. Leftovers of interrupted work are not among them."""
-    folder = torrents_folder()
-    if not folder.is_dir():
+    try:
+        paths = sorted(torrents_folder().iterdir())
+    except (FileNotFoundError, NotADirectoryError):
         return []
     return [
         path.name
-        for path in sorted(folder.iterdir())
+        for path in paths
         if is_infohash(path.name) and path.name == path.name.lower() and (path / _RECORD).exists()
     ]
 
@@ -191,6 +209,8 @@ def entries() -> list[Entry]:
             found.append(open_entry(id_))
         except IntegrityError as error:
             _log.warning("%s (%s)", error.message, error.hint)
+        except UsageError:
+            pass  # it was removed since it was listed
     return found
 
 
@@ -201,7 +221,7 @@ def remove_damaged(id_: str) -> int:
         UsageError: a process has it in use.
     """
     folder = torrents_folder() / id_
-    with try_lock(folder / _LOCK) as held:
+    with _trying(folder) as held:
         if not held:
             raise _busy(id_)
         return _remove(folder)
@@ -237,32 +257,94 @@ def add(id_: str, metainfo: bytes, record: Record) -> Entry:
 def find(reference: str) -> Entry | None:
     """The torrent that a user means: its name, or (the beginning of) an info-hash.
 
+    Of a torrent of several models, the one that is here may be named behind a colon.
+
     Raises:
+        UsageError: several are called that.
         IntegrityError: it is named by its whole id, and damaged.
     """
-    wanted = reference.lower()
+    wanted = folded(reference.strip())
     if not wanted:
         return None
     if wanted in (known := ids()):
         return open_entry(wanted)
-    for id_ in known:
-        try:
-            entry = open_entry(id_)
-        except IntegrityError:
-            continue
+    present = [entry for id_ in known if (entry := _sound(id_)) is not None]
+    found = _called(present, wanted)
+    base, choice = split_choice(wanted)
+    if not found and choice:
+        named = _called(present, base)
+        found = [e for e in named if e.record.choice and e.is_meant(choice)]
+    if len(found) > 1:
+        raise UsageError(
+            f"{len(found)} torrents are called {reference!r}: "
+            + ", ".join(map(_told_apart, found)),
+            code="model.ambiguous",
+            parameter="model",
+            hint="name one by the beginning of its info-hash",
+        )
+    return found[0] if found else None
+
+
+def _sound(id_: str) -> Entry | None:
+    """The torrent, unless it is damaged, or gone meanwhile."""
+    try:
+        return open_entry(id_)
+    except BareMetalError:
+        return None
+
+
+def _called(present: list[Entry], wanted: str) -> list[Entry]:
+    """Those with that name or hash, or else with a hash that begins so; names as `folded`."""
+
+    def hashes(entry: Entry) -> list[str]:
         record = entry.record
-        hashes = (id_, record.infohash_v1 or "", record.infohash_v2 or "")
-        if wanted in (record.name.lower(), f"{record.name.lower()}.gguf", *hashes):
-            return entry
-        if len(wanted) >= _MIN_PREFIX_CHARS and any(h.startswith(wanted) for h in hashes if h):
-            return entry
-    return None
+        return [h for h in (entry.id, record.infohash_v1, record.infohash_v2) if h]
+
+    def names(entry: Entry) -> list[str]:
+        name = folded(entry.record.name)
+        return [name, f"{name}.gguf", folded(entry.record.title or name)]
+
+    exact = [e for e in present if wanted in hashes(e)] or [
+        e for e in present if wanted in names(e)
+    ]
+    if exact or len(wanted) < _MIN_PREFIX_CHARS:
+        return exact
+    return [e for e in present if any(h.startswith(wanted) for h in hashes(e))]
+
+
+def _told_apart(entry: Entry) -> str:
+    record = entry.record
+    swarm = f", swarm {record.swarm}" if record.swarm else ""
+    return f"{entry.id[:_SHOWN_CHARS]} ({format_bytes(record.num_bytes)}{swarm})"
+
+
+@contextlib.contextmanager
+def _trying(folder: Path) -> Iterator[bool]:
+    """Whether this is the only holder of a torrent; raises `UsageError` if its folder is gone."""
+    with contextlib.ExitStack() as stack:
+        # A lock would make the folder anew.
+        if not folder.is_dir():
+            raise gone(folder.name)
+        try:
+            held = stack.enter_context(try_lock(folder / _LOCK))
+        except FileNotFoundError as error:
+            raise gone(folder.name) from error
+        yield held
+
+
+def gone(id_: str) -> UsageError:
+    """What is said of a torrent whose files vanish under whoever wants them."""
+    return UsageError(
+        f"the torrent {id_[:_SHOWN_CHARS]} is not in the catalogue any more", code="catalog.gone"
+    )
 
 
 def _read_record(folder: Path) -> Record:
     path = folder / _RECORD
     try:
         return msgspec.json.decode(path.read_bytes(), type=Record)
+    except FileNotFoundError as error:
+        raise gone(folder.name) from error
     except (OSError, msgspec.DecodeError) as error:
         raise IntegrityError(
             f"the record of torrent {folder.name} cannot be read: {error}",
@@ -284,13 +366,21 @@ def _remove(folder: Path) -> int:
     freed = _allocated_below(folder)
     # Renamed first: what is left of an interrupted removal is nobody's torrent any more.
     doomed = folder.with_name(f".removed-{folder.name}-{time.time_ns()}")
-    folder.rename(doomed)
+    try:
+        folder.rename(doomed)
+    except FileNotFoundError as error:
+        raise gone(folder.name) from error
     shutil.rmtree(doomed, ignore_errors=True)
     return freed
 
 
 def _allocated_below(folder: Path) -> int:
-    return sum(_allocated(path) for path in (folder / _DATA).glob("**/*"))
+    # What vanishes meanwhile takes nothing.
+    return sum(
+        _allocated(Path(where, name))
+        for where, _, names in os.walk(folder / _DATA)
+        for name in names
+    )
 
 
 def _allocated(path: Path) -> int:

@@ -16,6 +16,7 @@ import libtorrent as lt
 
 from baremetalrt.core.addresses import format_address
 from baremetalrt.core.errors import UsageError
+from baremetalrt.core.magnet_links import MagnetLink
 from baremetalrt.core.tasks import Tasks
 from baremetalrt.membership.authority import Membership, find_membership, utc_now
 from baremetalrt.swarm.alert_handlers import alert_handlers
@@ -23,13 +24,20 @@ from baremetalrt.swarm.alerts import Alerts, key_of, key_of_params
 from baremetalrt.swarm.catalog import Record
 from baremetalrt.swarm.config import SwarmConfig
 from baremetalrt.swarm.dht import Dht
-from baremetalrt.swarm.magnets import bare_torrent_file, parse_magnet
-from baremetalrt.swarm.metainfo import Metainfo, read_metainfo
-from baremetalrt.swarm.session_settings import local_only_filter, parse_peer, session_settings
+from baremetalrt.swarm.local_peers import known_peers
+from baremetalrt.swarm.magnets import bare_torrent_file, magnet_params
+from baremetalrt.swarm.metainfo import Metainfo
+from baremetalrt.swarm.session_settings import (
+    local_only_filter,
+    parse_peer,
+    session_settings,
+    stranger_filter,
+)
 from baremetalrt.swarm.state_saver import StateSaver
 from baremetalrt.swarm.stored_torrent import StoredTorrent
 from baremetalrt.swarm.torrent import Torrent
 from baremetalrt.swarm.torrent_params import stay_local, torrent_params, verified_pieces
+from baremetalrt.swarm.url_screen import UrlScreen, Waiting
 
 _log = logging.getLogger("baremetalrt.swarm")
 _FLAGS: Final = lt.torrent_flags
@@ -58,6 +66,7 @@ class SwarmClient:
         self._adopted: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
         self._stamps = {m.name: m.torrents.stamp() for m in memberships}
         self._tasks = Tasks()
+        self._screen = UrlScreen(config.local_hosts)
         # Where other peers reach this one, and members of private swarms; 0 for nowhere.
         self.listen_port = self.secure_port = 0
 
@@ -65,7 +74,8 @@ class SwarmClient:
         self._session: lt.session = await asyncio.to_thread(self._start_session)
         self.dht = Dht(self._session, self.config)
         self._alerts = Alerts(self._session, alert_handlers(self._of_handle, self.dht))
-        self._saver = StateSaver(self._alerts)
+        self._is_open = True
+        self._saver = StateSaver(self._alerts, finds_locally=self.config.local_discovery)
         if self._memberships:
             self._tasks.repeat("looking at certificates", self._adopt_renewed, lambda: _RENEWED_S)
         return self
@@ -73,8 +83,8 @@ class SwarmClient:
     def _start_session(self) -> lt.session:
         settings: Any = session_settings(self.config, with_certificates=bool(self._memberships))
         session = lt.session(settings)
-        if self.config.offline:
-            session.set_ip_filter(local_only_filter())
+        offline = self.config.offline
+        session.set_ip_filter(local_only_filter() if offline else stranger_filter(self.config))
         _limit_local_peers(session, self.config)
         self.listen_port = int(session.listen_port())
         self.secure_port = int(session.ssl_listen_port())
@@ -90,8 +100,10 @@ class SwarmClient:
             _log.warning("the state of some torrents was not saved: libtorrent does not answer")
         finally:
             await self._tasks.close()
+            await self._screen.close()
             for stack in self._locks.values():
                 stack.close()
+            self._is_open = False
             self._alerts.close()
             session = self._session
             del self._session, self.dht
@@ -190,20 +202,21 @@ class SwarmClient:
         torrent.handle.resume()
 
     async def fetch_metainfo(
-        self, magnet: str, *, peers: Iterable[str] = (), swarm: Membership | None = None
-    ) -> tuple[Metainfo, list[str]]:
-        """Gets from peers what a magnet link (or an info-hash) leaves out, however long that takes.
+        self, link: MagnetLink, *, peers: Iterable[str] = (), swarm: Membership | None = None
+    ) -> tuple[bytes, list[str]]:
+        """Gets from peers what a magnet link leaves out, however long that takes: a `.torrent` file.
 
-        Returns who was connected, too: they may be asked for the rest.
+        It has the hash that was asked for; what it says is not judged. Returns who was connected, too:
+        they may be asked for the rest.
 
         Raises:
-            UsageError: it is no magnet link.
-            IntegrityError: what peers sent is no model's torrent.
+            UsageError: a peer cannot be.
+            TorrentGoneError: the client was closed meanwhile.
         """
         addresses = await self._resolve(peers)
         while True:
             adopted = self._adopted[swarm.name if swarm else ""]
-            asking = asyncio.create_task(self._ask(magnet, addresses, swarm))
+            asking = asyncio.create_task(self._ask(link, addresses, swarm))
             waiting = asyncio.create_task(adopted.wait())
             try:
                 await asyncio.wait((asking, waiting), return_when=asyncio.FIRST_COMPLETED)
@@ -217,12 +230,10 @@ class SwarmClient:
             swarm = self._memberships[swarm.name] if swarm else None
 
     async def _ask(
-        self, magnet: str, addresses: Sequence[tuple[str, int]], swarm: Membership | None
-    ) -> tuple[Metainfo, list[str]]:
-        params = parse_magnet(magnet)
-        if self.config.offline:
-            stay_local(params)
-        params.peers = [*params.peers, *addresses]
+        self, link: MagnetLink, addresses: Sequence[tuple[str, int]], swarm: Membership | None
+    ) -> tuple[bytes, list[str]]:
+        params = magnet_params(link)
+        params.peers = [*addresses, *await self._nearby(secure=swarm is not None)]
         params.save_path = "."
         params.flags |= _FLAGS.default_dont_download | _FLAGS.upload_mode
         # Paused until it has a certificate to show.
@@ -230,20 +241,20 @@ class SwarmClient:
         params.flags &= ~_FLAGS.auto_managed
         if swarm is not None:
             params.root_certificate = swarm.torrents.root_pem.decode()
-        handle = await self._added(params)
-        if swarm is not None:
-            _show_certificate(handle, swarm)
-        received = self._alerts.expect(key_of(handle), lt.metadata_received_alert)
-        handle.resume()
+        handle = await self._added(params, peers=link.peers)
         try:
+            if swarm is not None:
+                _show_certificate(handle, swarm)
+            received = self._alerts.expect(key_of(handle), lt.metadata_received_alert)
+            handle.resume()
             await received
             info = await asyncio.to_thread(handle.torrent_file)
             assert info is not None, "libtorrent has said that it has the metadata"
-            raw = bare_torrent_file(info.info_section(), params)
+            raw = bare_torrent_file(info.info_section(), link)
             known = [format_address(*peer) for peer in await asyncio.to_thread(_called, handle)]
         finally:
-            self._session.remove_torrent(handle)
-        return await asyncio.to_thread(read_metainfo, raw, source=magnet), known
+            self._drop(handle)
+        return raw, known
 
     async def _adopt(self, swarm: Membership) -> None:
         """Shows the certificates that a member has now; who is under an older root is hung up on.
@@ -285,11 +296,14 @@ class SwarmClient:
         """Stops a torrent and writes down where it stood."""
         key = key_of(torrent.handle)
         torrent.handle.pause()
-        await self.save(torrent)
-        self._torrents.pop(key, None)
-        await self._take_out(torrent.handle)
-        self._saver.forget(torrent)
-        self._locks.pop(key).close()
+        try:
+            await self.save(torrent)
+        finally:
+            self._torrents.pop(key, None)
+            torrent.on_removed()
+            self._saver.forget(torrent)
+            await self._take_out(torrent.handle)
+            self._locks.pop(key).close()
 
     async def save(self, torrent: Torrent) -> None:
         """Writes down what is here, and that it is; see `StateSaver.save`."""
@@ -332,40 +346,69 @@ class SwarmClient:
     ) -> tuple[lt.torrent_handle, set[int]]:
         """A torrent in libtorrent, still paused, and the pieces that it has."""
         have = await asyncio.to_thread(verified_pieces, stored, on_check)
+        swarm = self._membership_for(stored.metainfo, stored.entry.record)
         params = torrent_params(stored, have)
-        if self.config.offline:
-            stay_local(params)
         # Peers named here are connected at once, those named later at the next tick.
-        params.peers = [*addresses, *params.peers]
-        handle = await self._start(params, stored.entry.record, stored.metainfo)
-        return handle, await self._checked(handle) if have is None else have
-
-    async def _start(
-        self, params: lt.add_torrent_params, record: Record, metainfo: Metainfo
-    ) -> lt.torrent_handle:
-        swarm = None
-        if metainfo.needs_certificate:
-            swarm = self._memberships.get(record.swarm or "")
-            if swarm is None:
-                raise UsageError(
-                    f"{record.name} belongs to the private swarm {record.swarm or '?'}",
-                    code="swarm.unknown",
-                    hint="`bmrt swarm join` with an invitation from one of its members",
-                )
+        is_open = not stored.metainfo.is_private
+        nearby = await self._nearby(secure=swarm is not None) if is_open else []
+        params.peers = [*addresses, *params.peers, *nearby]
+        root_pem = b""
+        if swarm is not None:
             # In place of the one in the torrent, which those who were put out are certified under.
             root_pem = await asyncio.to_thread(lambda: swarm.torrents.root_pem)
             params.root_certificate = root_pem.decode()
-        handle = await self._added(params)
-        if swarm is not None:
-            self._roots[key_of(handle)] = root_pem
-            _show_certificate(handle, swarm)
-        return handle
+        handle = await self._added(params, own_urls=stored.entry.record.own_urls)
+        try:
+            if swarm is not None:
+                self._roots[key_of(handle)] = root_pem
+                _show_certificate(handle, swarm)
+            return handle, await self._checked(handle) if have is None else have
+        except BaseException:
+            # Or else nobody could start it again.
+            self._drop(handle)
+            raise
 
-    async def _added(self, params: lt.add_torrent_params) -> lt.torrent_handle:
+    async def _nearby(self, *, secure: bool) -> list[tuple[str, int]]:
+        """Local peers of other torrents, who may have this one."""
+        if not self.config.local_discovery:
+            return []
+        return await asyncio.to_thread(known_peers, secure=secure)
+
+    def _membership_for(self, metainfo: Metainfo, record: Record) -> Membership | None:
+        if not metainfo.needs_certificate:
+            return None
+        swarm = self._memberships.get(record.swarm or "")
+        if swarm is None:
+            raise UsageError(
+                f"{record.name} belongs to the private swarm {record.swarm or '?'}",
+                code="swarm.unknown",
+                hint="`bmrt swarm join` with an invitation from one of its members",
+            )
+        return swarm
+
+    async def _added(
+        self,
+        params: lt.add_torrent_params,
+        *,
+        own_urls: Iterable[str] = (),
+        peers: Iterable[str] = (),
+    ) -> lt.torrent_handle:
+        """The torrent in libtorrent; of what it names, what may be called. `peers` are a link's."""
+        if self.config.offline:
+            stay_local(params)
+            waiting: Waiting = ()
+        else:
+            params.flags &= ~_FLAGS.apply_ip_filter
+            waiting = self._screen.screen(params, own_urls=own_urls, peers=peers)
         added = self._alerts.expect(key_of_params(params), lt.add_torrent_alert)
         self._session.async_add_torrent(params)
         handle: lt.torrent_handle = await added
+        self._screen.add_later(handle, waiting)
         return handle
+
+    def _drop(self, handle: lt.torrent_handle) -> None:
+        if self._is_open:
+            self._session.remove_torrent(handle)
 
     async def _take_out(self, handle: lt.torrent_handle) -> None:
         self._roots.pop(key_of(handle), None)

@@ -19,7 +19,8 @@ class SwarmConfig:
     `offline` never sends a packet beyond the local network. `metered` leaves the background work of
     the daemon undone. `disk_budget` bounds what fetched models take, in bytes; 0 means no bound.
     `port_mapping` asks the router for an open port. `listen` is an address, `port` the first one tried;
-    port 0 takes any.
+    port 0 takes any. `local_hosts`: names or addresses on this machine, or on a network of its own, that
+    torrents of others may name as mirrors and trackers.
     """
 
     offline: bool = False
@@ -34,6 +35,7 @@ class SwarmConfig:
     download_limit: Bytes = 0
     upload_limit: Bytes = 0
     disk_budget: Bytes = 0
+    local_hosts: tuple[str, ...] = ()
 
 
 def load_swarm_config() -> SwarmConfig:

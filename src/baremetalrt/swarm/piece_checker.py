@@ -49,6 +49,15 @@ class PieceChecker:
         """Whether the torrent names a hash per piece (v1 and hybrid ones do)."""
         return self._metainfo.infohash_v1 is not None
 
+    def is_ours(self, piece: int) -> bool:
+        """Whether nothing of a piece lies in a file beside the model, which is not here to be hashed."""
+        start, end = self._metainfo.pieces.piece_range(piece)
+        return all(
+            is_padding or index in self._files
+            for first, last, index, is_padding in self._layout
+            if max(start, first) < min(end, last)
+        )
+
     def check(
         self, pieces: Iterable[int], on_progress: Callable[[float], None] = lambda fraction: None
     ) -> set[int]:

@@ -3,18 +3,18 @@
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import libtorrent as lt
 
-from baremetalrt.core.errors import CapacityError, IntegrityError
+from baremetalrt.core.errors import CapacityError, IntegrityError, UsageError
 from baremetalrt.core.files import disk_errors, write_durably
 from baremetalrt.core.units import format_bytes
 from baremetalrt.membership.authority import Membership
 from baremetalrt.swarm import catalog
-from baremetalrt.swarm.catalog import FileSignature, Record
+from baremetalrt.swarm.catalog import Entry, FileSignature, Record
 from baremetalrt.swarm.metainfo import Metainfo, read_metainfo
 from baremetalrt.swarm.piece_checker import signatures
 from baremetalrt.swarm.pieces import choose_piece_bytes
@@ -128,9 +128,12 @@ def publish_file(
         swarm=swarm.name if swarm else None,
         num_have=metainfo.pieces.num_pieces,
         signatures=signatures(paths),
+        own_urls=[*options.trackers, *options.web_seeds],
     )
     entry = catalog.add(metainfo.id, metainfo.raw, record)
     known = entry.record
+    if set(record.own_urls) - set(known.own_urls):
+        _remember_urls(entry, record.own_urls)
     if not known.is_complete or (known.is_in_place and known.paths != record.paths):
         # The file was moved, or is better than what was fetched of it so far.
         with entry.locked(), disk_errors():
@@ -140,6 +143,16 @@ def publish_file(
             entry.record = record
             entry.save()
     return StoredTorrent(entry, metainfo)
+
+
+def _remember_urls(entry: Entry, urls: Sequence[str]) -> None:
+    """Trackers and mirrors that the user named for a torrent that was there already."""
+    try:
+        with entry.locked(), disk_errors():
+            entry.record.own_urls = list(dict.fromkeys([*entry.record.own_urls, *urls]))
+            entry.save()
+    except UsageError:
+        pass  # another process seeds it; whoever seeds it after that one names them again
 
 
 def find_torrent_of(file: GGUFFile) -> StoredTorrent | None:

@@ -16,11 +16,12 @@ _MAX_REMEMBERED: Final = 100
 class SavedState:
     """What libtorrent says of a torrent, as bytes: its own objects last as long as the alert.
 
-    `whole_torrent` is the `.torrent` file with the v2 hashes of all pieces, where they are known and it
-    was asked for.
+    `peers` are those whom others can call. `whole_torrent` is the `.torrent` file with the v2 hashes of
+    all pieces, where they are known and it was asked for.
     """
 
     have: set[int]
+    peers: list[tuple[str, int]]
     resume: bytes
     whole_torrent: bytes | None
 
@@ -40,7 +41,7 @@ def read_state(params: lt.add_torrent_params, peers: Iterable[tuple[str, int]]) 
     banned = set(params.banned_peers)
     params.peers = [peer for peer in known if peer not in banned][:_MAX_REMEMBERED]
     have = {i for i, has in enumerate(params.have_pieces) if has}
-    return SavedState(have, lt.write_resume_data_buf(params), whole)
+    return SavedState(have, list(params.peers), lt.write_resume_data_buf(params), whole)
 
 
 def read_resume_data(path: Path) -> lt.add_torrent_params | None:

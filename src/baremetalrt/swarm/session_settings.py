@@ -10,6 +10,7 @@ import psutil
 
 from baremetalrt import __version__
 from baremetalrt.core.errors import UsageError
+from baremetalrt.swarm.callees import NOT_PUBLIC, Network
 from baremetalrt.swarm.config import SwarmConfig
 
 _ALERTS: Final = (
@@ -23,9 +24,8 @@ _ALERTS: Final = (
     | lt.alert_category.dht_operation
 )
 _ALERT_QUEUE: Final = 20_000
-_Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 # What no router passes on. Source: RFC 1122, RFC 3927, RFC 4291.
-_NEVER_ROUTED: Final[tuple[_Network, ...]] = tuple(
+_NEVER_ROUTED: Final[tuple[Network, ...]] = tuple(
     ipaddress.ip_network(n) for n in ("127.0.0.0/8", "169.254.0.0/16", "::1/128", "fe80::/10")
 )
 _BLOCKED: Final = 1
@@ -45,6 +45,9 @@ def session_settings(config: SwarmConfig, *, with_certificates: bool) -> dict[st
         "enable_incoming_utp": not with_certificates,
         "enable_dht": config.dht and is_online,
         "enable_lsd": config.local_discovery,
+        # As often as BEP 14 allows: who comes back with nothing, after being seen with all of a torrent,
+        # is called by nobody, and hears of a seed when that announces itself.
+        "local_service_announce_interval": 60,
         "enable_upnp": config.port_mapping and is_online,
         "enable_natpmp": config.port_mapping and is_online,
         "dht_bootstrap_nodes": ",".join(config.dht_bootstrap) if is_online else "",
@@ -57,8 +60,11 @@ def session_settings(config: SwarmConfig, *, with_certificates: bool) -> dict[st
         "upload_rate_limit": config.upload_limit,
         # The first pieces, too, come in the order that we say.
         "initial_picker_threshold": 0,
-        # A torrent may name mirrors on the LAN, but not press buttons of the devices there.
+        # What torrents name is screened before (`url_screen.py`); this holds for where it leads on.
         "ssrf_mitigation": True,
+        "validate_https_trackers": True,
+        "apply_ip_filter_to_trackers": True,
+        "allow_idna": False,
         # A mirror that stalls or answers 404 is tried again in minutes, and not in half an hour.
         "urlseed_timeout": 10,
         "urlseed_wait_retry": 60,
@@ -87,7 +93,7 @@ def session_settings(config: SwarmConfig, *, with_certificates: bool) -> dict[st
     }
 
 
-def local_networks() -> list[_Network]:
+def local_networks() -> list[Network]:
     """The networks that this machine's own interfaces are on: what is reached without a router.
 
     Private addresses alone would say too little: a company or a VPN routes them far.
@@ -117,6 +123,41 @@ def local_only_filter() -> lt.ip_filter:
     for network in local_networks():
         rules.add_rule(str(network[0]), str(network[-1]), 0)
     return rules
+
+
+def stranger_filter(config: SwarmConfig) -> lt.ip_filter:
+    """Blocks what is not public, for whatever libtorrent looks up by itself: mirrors above all.
+
+    Peers are not meant, who may be on the LAN: torrents that are not offline do without the flag that
+    says so. The DHT is, so one of one's own, on the LAN, is left open.
+    """
+    rules = lt.ip_filter()
+    if config.dht and not any(map(_may_be_public, config.dht_bootstrap)):
+        return rules
+    for network in NOT_PUBLIC:
+        rules.add_rule(str(network[0]), str(network[-1]), _BLOCKED)
+    for host in config.local_hosts:
+        for address in _addresses(host):
+            rules.add_rule(address, address, 0)
+    return rules
+
+
+def _may_be_public(node: str) -> bool:
+    host = node.rpartition(":")[0].removeprefix("[").removesuffix("]")
+    try:
+        ip = ipaddress.ip_address(host)
+    except ValueError:
+        return True
+    return not any(ip in network for network in NOT_PUBLIC if network.version == ip.version)
+
+
+def _addresses(host: str) -> list[str]:
+    """Where a host of the user's choice is now. Blocks."""
+    try:
+        found = socket.getaddrinfo(host.removeprefix("[").removesuffix("]"), None)
+    except (OSError, UnicodeError):
+        return []
+    return sorted({str(address[0]).partition("%")[0] for *_, address in found})
 
 
 def parse_peer(text: str, *, offline: bool) -> tuple[str, int]:

@@ -13,6 +13,7 @@ from baremetalrt.core.files import disk_errors, write_durably
 from baremetalrt.core.tasks import Tasks
 from baremetalrt.swarm.alerts import Alerts, TorrentGoneError, key_of
 from baremetalrt.swarm.catalog import Record
+from baremetalrt.swarm.local_peers import remember
 from baremetalrt.swarm.metainfo import read_metainfo
 from baremetalrt.swarm.piece_checker import signatures
 from baremetalrt.swarm.resume import SavedState
@@ -28,8 +29,10 @@ _SETTLE_S: Final = 2.0
 class StateSaver:
     """Saves on its own when `note_progress` is told, and when asked to."""
 
-    def __init__(self, alerts: Alerts) -> None:
+    def __init__(self, alerts: Alerts, *, finds_locally: bool) -> None:
+        """`finds_locally`: peers of the local network are remembered for other torrents."""
         self._alerts = alerts
+        self._finds_locally = finds_locally
         self._timers: dict[Torrent, asyncio.TimerHandle] = {}
         self._tasks = Tasks()
         # what is remembered is changed by one at a time
@@ -95,6 +98,8 @@ class StateSaver:
             if saved.whole_torrent is not None:
                 _keep_layers(torrent, saved.whole_torrent)
             write_durably(torrent.entry.resume_path, saved.resume)
+            if self._finds_locally:
+                remember(saved.peers, secure=torrent.metainfo.needs_certificate)
             torrent.was_saved = True
             if any(sources):
                 record.num_sources = sources
@@ -135,7 +140,7 @@ class StateSaver:
 def _keep_layers(torrent: Torrent, raw: bytes) -> None:
     """A magnet link brings no hashes of pieces by v2; whoever has all pieces can give them on."""
     try:
-        metainfo = read_metainfo(raw, source=torrent.metainfo.id)
+        metainfo = read_metainfo(raw, source=torrent.metainfo.id, choice=torrent.metainfo.choice)
     except IntegrityError as error:
         _log.debug("%s: no v2 hashes: %s", torrent.metainfo.name, error)
         return

@@ -7,7 +7,7 @@ import libtorrent as lt
 
 from baremetalrt.core.errors import UsageError
 from baremetalrt.core.files import write_durably
-from baremetalrt.swarm.catalog import Entry
+from baremetalrt.swarm.catalog import Entry, gone
 from baremetalrt.swarm.metainfo import MAX_TORRENT_BYTES, Metainfo, read_metainfo
 from baremetalrt.swarm.resume import read_resume_data
 from baremetalrt.weights.gguf import GGUFFile
@@ -22,9 +22,13 @@ class StoredTorrent:
 
     @classmethod
     def open(cls, entry: Entry) -> "StoredTorrent":
-        """Reads the description of a torrent; raises like `read_metainfo`."""
+        """Reads the description of a torrent; raises like `read_metainfo`, and if it is gone."""
         path = entry.metainfo_path
-        return cls(entry, read_metainfo(path.read_bytes(), source=str(path)))
+        try:
+            raw = path.read_bytes()
+        except OSError as error:
+            raise gone(entry.id) from error
+        return cls(entry, read_metainfo(raw, source=str(path), choice=entry.record.choice))
 
     @cached_property
     def resume(self) -> lt.add_torrent_params | None:
@@ -35,7 +39,7 @@ class StoredTorrent:
     def claimed(self) -> set[int]:
         """The pieces that were written down as verified and on disk."""
         if self.entry.record.is_complete:
-            return set(range(self.metainfo.pieces.num_pieces))
+            return set(self.metainfo.model_pieces)
         return self.resumed
 
     @property
@@ -60,7 +64,7 @@ class StoredTorrent:
         write_durably(self.entry.resume_path, lt.write_resume_data_buf(resume))
 
 
-def read_torrent_file(path: str) -> Metainfo:
+def read_torrent_file(path: str, choice: str | None = None) -> Metainfo:
     """A `.torrent` file; raises like `read_metainfo`, and `UsageError` if it cannot be read."""
     try:
         with open(path, "rb") as file:
@@ -69,4 +73,4 @@ def read_torrent_file(path: str) -> Metainfo:
         raise UsageError(
             f"{path} cannot be read: {error.strerror}", code="torrent.unreadable"
         ) from error
-    return read_metainfo(raw, source=path)
+    return read_metainfo(raw, source=path, choice=choice)

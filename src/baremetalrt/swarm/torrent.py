@@ -11,6 +11,7 @@ import libtorrent as lt
 
 from baremetalrt.core.errors import BareMetalError, CapacityError
 from baremetalrt.core.spans import ByteRange
+from baremetalrt.swarm.alerts import TorrentGoneError
 from baremetalrt.swarm.catalog import Entry
 from baremetalrt.swarm.fetch_order import FetchOrder, order_fetch, step_pieces
 from baremetalrt.swarm.metainfo import Metainfo
@@ -136,7 +137,7 @@ class Torrent:
         """Returns once these bytes are verified and on disk; until then they are fetched first.
 
         Raises:
-            CapacityError: the disk is full or failing.
+            CapacityError: the disk is full or failing, or the torrent was removed (`TorrentGoneError`).
         """
         await self._wait(self.metainfo.pieces.pieces(ranges), is_urgent=True)
 
@@ -273,9 +274,16 @@ class Torrent:
         """The torrent has stopped; everybody who waits hears of it."""
         if self.failure is not None:
             return  # every write that was on its way fails by itself
+        _log.error("%s: %s", self.metainfo.name, error.message)
+        self._stop(error)
+
+    def on_removed(self) -> None:
+        """It is over; everybody who waits hears of it, and whoever asks later."""
+        self._stop(self.failure or TorrentGoneError())
+
+    def _stop(self, error: BareMetalError) -> None:
         self.failure = error
         self._flushing = None
-        _log.error("%s: %s", self.metainfo.name, error.message)
         waiters, self._waiters = self._waiters, []
         for waiter in waiters:
             if not waiter.done.done():

@@ -1,16 +1,30 @@
 """What a published model is called: by its own metadata, never by its file name. Pure."""
 
 import re
+import unicodedata
 from collections import Counter
 from typing import Final
 
 from baremetalrt.weights.gguf import GGUFFile
 
 _MAX_NAME_CHARS: Final = 120
+# File systems count bytes, of which a letter may take four; numbers of parts and a suffix come after it.
+_MAX_NAME_BYTES: Final = 200
 _MAX_TITLE_CHARS: Final = 80
-_UNSAFE: Final = re.compile(r"[^A-Za-z0-9._+-]+")
-# What Windows opens instead of a file, whatever follows the first dot.
-_DEVICE: Final = re.compile(r"(?:con|prn|aux|nul|com\d|lpt\d)(?:\.|$)", re.IGNORECASE)
+_SAFE_ASCII: Final = frozenset("._+-")
+# Letters, the marks that belong to them, and numbers. Nothing that turns the direction of writing, hides,
+# or is a separator anywhere is among these.
+_SAFE_KINDS: Final = frozenset("LMN")
+# Letters and marks that show nothing: fillers, joiners, selectors of variants.
+# Source: DerivedCoreProperties, Default_Ignorable_Code_Point.
+_HIDDEN: Final = frozenset(
+    (
+        *(0x034F, 0x115F, 0x1160, 0x17B4, 0x17B5, 0x3164, 0xFFA0),
+        *(*range(0x180B, 0x1810), *range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0)),
+    )
+)
+# What Windows opens instead of a file, whatever follows the first dot. It takes raised digits, too.
+_DEVICE: Final = re.compile(r"(?:con|prn|aux|nul|com[\d¹²³]|lpt[\d¹²³])(?:\.|$)", re.IGNORECASE)
 _PART: Final = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf", re.IGNORECASE)
 # Source: `enum llama_ftype` in `llama.h`.
 _FILE_TYPES: Final = {
@@ -51,9 +65,26 @@ _FILE_TYPES: Final = {
 
 
 def slug(text: str) -> str:
-    """`text` as a file name that is safe everywhere: plain characters, no leading dot; maybe empty."""
-    name = _UNSAFE.sub("-", text)[:_MAX_NAME_CHARS].strip("-.")
+    """`text` as a file name that is safe everywhere; maybe empty.
+
+    Letters of every script stay, composed as most systems write them; the rest becomes hyphens, and no
+    dot or hyphen is at an end.
+    """
+    composed = unicodedata.normalize("NFC", text[: 4 * _MAX_NAME_CHARS])
+    kept = "".join(c if _is_safe(c) else " " for c in composed)
+    name = "-".join(kept.split())[:_MAX_NAME_CHARS]
+    name = name.encode()[:_MAX_NAME_BYTES].decode(errors="ignore")
+    # A mark without its letter would hang on whatever is written before the name.
+    while name and (name[0] in "-." or unicodedata.category(name[0])[0] == "M"):
+        name = name[1:]
+    name = name.rstrip("-.")
     return f"_{name}" if _DEVICE.match(name) else name
+
+
+def _is_safe(c: str) -> bool:
+    if c.isascii():
+        return c.isalnum() or c in _SAFE_ASCII
+    return unicodedata.category(c)[0] in _SAFE_KINDS and ord(c) not in _HIDDEN
 
 
 def content_name(file: GGUFFile) -> str:

@@ -26,7 +26,7 @@ def verified_pieces(stored: StoredTorrent, on_check: Callable[[float], None]) ->
         CapacityError: the files cannot be written.
     """
     record, metainfo, paths = stored.entry.record, stored.metainfo, stored.entry.model_paths
-    claimed = set(range(metainfo.pieces.num_pieces)) if record.is_complete else set()
+    claimed = set(metainfo.model_pieces) if record.is_complete else set()
     if not record.is_in_place:
         claimed |= stored.resumed
         with disk_errors():
@@ -70,7 +70,6 @@ def torrent_params(stored: StoredTorrent, have: set[int] | None) -> lt.add_torre
     params.renamed_files = {index: str(path) for index, path in names.items()}
     params.file_priorities = [4 if i in names else 0 for i in range(metainfo.num_files)]
     params.flags = _FLAGS.paused | _FLAGS.update_subscribe | _FLAGS.duplicate_is_error
-    params.flags |= _FLAGS.apply_ip_filter
     if have is not None:
         num_pieces = metainfo.pieces.num_pieces
         params.have_pieces = [piece in have for piece in range(num_pieces)]
@@ -81,8 +80,9 @@ def torrent_params(stored: StoredTorrent, have: set[int] | None) -> lt.add_torre
 
 
 def stay_local(params: lt.add_torrent_params) -> None:
-    """Takes out whatever would send packets beyond the local network."""
+    """Takes out whatever would send packets beyond the local network, and filters peers."""
     params.trackers = []
     params.url_seeds = []
+    params.http_seeds = []
     params.dht_nodes = []
-    params.flags |= _FLAGS.disable_dht
+    params.flags |= _FLAGS.disable_dht | _FLAGS.apply_ip_filter

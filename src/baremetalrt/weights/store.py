@@ -3,11 +3,13 @@
 import importlib.util
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from baremetalrt.core.errors import CapacityError, UsageError
+from baremetalrt.core.ids import folded
 from baremetalrt.core.places import models_folder
 from baremetalrt.native.holes import punch_hole
 
@@ -62,14 +64,17 @@ def stored_models() -> list[StoredModel]:
 
 def models_in(folder: Path) -> list[Path]:
     """The GGUF files of a folder and those below it; of split ones the first part."""
-    return [path for path in sorted(folder.glob("**/*.gguf")) if _is_first_part(path)]
+    # Folders may come and go while they are looked through.
+    names = ((where, name) for where, _, found in os.walk(folder) for name in found)
+    paths = sorted(Path(where, name) for where, name in names if name.endswith(".gguf"))
+    return [path for path in paths if _is_first_part(path)]
 
 
 def find_model(reference: str | None) -> StoredModel:
     """The model that a user means: a path, a name in the store, or nothing for the default.
 
     Raises:
-        UsageError: there is none.
+        UsageError: there is none, or there are several.
     """
     if not reference:
         default = default_model()
@@ -83,9 +88,11 @@ def find_model(reference: str | None) -> StoredModel:
     path = Path(reference).expanduser()
     if os.path.isfile(path):  # and not `is_file`, which raises on names too long
         return StoredModel(_name(path), path, is_default=False)
-    for model in stored_models():
-        if reference.lower() in (model.name.lower(), model.path.name.lower()):
-            return model
+    found = models_called(reference)
+    if len(found) > 1:
+        raise ambiguous(reference, [str(model.path) for model in found])
+    if found:
+        return found[0]
     raise UsageError(
         f"no model {reference!r}: neither a file nor a name in the store",
         code="model.not-found",
@@ -94,11 +101,28 @@ def find_model(reference: str | None) -> StoredModel:
     )
 
 
+def models_called(name: str) -> list[StoredModel]:
+    """Those of the store with that name, with or without suffix; or else the embedded default."""
+    wanted = folded(name)
+    found = [m for m in stored_models() if wanted in (folded(m.name), folded(m.path.name))]
+    return [m for m in found if not m.is_default] or found
+
+
+def ambiguous(name: str, places: Sequence[str]) -> UsageError:
+    """What is said of a name that several models have."""
+    return UsageError(
+        f"{len(places)} models are called {name!r}: " + ", ".join(places),
+        code="model.ambiguous",
+        parameter="model",
+        hint="name one by its path, or by the beginning of its info-hash",
+    )
+
+
 def looks_like_model(argument: str) -> bool:
     """Whether a single argument names a model rather than being a prompt."""
     if argument.lower().endswith(".gguf"):
         return True
-    return any(argument.lower() == model.name.lower() for model in stored_models())
+    return any(folded(argument) == folded(model.name) for model in stored_models())
 
 
 def _name(path: Path) -> str:
