@@ -1,6 +1,7 @@
 """Machines that host a model of which they had nothing: they fetch a span, and go where it is needed."""
 
 import json
+import re
 import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -11,9 +12,11 @@ import libtorrent as lt
 import pytest
 
 from baremetalrt.swarm.catalog import Entry
+from baremetalrt.swarm.obtaining import add_torrent
 from baremetalrt.weights.store import default_model
 from commands import ServerProcess, bmrt
-from peers_kit import PeerProcess, founder, member
+from peers_kit import PeerProcess, at_home, founder, member
+from swarm_kit import Seeder, publish_model, write_model
 
 # The loopback interface is the whole network here.
 FOUND: dict[str, object] = {"local_discovery": True}
@@ -130,6 +133,24 @@ def test_peers_meet_on_the_dht(tmp_path: Path) -> None:
         assert json.loads(over.stdout)["tokens"] == json.loads(alone.stdout)["tokens"]
         (found,) = json.loads(bmrt("peers", "--route", "swarm", "--json", home=caller).stdout)
         assert found["id"] == peer.id
+
+
+def test_a_host_that_cannot_begin_tries_again(tmp_path: Path) -> None:
+    """While another program has the torrent nothing can be hosted; it says so once, and then hosts."""
+    path = write_model(tmp_path)
+    metainfo = publish_model(path)
+    file = tmp_path / "model.torrent"
+    file.write_bytes(metainfo.raw)
+    home = founder(tmp_path / "home")
+    with at_home(home):
+        entry = add_torrent(metainfo).entry
+    with Seeder(metainfo.raw, path) as seed, ExitStack() as another:
+        another.enter_context(entry.locked())
+        with PeerProcess(file, "0:4", home, "--peer", seed.peer, seeds=True) as host:
+            host.wait_for(re.compile(rb"nothing more is hosted: .* in use by another"))
+            another.close()
+            assert host.hosts() == "0:4"
+            assert host.said.count(b"nothing more is hosted") == 1
 
 
 def test_settings_share_without_an_option(swarm: Swarm) -> None:

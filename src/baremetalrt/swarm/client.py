@@ -159,10 +159,13 @@ class SwarmClient:
     async def find_or_add(
         self, stored: StoredTorrent, *, peers: Iterable[str] = (), fetches: bool = True
     ) -> Torrent:
-        """The torrent, which may run already or be about to; raises like `add`."""
+        """The torrent, which may run already or be about to, and asks `peers` too; raises like `add`."""
         async with self._adding.setdefault(stored.entry.id, asyncio.Lock()):
             running = self.find(stored.entry.id)
-            return running or await self.add(stored, peers=peers, fetches=fetches)
+            if running is None:
+                return await self.add(stored, peers=peers, fetches=fetches)
+        await self.connect(running, peers)
+        return running
 
     def find(self, id_: str) -> Torrent | None:
         """The torrent of that entry, if it runs."""
