@@ -114,6 +114,22 @@ class Host:
     def unplug(self) -> None:
         self._namespace.run("ip", "link", "set", "eth0", "down")
 
+    def take_address(self, address: str) -> None:
+        """Has this address, too, as far as `reach_directly` tells others."""
+        self._namespace.run("ip", "address", "add", f"{address}/32", "dev", "eth0")
+
+    def reach_directly(self, address: str) -> None:
+        """Looks for this address on the LAN, wherever it belongs."""
+        self._namespace.run("ip", "route", "add", address, "dev", "eth0")
+
+    def listen(self, address: str, port: int) -> socket.socket:
+        """A socket of this process that listens there."""
+        listening = self._namespace.socket(socket.AF_INET, socket.SOCK_STREAM)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((address, port))
+        listening.listen()
+        return listening
+
     def send_probe(self) -> None:
         """A packet beyond the LAN."""
         self._probe.sendto(b"probe", _PROBE)

@@ -6,7 +6,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import libtorrent as lt
 import pytest
@@ -21,26 +21,25 @@ from baremetalrt.swarm.config import SwarmConfig
 from baremetalrt.swarm.metainfo import read_metainfo
 from baremetalrt.swarm.obtaining import add_torrent
 from baremetalrt.swarm.publishing import PublishOptions, publish_file
+from namespaces import Lan, NotPermitted
 from peers_kit import at_home
-from swarm_kit import LOOPBACK, Seeder, write_model
+from swarm_kit import LOOPBACK, Seeder, make_home, write_model
 
 # Long enough for every first attempt of libtorrent: it makes them within a tick or two.
 SETTLED_S = 1.5
 CALLEES = Callees(frozenset({"mirror.lan"}), frozenset())
 
 
-class Service:
-    """A service of this machine that counts who connects, over TCP and UDP on one port."""
+class Listener:
+    """Counts who connects to a socket, and answers each alike."""
 
-    def __init__(self) -> None:
+    def __init__(self, listening: socket.socket, answer: bytes = b"") -> None:
         self.num_calls = 0
         self.said: list[bytes] = []
-        self._tcp = socket.create_server((LOOPBACK, 0))
-        self.port: int = self._tcp.getsockname()[1]
-        self._udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self._udp.bind((LOOPBACK, self.port))
-        for work in (self._accept, self._receive):
-            threading.Thread(target=work, daemon=True).start()
+        self._tcp = listening
+        self._answer = answer
+        self.port: int = listening.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
 
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
@@ -50,7 +49,29 @@ class Service:
                 connection.settimeout(5)
                 with contextlib.suppress(OSError):
                     self.said.append(connection.recv(4096))
+                    connection.sendall(self._answer)
                 connection.close()
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._tcp.shutdown(socket.SHUT_RDWR)
+        self._tcp.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Service(Listener):
+    """A service of this machine, over TCP and UDP on one port."""
+
+    def __init__(self) -> None:
+        super().__init__(socket.create_server((LOOPBACK, 0)))
+        self._udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._udp.bind((LOOPBACK, self.port))
+        threading.Thread(target=self._receive, daemon=True).start()
 
     def _receive(self) -> None:
         with contextlib.suppress(OSError):
@@ -59,10 +80,10 @@ class Service:
                 self.num_calls += 1
 
     def close(self) -> None:
-        for one in (self._tcp, self._udp):
-            with contextlib.suppress(OSError):
-                one.shutdown(socket.SHUT_RDWR)
-            one.close()
+        super().close()
+        with contextlib.suppress(OSError):
+            self._udp.shutdown(socket.SHUT_RDWR)
+        self._udp.close()
 
 
 @pytest.fixture
@@ -204,6 +225,49 @@ def test_a_tracker_of_ones_own_is_called_wherever_it_is(model: Path, service: Se
     asyncio.run(seed())
     assert service.said[0].startswith(b"GET /announce?info_hash=")
     assert FileSignature.of(model) is not None
+
+
+PUBLIC = "9.9.9.9"
+
+
+def redirect(target: str) -> bytes:
+    return f"HTTP/1.1 302 Found\r\nLocation: {target}\r\nContent-Length: 0\r\n\r\n".encode()
+
+
+def test_a_public_host_cannot_send_this_machine_to_itself(
+    model: Path, raw: bytes, tmp_path: Path
+) -> None:
+    """Mirrors and trackers that point on, to services of the machine that asks, or of its network."""
+    try:
+        made = Lan(3)
+    except NotPermitted as reason:
+        pytest.skip(f"no network namespaces here: {reason}")
+    homes = [
+        make_home(tmp_path / name, listen="0.0.0.0", port=6881, offline=False) for name in "ab"
+    ]
+    with made as lan, contextlib.ExitStack() as stack:
+        victim, stranger, neighbour = lan.hosts
+        stranger.take_address(PUBLIC)
+        victim.reach_directly(PUBLIC)
+        services = [
+            stack.enter_context(Listener(victim.listen(LOOPBACK, 8001))),
+            stack.enter_context(Listener(neighbour.listen(neighbour.address, 8001))),
+        ]
+        targets = [f"http://{LOOPBACK}:8001/x.gguf", f"http://{neighbour.address}:8001/x.gguf"]
+        mirrors = [
+            stack.enter_context(Listener(stranger.listen(PUBLIC, port), redirect(target)))
+            for port, target in enumerate(targets, 8002)
+        ]
+        tracker = stack.enter_context(Listener(stranger.listen(PUBLIC, 8010), redirect(targets[0])))
+        file = tmp_path / "hostile.torrent"
+        named = [f"http://{PUBLIC}:{mirror.port}/model.gguf" for mirror in mirrors]
+        file.write_bytes(with_urls(raw, [f"http://{PUBLIC}:8010/announce"], named))
+        stack.enter_context(stranger.seed(model, "--limit-up", "2MB/s", home=homes[0]))
+        peer = ("--peer", f"{stranger.address}:6881")
+        found = victim.answer("pull", str(file), *peer, home=homes[1])
+        assert found["complete"] is True
+        assert all(one.num_calls for one in (*mirrors, tracker)), "nobody was asked"
+        assert [one.said for one in services] == [[], []]
 
 
 REFUSED = [

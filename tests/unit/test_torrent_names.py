@@ -197,7 +197,9 @@ def test_the_model_that_is_here_is_found_by_the_name_of_its_torrent() -> None:
     for reference in ("m-Q4", "quants", "quants:Q4", f"{entry.id[:10]}:m-q4.gguf"):
         found = catalog.find(reference)
         assert found is not None and found.record.choice == "m-Q4.gguf", reference
-    assert catalog.find("quants:Q8") is None
+    with pytest.raises(UsageError) as caught:
+        catalog.find("quants:Q8")
+    assert caught.value.code == "torrent.other-model"
     with pytest.raises(UsageError) as caught:
         add_torrent(read_metainfo(raw, source="test", choice="Q8"))
     assert caught.value.code == "torrent.other-model"

@@ -260,7 +260,7 @@ def find(reference: str) -> Entry | None:
     Of a torrent of several models, the one that is here may be named behind a colon.
 
     Raises:
-        UsageError: several are called that.
+        UsageError: several are called that, or another model of that torrent is here.
         IntegrityError: it is named by its whole id, and damaged.
     """
     wanted = folded(reference.strip())
@@ -273,7 +273,9 @@ def find(reference: str) -> Entry | None:
     base, choice = split_choice(wanted)
     if not found and choice:
         named = _called(present, base)
-        found = [e for e in named if e.record.choice and e.is_meant(choice)]
+        found = [e for e in named if e.is_meant(choice)]
+        if named and not found:
+            raise other_model(named[0], choice)
     if len(found) > 1:
         raise UsageError(
             f"{len(found)} torrents are called {reference!r}: "
@@ -283,6 +285,16 @@ def find(reference: str) -> Entry | None:
             hint="name one by the beginning of its info-hash",
         )
     return found[0] if found else None
+
+
+def other_model(entry: Entry, choice: str) -> UsageError:
+    """What is said to who wants another model of a torrent than the one that is here."""
+    return UsageError(
+        f"of that torrent {entry.record.name} is here, not {choice}",
+        code="torrent.other-model",
+        parameter="model",
+        hint=f"`bmrt rm {entry.id[:_SHOWN_CHARS]}` first",
+    )
 
 
 def _sound(id_: str) -> Entry | None:

@@ -142,14 +142,8 @@ def _known(reference: str) -> StoredTorrent | None:
 
 def _require_choice(entry: Entry, choice: str | None) -> None:
     """Of a torrent of several models, one is here: raises `UsageError` if another is asked for."""
-    if entry.is_meant(choice):
-        return
-    raise UsageError(
-        f"of that torrent {entry.record.name} is here, not {choice}",
-        code="torrent.other-model",
-        parameter="model",
-        hint=f"`bmrt rm {entry.id[:12]}` first",
-    )
+    if choice is not None and not entry.is_meant(choice):
+        raise catalog.other_model(entry, choice)
 
 
 def add_torrent(metainfo: Metainfo, *, swarm: str | None = None) -> StoredTorrent:
