@@ -81,6 +81,7 @@ def test_who_waits_hears_that_the_torrent_is_removed(
         with pytest.raises(TorrentGoneError):
             await wait(running)
         # It can be started again.
+        running.want_only(())
         again = await client.add(awaited(model))
         assert again.failure is None
 

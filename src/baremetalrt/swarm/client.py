@@ -20,7 +20,7 @@ from baremetalrt.core.magnet_links import MagnetLink
 from baremetalrt.core.tasks import Tasks
 from baremetalrt.membership.authority import Membership, find_membership, utc_now
 from baremetalrt.swarm.alert_handlers import alert_handlers
-from baremetalrt.swarm.alerts import Alerts, key_of, key_of_params
+from baremetalrt.swarm.alerts import Alerts, TorrentGoneError, key_of, key_of_params
 from baremetalrt.swarm.catalog import Record
 from baremetalrt.swarm.config import SwarmConfig
 from baremetalrt.swarm.dht import Dht
@@ -256,7 +256,7 @@ class SwarmClient:
             raw = bare_torrent_file(info.info_section(), link)
             known = [format_address(*peer) for peer in await asyncio.to_thread(_called, handle)]
         finally:
-            self._drop(handle)
+            await self._drop(handle)
         return raw, known
 
     async def _adopt(self, swarm: Membership) -> None:
@@ -368,7 +368,7 @@ class SwarmClient:
             return handle, await self._checked(handle) if have is None else have
         except BaseException:
             # Or else nobody could start it again.
-            self._drop(handle)
+            await self._drop(handle)
             raise
 
     async def _nearby(self, *, secure: bool) -> list[tuple[str, int]]:
@@ -409,9 +409,11 @@ class SwarmClient:
         self._screen.add_later(handle, waiting)
         return handle
 
-    def _drop(self, handle: lt.torrent_handle) -> None:
+    async def _drop(self, handle: lt.torrent_handle) -> None:
+        """Takes a torrent out that nobody knows yet; once this is over, the same one can be added."""
         if self._is_open:
-            self._session.remove_torrent(handle)
+            with contextlib.suppress(TorrentGoneError):
+                await self._take_out(handle)
 
     async def _take_out(self, handle: lt.torrent_handle) -> None:
         self._roots.pop(key_of(handle), None)

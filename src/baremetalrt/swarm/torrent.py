@@ -172,7 +172,9 @@ class Torrent:
         self.order()
 
     def order(self) -> None:
-        """Tells libtorrent what to ask for, where that has changed."""
+        """Tells libtorrent what to ask for, where that has changed and the torrent still runs."""
+        if not self.handle.is_valid():
+            return
         metainfo = self.metainfo
         order = order_fetch(
             num_pieces=metainfo.pieces.num_pieces,
