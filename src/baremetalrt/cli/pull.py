@@ -35,13 +35,13 @@ def command(
     While it runs, what is here is seeded to others. Of a torrent with several models, one is fetched: the
     one that --file names, or what stands behind a colon: FILE.torrent:Q4_K_M.
     """
-    from baremetalrt.node.fetching import PullRequest, pull
+    from baremetalrt.node.fetching import PullRequest, is_for_members, pull
 
     source = with_choice(source, file) if file else source
     request = PullRequest(source=source, blocks=blocks, swarm=swarm)
 
     async def work(display: TorrentDisplay) -> "Pulled":
-        if swarm.swarm is None:
+        if not await asyncio.to_thread(is_for_members, request):
             return await pull(request, display.on_event)
         from baremetalrt.hosting.host import as_member
 

@@ -46,6 +46,15 @@ class Pulled:
     is_complete: bool
 
 
+def is_for_members(request: PullRequest) -> bool:
+    """Whether the torrent is known to belong to a private swarm of this machine; blocks.
+
+    Raises:
+        UsageError, IntegrityError: see `memberships_of`.
+    """
+    return bool(memberships_of(request.source, request.swarm.swarm))
+
+
 async def pull(request: PullRequest, on_event: OnEvent) -> Pulled:
     """Fetches a model from everyone who has it; what is here is seeded meanwhile.
 
