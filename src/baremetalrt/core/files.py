@@ -1,13 +1,65 @@
-"""Writing to disk so that a crash, a power cut or a full disk loses nothing that was there."""
+"""Writing to disk so that a crash, a power cut or a full disk loses nothing that was there; and reading
+what strangers, or mistakes, have put there.
+"""
 
 import contextlib
+import errno
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from baremetalrt.core.errors import CapacityError
 from baremetalrt.core.places import home
+from baremetalrt.core.units import MIB, format_bytes
+
+
+class NotRegularError(OSError):
+    """What was to be read is a pipe, a socket or a device: without a size, and maybe without an end."""
+
+
+def open_regular(path: Path | str | bytes, *, follow: bool = True) -> BinaryIO:
+    """Opens a file for reading, and nothing that only stands in the place of one.
+
+    Links are followed unless `follow` is false: folders of adapters consist of them, where a program
+    keeps what it has fetched in one place.
+
+    Raises:
+        NotRegularError: it is a pipe, a socket or a device; nothing waits for it.
+        OSError: it cannot be opened, or is a folder.
+    """
+    flags = os.O_RDONLY
+    for name in ("O_NONBLOCK", "O_CLOEXEC", "O_NOCTTY", "O_BINARY"):
+        flags |= getattr(os, name, 0)
+    if not follow:
+        flags |= getattr(os, "O_NOFOLLOW", 0)
+    # Windows takes names as text alone.
+    descriptor = os.open(os.fsdecode(path) if os.name == "nt" else path, flags)
+    try:
+        mode = os.fstat(descriptor).st_mode
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fsdecode(path))
+        if not stat.S_ISREG(mode):
+            reason = "it is no file, but a pipe, a socket or a device"
+            raise NotRegularError(errno.EINVAL, reason, os.fsdecode(path))
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return os.fdopen(descriptor, "rb")
+
+
+def read_regular(path: Path | str, max_bytes: int) -> bytes:
+    """All of a file that somebody named; raises like `open_regular`, and `OSError` if it is larger."""
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        # What the system makes up has no size, and what is written to now has more in a moment.
+        data = b"" if size > max_bytes else file.read(min(max_bytes, max(size, MIB)) + 1)
+        if size > max_bytes or len(data) > max_bytes:
+            reason = f"it is larger than {format_bytes(max_bytes)}"
+            raise OSError(errno.EFBIG, reason, os.fspath(path))
+        return data
 
 
 def write_durably(path: Path, data: bytes) -> None:

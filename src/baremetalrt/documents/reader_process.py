@@ -2,20 +2,26 @@
 
 import math
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from typing import Final, Self
+from typing import BinaryIO, Final, Self
 
 import msgspec
 
+from baremetalrt.core import sandbox
 from baremetalrt.core.errors import CapacityError
+from baremetalrt.core.files import open_regular
 from baremetalrt.documents import wire
 from baremetalrt.documents.document import Document, Reached, Unread
 from baremetalrt.documents.limits import ReadingLimits
+from baremetalrt.documents.readers.dispatch import unreadable
 
+# Isolated: neither the folder one is in nor the environment decides what is imported.
+_COMMAND: Final = (sys.executable, "-I", "-m", "baremetalrt.documents.reader_worker")
 _WATCH_INTERVAL_S: Final = 0.05
 _END_S: Final = 1.0
 
@@ -52,7 +58,12 @@ class ReaderProcess:
             reached: Reached | None = None
             reply: wire.Reply | None = None
             num_seen = 0
-            for reply in worker.ask(request):
+            try:
+                file = open_regular(request.path, follow=False) if wire.HANDS_OVER else None
+            except OSError as error:
+                yield unreadable(error, request.origin)
+                return
+            for reply in worker.ask(request, file):
                 if isinstance(reply, wire.Done):
                     return
                 if isinstance(reply, wire.OutOfMemory):
@@ -98,15 +109,22 @@ class _Worker:
         self._was_late = False
         self._until = math.inf
         self._is_over = threading.Event()
-        # Isolated: neither the folder one is in nor the environment decides what is imported.
+        self._files: socket.socket | None = None
+        theirs: socket.socket | None = None
+        if wire.HANDS_OVER:
+            self._files, theirs = socket.socketpair()
         self._process = subprocess.Popen(
-            [sys.executable, "-I", "-m", "baremetalrt.documents.reader_worker"],
-            stdin=subprocess.PIPE,
+            _COMMAND,
+            stdin=theirs.fileno() if theirs else subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
+            env=sandbox.environment(),
         )
-        assert self._process.stdin is not None and self._process.stdout is not None
-        self._requests, self._replies = self._process.stdin, self._process.stdout
+        if theirs is not None:
+            theirs.close()
+        requests = self._files.makefile("wb") if self._files else self._process.stdin
+        assert requests is not None and self._process.stdout is not None
+        self._requests, self._replies = requests, self._process.stdout
         threading.Thread(target=self._watch, daemon=True).start()
         self._send(limits)
         if not isinstance(self._receive(), wire.Done):
@@ -121,8 +139,14 @@ class _Worker:
     def is_alive(self) -> bool:
         return self._process.poll() is None
 
-    def ask(self, request: wire.Request) -> Iterator[wire.Reply]:
-        """The replies, as far as they come."""
+    def ask(self, request: wire.Request, file: BinaryIO | None) -> Iterator[wire.Reply]:
+        """The replies, as far as they come. The file is handed over, and closed here."""
+        if self._files is not None and file is not None:
+            with file:
+                try:
+                    wire.hand_over(self._files, file)
+                except OSError:
+                    return  # it is gone
         self._send(request)
         while (reply := self._receive()) is not None:
             self.is_fresh = False
@@ -146,16 +170,17 @@ class _Worker:
         self._is_over.set()
         self._process.kill()
         self._process.wait()
-        for pipe in (self._requests, self._replies):
+        for pipe in (self._requests, self._replies, self._files):
             try:
-                pipe.close()
-            except BrokenPipeError:
-                pass
+                if pipe is not None:
+                    pipe.close()
+            except OSError:
+                pass  # what was to be sent has nobody who takes it
 
     def _send(self, message: wire.Request | ReadingLimits) -> None:
         try:
             wire.write(self._requests, message)
-        except BrokenPipeError:
+        except OSError:
             pass  # it is told by there being no reply
 
     def _receive(self) -> wire.Reply | None:

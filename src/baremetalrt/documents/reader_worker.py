@@ -1,13 +1,14 @@
 """The process that reads documents, with little memory, little time and nothing it could write to.
 
 A document comes from anywhere, and parsers have faults. What goes wrong in here ends this process, not
-the one that asked.
+the one that asked. Where the system knows how, it has no network and no file but those it is given.
 """
 
 import os
-import sys
+import socket
 from typing import BinaryIO
 
+from baremetalrt.core.sandbox import confine
 from baremetalrt.documents import wire
 from baremetalrt.documents.document import Reached
 from baremetalrt.documents.limits import ReadingLimits
@@ -15,27 +16,37 @@ from baremetalrt.documents.readers.dispatch import read_file
 
 
 def main() -> None:
-    requests, replies = sys.stdin.buffer, _private_stdout()
+    # Without a buffer: files come between the requests.
+    requests, replies = os.fdopen(0, "rb", buffering=0), _private_stdout()
     limits = wire.read_limits(requests)
     if limits is None:
         return
     _limit_resources(limits)
+    files = socket.socket(fileno=os.dup(0)) if wire.HANDS_OVER else None
+    confine()
     wire.write(replies, wire.Done())
-    while request := wire.read_request(requests):
+    while True:
+        file = wire.take_over(files) if files else None
+        request = wire.read_request(requests)
+        if request is None:
+            return
         _allow_cpu(limits.cpu_s)
         try:
-            _answer(replies, request, limits)
+            _answer(replies, request, file, limits)
         except MemoryError:
             wire.write(replies, wire.OutOfMemory())
             return
         wire.write(replies, wire.Done())
 
 
-def _answer(replies: BinaryIO, request: wire.Request, limits: ReadingLimits) -> None:
+def _answer(
+    replies: BinaryIO, request: wire.Request, file: BinaryIO | None, limits: ReadingLimits
+) -> None:
     for item in read_file(
         request.path,
         request.origin,
         limits,
+        file=file,
         kind=request.kind,
         skip_to=request.skip_to,
         number=request.number,

@@ -1,7 +1,13 @@
-"""What parent and reading process say to each other: four bytes of length, then MessagePack."""
+"""What parent and reading process say to each other: four bytes of length, then MessagePack.
 
+Before a request comes the file itself, opened, where the system can hand it over: then its reader needs
+no right to open any.
+"""
+
+import os
+import socket
 import struct
-from typing import IO, Final
+from typing import IO, BinaryIO, Final
 
 import msgspec
 
@@ -10,6 +16,8 @@ from baremetalrt.documents.kinds import FileKind
 from baremetalrt.documents.limits import ReadingLimits
 
 _LENGTH: Final = struct.Struct("<I")
+# Not on Windows, where the reader opens files by name.
+HANDS_OVER: Final = hasattr(socket, "send_fds")
 # Four bytes for each character of the largest text, and room for its names.
 _MAX_FRAME_BYTES: Final = 160 << 20
 
@@ -50,6 +58,17 @@ def write(stream: IO[bytes], message: Reply | Request | ReadingLimits) -> None:
     stream.flush()
 
 
+def hand_over(connection: socket.socket, file: BinaryIO) -> None:
+    """Gives the other process a file that is open here."""
+    socket.send_fds(connection, [b"f"], [file.fileno()])
+
+
+def take_over(connection: socket.socket) -> BinaryIO | None:
+    """The file that was handed over; nothing at the end."""
+    _, descriptors, _, _ = socket.recv_fds(connection, 1, 1)
+    return os.fdopen(descriptors[0], "rb") if descriptors else None
+
+
 def read_reply(stream: IO[bytes]) -> Reply | None:
     """The next message; nothing where the process ended, or says what it should not."""
     body = _frame(stream)
@@ -72,11 +91,19 @@ def read_limits(stream: IO[bytes]) -> ReadingLimits | None:
 
 
 def _frame(stream: IO[bytes]) -> bytes | None:
-    head = stream.read(_LENGTH.size)
-    if len(head) < _LENGTH.size:
+    head = _read(stream, _LENGTH.size)
+    if head is None:
         return None
     (length,) = _LENGTH.unpack(head)
-    if length > _MAX_FRAME_BYTES:
-        return None
-    body = stream.read(length)
-    return body if len(body) == length else None
+    return _read(stream, length) if length <= _MAX_FRAME_BYTES else None
+
+
+def _read(stream: IO[bytes], length: int) -> bytes | None:
+    """So many bytes; an unbuffered stream, which takes nothing of what is handed over, gives fewer."""
+    found = bytearray()
+    while len(found) < length:
+        more = stream.read(length - len(found))
+        if not more:
+            return None
+        found += more
+    return bytes(found)

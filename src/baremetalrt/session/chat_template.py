@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from baremetalrt.core import sandbox
 from baremetalrt.core.errors import IntegrityError, UsageError
 from baremetalrt.session.tokenizer import MARK, Tokenizer
 
@@ -40,10 +41,11 @@ class TemplateProcess:
 
     def _start(self) -> "subprocess.Popen[bytes]":
         return subprocess.Popen(
-            [sys.executable, "-E", "-s", str(_WORKER)],
+            [sys.executable, "-I", str(_WORKER)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
+            env=sandbox.environment(),
         )
 
     def render(self, template: str, variables: Mapping[str, Any]) -> dict[str, str]:

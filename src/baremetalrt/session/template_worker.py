@@ -1,8 +1,9 @@
 """Renders chat templates in a process of its own, with little memory, little time and no way out.
 
 A template is a program that came with a downloaded file. Jinja's sandbox keeps it from Python's
-internals; being a separate process with limits keeps it from looping or growing without end. Run by
-path, so that it imports nothing but Jinja. One JSON object per line in and out.
+internals; being a separate process with limits keeps it from looping or growing without end, and, where
+the system knows how, from files, network and other processes. Run by path, so that it imports nothing
+else but Jinja. One JSON object per line in and out.
 """
 
 import json
@@ -16,6 +17,8 @@ from jinja2.exceptions import TemplateError
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from baremetalrt.core.sandbox import confine
 
 _MEMORY_LIMIT_BYTES = 512 * 1024 * 1024
 _CPU_LIMIT_S = 60
@@ -97,6 +100,7 @@ def _limit_resources() -> None:
 
 def main() -> None:
     environment = _environment()
+    confine()
     for line in sys.stdin.buffer:
         _limit_resources()
         reply = _render(environment, json.loads(line))

@@ -1,12 +1,11 @@
 """From a file to the reader of its kind."""
 
-import io
 import os
 import re
-import stat
 from collections.abc import Iterator
-from typing import Final
+from typing import BinaryIO, Final
 
+from baremetalrt.core.files import NotRegularError, open_regular
 from baremetalrt.documents.document import Document, Origin, Reached, Refusal, Unread
 from baremetalrt.documents.kinds import HEAD_BYTES, FileKind, kind_of
 from baremetalrt.documents.limits import ReadingLimits
@@ -21,16 +20,19 @@ def read_file(
     origin: Origin,
     limits: ReadingLimits,
     *,
+    file: BinaryIO | None = None,
     kind: FileKind | None = None,
     skip_to: int = 0,
     number: int = 1,
     is_fatal: bool = False,
 ) -> Iterator[Item]:
-    """What is in a file. What cannot be read is an `Unread`, also where it is the whole file."""
+    """What is in a file, which is opened unless it is given. What cannot be read is an `Unread`, also
+    where it is the whole file.
+    """
     try:
-        with _open(path) as file:
+        with file or open_regular(path, follow=False) as opened:
             source = Source(
-                file=file,
+                file=opened,
                 name=os.fsdecode(os.path.basename(path)),
                 origin=origin,
                 limits=limits,
@@ -41,11 +43,18 @@ def read_file(
             yield from _without_secrets(read(source, kind))
     except Refusal as refusal:
         yield Unread(origin=origin, reason=refusal.reason, code=refusal.code)
-    except PermissionError:
-        yield Unread(origin=origin, reason="you may not read it", code="file.permission")
     except OSError as error:
-        reason = error.strerror or str(error)
-        yield Unread(origin=origin, reason=f"it cannot be read: {reason}", code="file.unreadable")
+        yield unreadable(error, origin)
+
+
+def unreadable(error: OSError, origin: Origin) -> Unread:
+    """What the system said when a file was opened or read."""
+    reason = error.strerror or str(error)
+    if isinstance(error, NotRegularError):
+        return Unread(origin=origin, reason=reason, code="file.special")
+    if isinstance(error, PermissionError):
+        return Unread(origin=origin, reason="you may not read it", code="file.permission")
+    return Unread(origin=origin, reason=f"it cannot be read: {reason}", code="file.unreadable")
 
 
 def read(source: Source, kind: FileKind | None = None) -> Iterator[Item]:
@@ -113,15 +122,3 @@ def _without_secrets(items: Iterator[Item]) -> Iterator[Item]:
             yield Unread(origin=item.origin, reason=reason, code="document.secret")
         else:
             yield item
-
-
-def _open(path: bytes) -> io.BufferedReader:
-    """Opens what is a file, and waits for nothing else: a pipe has no end and maybe no beginning."""
-    flags = os.O_RDONLY
-    for name in ("O_NONBLOCK", "O_NOFOLLOW", "O_CLOEXEC", "O_NOCTTY", "O_BINARY"):
-        flags |= getattr(os, name, 0)
-    descriptor = os.open(path if os.name != "nt" else os.fsdecode(path), flags)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise Refusal("file.special", "it is no file, but a pipe, a socket or a device")
-    return os.fdopen(descriptor, "rb")
