@@ -166,6 +166,11 @@ class GraphCache:
         before = self._allocator.num_bytes
         if not self._allocator.allocate(graph.builder.graph):
             graph.close()
+            # The old buffer was given back before the larger one was refused: the tensors of older graphs
+            # point into freed memory, and the allocator takes its plan for done.
+            self._drop()
+            self._allocator.close()
+            self._allocator = GraphAllocator(self._device.buffer_type())
             raise CapacityError(
                 f"no memory for a step of {shape.num_tokens} tokens",
                 code="native.allocation",

@@ -187,9 +187,14 @@ def zeroed_buffer(device: BackendDevice, num_bytes: int) -> Buffer | HostBuffer:
 def host_array(
     device: BackendDevice, shape: tuple[int, ...], dtype: DTypeLike
 ) -> tuple[NDArray[Any], HostBuffer]:
-    """An array, and the same memory as storage for a tensor."""
+    """An array, and the same memory as storage for a tensor; raises `CapacityError` if there is none."""
     num_bytes = math.prod(shape) * np.dtype(dtype).itemsize
-    memory = np.empty(num_bytes + _HOST_ALIGNMENT, np.uint8)
+    try:
+        memory = np.empty(num_bytes + _HOST_ALIGNMENT, np.uint8)
+    except MemoryError as error:
+        raise CapacityError(
+            f"no {num_bytes} bytes of memory to be had", code="native.allocation", needed=num_bytes
+        ) from error
     skipped = -memory.ctypes.data % _HOST_ALIGNMENT
     aligned = memory[skipped : skipped + num_bytes]
     buffer = HostBuffer(device, aligned.ctypes.data, num_bytes, memory)

@@ -321,6 +321,7 @@ class GraphAllocator(Handle):
     def allocate(self, graph: int) -> bool:
         """Places every tensor of `graph`. False when the memory could not be had.
 
-        When `num_bytes` changed, the buffer moved: graphs placed earlier must not run again.
+        When `num_bytes` changed, the buffer moved: graphs placed earlier must not run again. After False
+        they must not either, and the allocator is to be closed.
         """
         return bool(self._c.ggml_gallocr_alloc_graph(self.pointer, graph))
