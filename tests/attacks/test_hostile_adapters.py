@@ -5,6 +5,7 @@ import os
 import pickle
 import random
 import struct
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,8 +18,9 @@ from raw_gguf import RawFile, RawTensor, scalar, string
 from safetensors.numpy import load_file, save_file
 
 from baremetalrt.core.errors import BareMetalError, IntegrityError, UsageError
+from baremetalrt.core.units import MIB
 from baremetalrt.node.adapter_shelf import AdapterShelf, check_base, parse_names, read_adapter
-from baremetalrt.weights.adapters import store
+from baremetalrt.weights.adapters import module_patterns, store
 from baremetalrt.weights.adapters.adapter import Adapter, LowRank, check_fits
 from baremetalrt.weights.adapters.gguf_lora import read_gguf_lora, write_gguf_lora
 from baremetalrt.weights.adapters.peft import read_peft, write_peft
@@ -230,10 +232,13 @@ def test_targets_that_the_model_lacks_are_refused(
     refused(lambda: check_fits(adapter, base), "adapter.misfit")
 
 
-def test_an_adapted_embedding_that_is_also_the_head_is_refused(tmp_path: Path) -> None:
-    """llama.cpp ends the process on it."""
+@pytest.mark.parametrize("name", ["token_embd.weight", "output.weight"])
+def test_factors_of_another_vocabulary_are_refused(name: str, tmp_path: Path) -> None:
+    """Also for a head that the file does not have, because it is the embedding."""
     base = GGUFFile.open(write(TinyModel("llama", tied=True), tmp_path / "tied.gguf"))
-    adapter = with_matrix(random_adapter(base.path), "token_embd.weight", 64, 160)
+    rows = base.tensors["token_embd.weight"].shape[1]
+    check_fits(with_matrix(random_adapter(base.path), name, 64, rows), base)
+    adapter = with_matrix(random_adapter(base.path), name, 64, rows + 1)
     refused(lambda: check_fits(adapter, base), "adapter.misfit")
 
 
@@ -303,7 +308,9 @@ def test_the_folder_of_these_attacks_is_read(base: GGUFFile, tmp_path: Path) -> 
         ({"lora_alpha": float("nan")}, "adapter.invalid"),
         ({"alpha_pattern": {"v_proj": float("inf")}}, "adapter.invalid"),
         ({"alpha_pattern": ["v_proj"]}, "adapter.invalid"),
-        ({"alpha_pattern": {"(a+)+$": 3}}, "adapter.invalid"),
+        ({"alpha_pattern": {"(a+)+(": 3}}, "adapter.invalid"),
+        ({"alpha_pattern": {f"({i}|a)+": 3 for i in range(300)}}, "adapter.invalid"),
+        ({"alpha_pattern": {"(a|b)" * 1000: 3}}, "adapter.invalid"),
         ({"rank_pattern": {"v_proj": 0}}, "adapter.invalid"),
         ({"rank_pattern": {"v_proj": 2}}, "adapter.invalid"),
     ],
@@ -315,6 +322,17 @@ def test_a_hostile_configuration_is_refused(
     folder = peft_folder(tmp_path / "peft", **config)
     error = refused(lambda: read_peft(folder, base), code)
     assert code != "adapter.unsupported" or error.hint
+
+
+def test_an_expression_without_end_is_given_up(
+    base: GGUFFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Minutes of backtracking: the standard library's would not stop."""
+    monkeypatch.setattr(module_patterns, "_DEADLINE_S", 0.2)
+    endless = r"((\w|\w\w|\w\w\w|\.)+)+(?<!j)"
+    folder = peft_folder(tmp_path / "peft", alpha_pattern={endless: 3})
+    error = refused(lambda: read_peft(folder, base), "adapter.invalid")
+    assert "too slow" in error.message
 
 
 @pytest.mark.parametrize(
@@ -432,7 +450,8 @@ def test_hostile_tensors_are_refused(
     """One factor, no number, no float, no shape, no such module."""
     folder = peft_folder(tmp_path / "peft")
     save_file(tensors_of(base, **change), folder / "adapter_model.safetensors")
-    refused(lambda: check_fits(read_peft(folder, base), base), "adapter.invalid", "adapter.misfit")
+    codes = ("adapter.invalid", "adapter.misfit", "adapter.unsupported")
+    refused(lambda: check_fits(read_peft(folder, base), base), *codes)
 
 
 def test_damaged_safetensors_are_refused(base: GGUFFile, tmp_path: Path) -> None:
@@ -501,3 +520,85 @@ def test_an_exported_folder_says_nothing_of_this_machine(base: GGUFFile, tmp_pat
     for path in (tmp_path / "out").iterdir():
         raw = path.read_bytes()
         assert b"somebody" not in raw and bytes(tmp_path) not in raw
+
+
+# files that are none
+
+
+def test_what_is_no_file_is_not_read(base: GGUFFile, tmp_path: Path) -> None:
+    """A pipe that nobody writes to, a device without end, in the place of any part of an adapter."""
+    stored = store.add(replace(random_adapter(base.path), name="mine"))
+    for number, (make, said) in enumerate(PLACEHOLDERS.items()):
+        path = tmp_path / f"{number}.gguf"
+        make(path)
+        error = refused(lambda p=path: read_adapter(p, base), *UNREADABLE)
+        assert said in error.message
+        for name in ("adapter_model.safetensors", "adapter_config.json"):
+            folder = peft_folder(tmp_path / f"{number}-{name}")
+            (folder / name).unlink()
+            make(folder / name)
+            error = refused(lambda f=folder: read_peft(f, base), "adapter.unreadable")
+            assert said in error.message.lower()
+        folder = peft_folder(tmp_path / f"{number}-index")
+        (folder / "adapter_model.safetensors").unlink()
+        make(folder / "adapter_model.safetensors.index.json")
+        refused(lambda f=folder: read_peft(f, base), "adapter.unreadable")
+        for name in ("adapter.json", "adapter.gguf"):
+            kept = (stored.folder / name).read_bytes()
+            (stored.folder / name).unlink()
+            make(stored.folder / name)
+            refused(
+                lambda: store.load(stored), "adapter.card", "model.unreadable", "model.not-found"
+            )
+            if (stored.folder / name).is_dir():
+                (stored.folder / name).rmdir()
+            else:
+                (stored.folder / name).unlink()
+            (stored.folder / name).write_bytes(kept)
+    assert store.load(stored).rank == R
+
+
+UNREADABLE = ("model.unreadable", "model.not-found", "adapter.unreadable")
+
+
+def to_zero(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+def to_itself(path: Path) -> None:
+    path.symlink_to(path)
+
+
+PLACEHOLDERS: dict[Callable[[Path], object], str] = {
+    os.mkfifo: "a pipe",
+    to_zero: "a device",
+    to_itself: "",
+    Path.mkdir: "",
+}
+
+
+def test_huge_and_empty_files_are_refused_at_once(base: GGUFFile, tmp_path: Path) -> None:
+    """1 TiB of nothing is neither read nor mapped into memory."""
+    for size in (0, 1 << 40):
+        for name in ("adapter_model.safetensors", "adapter_config.json"):
+            folder = peft_folder(tmp_path / f"{size}-{name}")
+            os.truncate(folder / name, 0)
+            os.truncate(folder / name, size)
+            tracemalloc.start()
+            refused(lambda f=folder: read_peft(f, base), "adapter.invalid", "adapter.unreadable")
+            assert tracemalloc.get_traced_memory()[1] < 8 * MIB
+            tracemalloc.stop()
+        path = tmp_path / f"{size}.gguf"
+        path.touch()
+        os.truncate(path, size)
+        refused(lambda p=path: read_adapter(p, base), "gguf.magic")
+
+
+def test_a_folder_of_links_is_read(base: GGUFFile, tmp_path: Path) -> None:
+    """Caches of what was fetched keep the files elsewhere, and folders that link to them."""
+    folder = peft_folder(tmp_path / "peft")
+    linked = tmp_path / "linked"
+    linked.mkdir()
+    for path in folder.iterdir():
+        (linked / path.name).symlink_to(path)
+    assert read_peft(linked, base).digest == read_peft(folder, base).digest

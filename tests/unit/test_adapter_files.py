@@ -34,6 +34,7 @@ from baremetalrt.weights.adapters.adapter import Adapter, LowRank
 from baremetalrt.weights.adapters.card import DifferentialPrivacy
 from baremetalrt.weights.adapters.gguf_lora import read_gguf_lora, write_gguf_lora
 from baremetalrt.weights.adapters.merge import MERGED_KEY, merge
+from baremetalrt.weights.adapters.merge_types import MergeType
 from baremetalrt.weights.adapters.peft import read_peft, write_peft
 from baremetalrt.weights.adapters.store import StoredAdapter
 from baremetalrt.weights.content import content_id, known_content_id
@@ -331,7 +332,7 @@ def test_a_merged_file_holds_the_sum(name: str, tmp_path: Path) -> None:
         file.path, seed=2, rank=2, targets=lambda n: "blk.1" in n and "_q" not in n
     )
     target = tmp_path / "merged.gguf"
-    assert merge(file, [(one, 0.5), (two, -1.0)], target) == pytest.approx(1, rel=1e-4)
+    assert merge(file, [(one, 0.5), (two, -1.0)], target).kept == pytest.approx(1, rel=1e-4)
     merged = GGUFFile.open(target)
     assert merged.get(MERGED_KEY) is not None and "tiny-1 * 0.5" in str(merged.get(MERGED_KEY))
     old, new = file.path.read_bytes(), target.read_bytes()
@@ -363,7 +364,7 @@ def test_merging_says_how_much_is_left(strength: float, tmp_path: Path) -> None:
     tiny = TinyModel("llama", weights="Q4_0", width=256, head_size=64, feed_forward_width=512)
     file = model(tmp_path, tiny)
     adapter = random_adapter(file.path, strength=strength, targets=lambda n: "ffn_up" in n)
-    kept = merge(file, [(adapter, 1.0)], tmp_path / "merged.gguf")
+    kept = merge(file, [(adapter, 1.0)], tmp_path / "merged.gguf", type_="same").kept
     merged = GGUFFile.open(tmp_path / "merged.gguf")
     along = whole = 0.0
     for name, m in adapter.matrices.items():
@@ -379,12 +380,59 @@ def test_merging_says_how_much_is_left(strength: float, tmp_path: Path) -> None:
     assert kept < 0.5 if strength < 0.1 else kept > 0.9
 
 
+@pytest.mark.parametrize("weights", ["Q4_0", "Q4_K", "Q8_0", "F16"])
+def test_a_matrix_gets_the_bits_that_keep_the_change(weights: str, tmp_path: Path) -> None:
+    """A small change: what else is in the file stays as it is, also where it moved."""
+    tiny = TinyModel("llama", weights=weights, width=256, head_size=64, feed_forward_width=512)
+    file = model(tmp_path, tiny)
+    adapter = random_adapter(file.path, strength=0.002, targets=lambda n: "ffn_up" in n)
+    lost = merge(file, [(adapter, 1.0)], tmp_path / "same.gguf", type_="same")
+    assert lost.num_retyped == 0
+    merged = merge(file, [(adapter, 1.0)], tmp_path / "merged.gguf")
+    assert merged.kept > 0.95 and merged.num_adapted == len(adapter.matrices)
+    assert (merged.num_retyped > 0) == (lost.kept < 0.95) == (weights != "F16")
+    found = GGUFFile.open(tmp_path / "merged.gguf")
+    for name, info in file.tensors.items():
+        moved = found.tensors[name]
+        old, new = (
+            np.fromfile(f.path, np.uint8, t.num_bytes, offset=t.start)
+            for f, t in ((file, info), (found, moved))
+        )
+        if name not in adapter.matrices:
+            assert moved.type == info.type
+            np.testing.assert_array_equal(old, new)
+            continue
+        change = delta(adapter.matrices[name], adapter.scale_of(name))
+        came = dequantize(new, moved.type, info.shape[0]) - dequantize(
+            old, info.type, info.shape[0]
+        )
+        assert np.vdot(change, came) > 0.95 * np.vdot(change, change)
+    assert found.num_bytes == (tmp_path / "merged.gguf").stat().st_size
+
+
+@pytest.mark.parametrize("type_", ["q8_0", "f16", "bf16", "f32"])
+def test_adapted_matrices_get_the_type_that_is_asked_for(type_: MergeType, tmp_path: Path) -> None:
+    tiny = TinyModel("llama", weights="Q4_0", width=256, head_size=64, feed_forward_width=512)
+    file = model(tmp_path, tiny)
+    adapter = random_adapter(file.path, strength=0.1, targets=lambda n: "attn" in n)
+    merged = merge(file, [(adapter, 1.0)], tmp_path / "merged.gguf", type_=type_)
+    assert merged.num_retyped == merged.num_adapted == 8 and merged.kept > 0.95
+    found = GGUFFile.open(tmp_path / "merged.gguf")
+    assert {found.tensors[n].type_name for n in adapter.matrices} == {type_}
+    narrow = GGUFFile.open(write(TinyModel("llama", width=48, head_size=12), tmp_path / "n.gguf"))
+    adapter = random_adapter(narrow.path, targets=lambda n: "attn_q" in n)
+    if type_ == "q8_0":
+        with pytest.raises(UsageError) as caught:
+            merge(narrow, [(adapter, 1.0)], tmp_path / "narrow.gguf", type_=type_)
+        assert caught.value.code == "merge.type" and caught.value.hint
+
+
 def test_merging_keeps_the_type_of_each_tensor(tmp_path: Path) -> None:
     """Q4_0 stays Q4_0, in the same order and size; the line of metadata moves all tensors alike."""
     tiny = TinyModel("llama", weights="Q4_0", width=256, head_size=64, feed_forward_width=512)
     file = model(tmp_path, tiny)
     nothing = random_adapter(file.path, strength=0.0)
-    assert merge(file, [(nothing, 1.0)], tmp_path / "same.gguf") == 1
+    assert merge(file, [(nothing, 1.0)], tmp_path / "same.gguf").kept == 1
     merged = GGUFFile.open(tmp_path / "same.gguf")
     offset = merged.data_offsets[0] - file.data_offsets[0]
     assert {n: (t.type, t.start) for n, t in merged.tensors.items()} == {

@@ -50,11 +50,13 @@ EXCEPTIONS: dict[str, tuple[str, ...]] = {
 MAX_EXCEPTIONS = 8
 # Libraries that belong to rooms: whoever replaces one has one place to look.
 ROOMS_OF_LIBRARIES: dict[str, tuple[str, ...]] = {
-    "ctypes": ("native",),
+    # and the calls by which a process gives up what it never needs
+    "ctypes": ("native", "core.sandbox"),
     "libtorrent": ("swarm",),
     "grpc": ("peers",),
     "zeroconf": ("peers",),
     "llguidance": ("session",),
+    "regex": ("weights",),
     "starlette": ("serve",),
     "uvicorn": ("serve",),
     "sse_starlette": ("serve",),
@@ -77,7 +79,7 @@ ROOMS_OF_LIBRARIES: dict[str, tuple[str, ...]] = {
     "striprtf": ("documents",),
 }
 # These come with an extra, or take long to import: never at the start of a module.
-LATE = ("platformdirs", "filelock", "rich", "llguidance")
+LATE = ("platformdirs", "filelock", "rich", "llguidance", "regex")
 LATE += ("selectolax", "pypdfium2", "chardet", "python_calamine", "rensa", "striprtf")
 
 

@@ -165,8 +165,7 @@ def _load(adapters: AdapterSet, inventory: Inventory, device: BackendDevice) -> 
         arrays += _join_block(adapters, index, weights)
     for name in (EMBEDDING, HEAD):
         weight = inventory.outer.get(name)
-        # A head that is the embedding has no factors of its own.
-        if weight is None or weight.info.name != name:
+        if weight is None:
             continue
         m = _combined(adapters, name, weight)
         if m is not None:

@@ -1,11 +1,14 @@
 """`bmrt adapters import`, `export` and `merge`: adapters from files and to files."""
 
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
 from baremetalrt.cli import options, output
+
+if TYPE_CHECKING:
+    from baremetalrt.node.adapter_files import MergeType
 
 # Below this share, a merged model may well answer as if nothing had been merged.
 _MUCH_KEPT: Final = 0.9
@@ -69,19 +72,33 @@ def export_command(name: str, target: Path, form: str | None, base: str | None) 
 @click.argument("names", nargs=-1, required=True, metavar="NAME[=SCALE]…")
 @_base
 @click.option("-o", "--output", "target", type=_path, required=True, help="Write the model here.")
-def merge_command(names: tuple[str, ...], base: str | None, target: Path) -> None:
+@click.option(
+    "--type",
+    "type_",
+    type=click.Choice(["auto", "same", "q8_0", "f16", "bf16", "f32"]),
+    default="auto",
+    show_default=True,
+    help="What adapted matrices become. auto: as they are, unless the change would be lost.",
+)
+def merge_command(
+    names: tuple[str, ...], base: str | None, target: Path, type_: "MergeType"
+) -> None:
     """Write a new model: --base with adapters added to its weights.
 
-    Each tensor keeps its type, so what an adapter changes by less than a step of the quantization is
-    lost; an adapter that is kept apart loses nothing. NAME may be a file or a PEFT folder, too.
+    Steps of few bits swallow what an adapter changes by less: such matrices get more bits, as many as
+    keep it, and the file grows. With --type same it keeps its size, and what is lost is said. NAME may
+    be a file or a PEFT folder, too.
     """
     from baremetalrt.node.adapter_files import merge_adapters
 
     with output.progress(f"merging into {target.name}"):
-        kept = merge_adapters(names, base, target)
-    if kept < _MUCH_KEPT:
+        merged = merge_adapters(names, base, target, type_)
+    output.note(
+        f"{100 * merged.kept:.0f} % of what is changed is kept; {merged.num_retyped} of "
+        f"{merged.num_adapted} matrices have another type now"
+    )
+    if merged.kept < _MUCH_KEPT:
         output.note(
-            f"{100 * kept:.0f} % of what is changed is left after quantization; merge into a model of "
-            "more bits, or use the adapter as it is"
+            "warning: much of it was rounded away; merge with --type auto, or use the adapter as it is"
         )
     print(target)

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import click
 
 from baremetalrt.core.errors import UsageError
+from baremetalrt.core.files import read_regular
 from baremetalrt.core.spans import BlockSpan
-from baremetalrt.core.text_input import read_text
-from baremetalrt.core.units import parse_bytes
+from baremetalrt.core.text_input import text_of
+from baremetalrt.core.units import MIB, parse_bytes
 from baremetalrt.hosting.options import Activations, RouteKind, RouteOptions
 from baremetalrt.node.options import ModelOptions, SampleOptions, SwarmOptions
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 Command = Callable[..., None]
 
+_MAX_TEXT_BYTES: Final = 16 * MIB
 JSON: Final = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 VIA: Final = click.option(
     "--via",
@@ -276,6 +278,16 @@ def neighbour_options(command: Command) -> Command:
     )
 
 
+def read_text(path: Path) -> str:
+    """A text that an option names, as far as it is one; raises `UsageError` if it cannot be read."""
+    try:
+        return text_of(read_regular(path, _MAX_TEXT_BYTES)).replace("\r\n", "\n")
+    except OSError as error:
+        raise UsageError(
+            f"{path} cannot be read: {error.strerror or error}", code="file.unreadable"
+        ) from error
+
+
 def grammar(json_schema: str | None, gbnf: Path | None) -> "Grammar | None":
     """The grammar that `--json-schema` or `--grammar` asks for."""
     if json_schema is None and gbnf is None:
@@ -287,7 +299,7 @@ def grammar(json_schema: str | None, gbnf: Path | None) -> "Grammar | None":
     if gbnf is not None:
         return from_gbnf(read_text(gbnf))
     text = (json_schema or "").removeprefix("\ufeff")
-    if os.path.isfile(text):
+    if os.path.exists(text):
         text = read_text(Path(text))
     try:
         schema = json.loads(text)

@@ -14,15 +14,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar, get_type_hints
 import msgspec
 
 from baremetalrt.core.errors import UsageError
+from baremetalrt.core.files import read_regular
 from baremetalrt.core.places import home
 from baremetalrt.core.text_input import decode_bom
-from baremetalrt.core.units import parse_bytes
+from baremetalrt.core.units import MIB, parse_bytes
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
     Settings = TypeVar("Settings", bound=DataclassInstance)
 
+_MAX_BYTES: Final = MIB
 _SECTIONS: Final = ("swarm", "share")
 _IN_WORDS: Final = "in words"
 # A size in bytes, or bytes per second: a number, or words like "50 GiB".
@@ -63,7 +65,7 @@ def parse_settings(section: str, kind: "type[Settings]", table: Mapping[str, Any
 def _read(section: str) -> dict[str, Any]:
     """One section of the file; nothing where it is not there."""
     try:
-        data = settings_path().read_bytes()
+        data = read_regular(settings_path(), _MAX_BYTES)
         decoded = decode_bom(data)
         tables = tomllib.loads(data.decode() if decoded is None else decoded)
     except FileNotFoundError:

@@ -2,7 +2,6 @@
 
 import codecs
 import sys
-from pathlib import Path
 from typing import Final
 
 # The longer BOM first: that of UTF-32 begins like that of UTF-16.
@@ -27,15 +26,6 @@ def text_of(data: bytes) -> str:
     """The text of `data`, which is UTF-8 unless a BOM says otherwise; never fails."""
     text = decode_bom(data)
     return data.decode("utf-8", "replace") if text is None else text
-
-
-def read_text(path: Path) -> str:
-    """The text of a file, like `text_of`.
-
-    Raises:
-        OSError: it cannot be read.
-    """
-    return text_of(path.read_bytes()).replace("\r\n", "\n")
 
 
 def read_standard_input(max_bytes: int = -1) -> str:

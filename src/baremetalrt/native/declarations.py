@@ -220,6 +220,10 @@ FUNCTIONS: Final[dict[str, tuple[Any, ...]]] = {
     "gguf_get_tensor_ne": (c.POINTER(I64), P, I64),
     "gguf_get_tensor_offset": (SIZE, P, I64),
     "gguf_get_tensor_size": (SIZE, P, I64),
+    "gguf_set_val_str": (None, P, STR, STR),
+    "gguf_set_tensor_type": (None, P, STR, I32),
+    "gguf_get_meta_size": (SIZE, P),
+    "gguf_get_meta_data": (None, P, P),
     # vocabulary
     "llama_model_default_params": (ModelParams,),
     "llama_model_load_from_file": (P, STR, ModelParams),

@@ -152,6 +152,27 @@ class GGUFHeader(Handle):
                 num_bytes=c.gguf_get_tensor_size(pointer, i),
             )
 
+    # a header that is to be written: one that was parsed for this, and changed
+
+    @property
+    def meta_bytes(self) -> int:
+        """The size of the header as it would be written, padding included."""
+        return int(self._c.gguf_get_meta_size(self.pointer))
+
+    def set_text(self, key: str, text: str) -> None:
+        """Adds a value."""
+        self._c.gguf_set_val_str(self.pointer, key.encode(), text.encode())
+
+    def set_type(self, tensor: str, type_: int) -> None:
+        """Gives a tensor another type, of whose blocks its rows are whole ones; others move with it."""
+        self._c.gguf_set_tensor_type(self.pointer, tensor.encode(), type_)
+
+    def to_bytes(self) -> bytes:
+        """The header as it is written."""
+        out = bytearray(self.meta_bytes)
+        self._c.gguf_get_meta_data(self.pointer, (ctypes.c_char * len(out)).from_buffer(out))
+        return bytes(out)
+
 
 def _text(raw: bytes) -> str:
     return raw.decode("utf-8", "replace")

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from baremetalrt.core.errors import IntegrityError, UsageError
+from baremetalrt.core.files import open_regular
 from baremetalrt.native.gguf import HEADER_LIMIT_BYTES
 
 # Tokenizers that the architectures here come with. Others have code paths that end the process on
@@ -40,7 +41,7 @@ def check_vocabulary(path: Path) -> None:
         IntegrityError: there is no vocabulary, or a damaged one.
     """
     try:
-        with path.open("rb") as f:
+        with open_regular(path) as f:
             size = min(os.fstat(f.fileno()).st_size, HEADER_LIMIT_BYTES)
             with mmap.mmap(f.fileno(), size, access=mmap.ACCESS_READ) as header:
                 kind, tokens = _find(header)

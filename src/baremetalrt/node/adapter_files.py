@@ -13,6 +13,8 @@ from baremetalrt.node.adapter_shelf import AdapterShelf, check_base, parse_choic
 from baremetalrt.node.naming import find_whole_model
 from baremetalrt.weights.adapters import store
 from baremetalrt.weights.adapters.card import Card, DifferentialPrivacy
+from baremetalrt.weights.adapters.merge import Merged, merge
+from baremetalrt.weights.adapters.merge_types import MergeType as MergeType
 from baremetalrt.weights.adapters.store import StoredAdapter
 from baremetalrt.weights.content import content_id
 from baremetalrt.weights.gguf import GGUFFile
@@ -36,7 +38,8 @@ def import_adapter(path: Path, name: str | None, base: str | None) -> Imported:
         UsageError: there is no such adapter or model, or they do not belong together.
         IntegrityError: the adapter is damaged or hostile.
     """
-    from baremetalrt.weights.adapters.peft import WEIGHTS_NAME, write_peft
+    from baremetalrt.weights.adapters.peft import write_peft
+    from baremetalrt.weights.adapters.safetensors_folder import has_weights
 
     if not path.exists():
         raise UsageError(f"no adapter at {path}", code="adapter.not-found", parameter="path")
@@ -50,7 +53,7 @@ def import_adapter(path: Path, name: str | None, base: str | None) -> Imported:
     left_out: list[str] = []
 
     def beside(folder: Path) -> None:
-        if not (path / WEIGHTS_NAME).is_file():
+        if not has_weights(path):
             return
         # Written anew: what others put into their files does not come along.
         try:
@@ -103,18 +106,17 @@ def merge_adapters(
     names: Sequence[str],
     base: str | None,
     target: Path,
+    type_: MergeType = "auto",
     on_progress: Callable[[float], None] = lambda fraction: None,
-) -> float:
+) -> Merged:
     """Writes a new model, `base` with adapters added to its weights.
 
-    Returns the share of what they change that is left after quantization. `names` are those of the
-    store, files or PEFT folders, each perhaps with `=WEIGHT`.
+    `names` are those of the store, files or PEFT folders, each perhaps with `=WEIGHT`; `type_` is what
+    adapted matrices become.
 
     Raises:
         UsageError, IntegrityError, CapacityError: see `AdapterShelf.find`, `check_base`, `merge`.
     """
-    from baremetalrt.weights.adapters.merge import merge
-
     choices = [parse_choice(name, allow_paths=True) for name in names]
     file = GGUFFile.open(find_whole_model(base).path)
     shelf = AdapterShelf()
@@ -123,7 +125,7 @@ def merge_adapters(
         adapter = shelf.find(choice.reference, file, allow_paths=True)
         check_base(adapter, file)
         parts.append((adapter, choice.scale))
-    return merge(file, parts, target, on_progress=on_progress)
+    return merge(file, parts, target, type_=type_, on_progress=on_progress)
 
 
 # those of the store

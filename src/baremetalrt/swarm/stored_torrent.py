@@ -6,7 +6,7 @@ from functools import cached_property
 import libtorrent as lt
 
 from baremetalrt.core.errors import UsageError
-from baremetalrt.core.files import write_durably
+from baremetalrt.core.files import open_regular, write_durably
 from baremetalrt.swarm.catalog import Entry, gone
 from baremetalrt.swarm.metainfo import MAX_TORRENT_BYTES, Metainfo, read_metainfo
 from baremetalrt.swarm.resume import read_resume_data
@@ -67,7 +67,7 @@ class StoredTorrent:
 def read_torrent_file(path: str, choice: str | None = None) -> Metainfo:
     """A `.torrent` file; raises like `read_metainfo`, and `UsageError` if it cannot be read."""
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             raw = file.read(MAX_TORRENT_BYTES + 1)
     except OSError as error:
         raise UsageError(

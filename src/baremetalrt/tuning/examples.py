@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from baremetalrt.core.errors import UsageError
-from baremetalrt.core.files import disk_errors, write_durably
+from baremetalrt.core.files import disk_errors, read_regular, write_durably
 from baremetalrt.core.text_input import decode_bom
 
 TRAIN: Final = "train.jsonl"
 HELD_OUT: Final = "held_out.jsonl"
 _JSON_SUFFIXES: Final = (".jsonl", ".ndjson", ".json")
 _MAX_LINE_BYTES: Final = 64 << 20
+_MAX_FILE_BYTES: Final = 2 << 30
 # A text is cut into passages of about this length where there are too few texts to hold some out.
 _PASSAGE_CHARS: Final = 4000
 _MIN_TEXTS_TO_SPLIT: Final = 10
@@ -75,7 +76,7 @@ def read_lines(path: Path) -> list[Example]:
 def read_bytes(path: Path) -> bytes:
     """A whole file, or `UsageError`."""
     try:
-        return path.read_bytes()
+        return read_regular(path, _MAX_FILE_BYTES)
     except OSError as error:
         raise UsageError(
             f"{path} cannot be read: {error.strerror or error}", code="tune.unreadable"

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from baremetalrt.core.errors import IntegrityError, UsageError
+from baremetalrt.core.files import open_regular
 from baremetalrt.core.spans import BlockSpan, ByteRange, merge
 from baremetalrt.core.units import MIB, format_bytes
 from baremetalrt.native.gguf import (
@@ -223,6 +224,10 @@ class GGUFFile:
             ends[t.file] = max(ends[t.file], t.start + t.num_bytes)
         return sum(ends)
 
+    def fresh_header(self) -> GGUFHeader:
+        """The header of the first part once more, to be changed and written elsewhere."""
+        return _read_header(self.path, HEADER_LIMIT_BYTES)
+
     def map(self) -> "list[FileMapping]":
         """Maps every part into memory, read only. Nothing is read until it is touched."""
         return [FileMapping(p) for p in self.paths]
@@ -235,7 +240,7 @@ class FileMapping:
         # Here and not above: a header opens, and a vocabulary begins to load, before numpy is there.
         import numpy as np
 
-        with path.open("rb") as f:
+        with open_regular(path) as f:
             self._map = mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ)
         self.num_bytes = len(self._map)
         self._view = np.frombuffer(self._map, np.uint8)
@@ -260,7 +265,7 @@ class FileMapping:
 
 def _read_header(path: Path, limit_bytes: int) -> GGUFHeader:
     try:
-        with path.open("rb") as f:
+        with open_regular(path) as f:
             size = os.fstat(f.fileno()).st_size
             if f.read(4) != _MAGIC:
                 raise IntegrityError(
@@ -276,6 +281,10 @@ def _read_header(path: Path, limit_bytes: int) -> GGUFHeader:
         ) from error
     except PermissionError as error:
         raise UsageError(f"{path} may not be read", code="model.unreadable") from error
+    except OSError as error:
+        raise UsageError(
+            f"{path} cannot be read: {error.strerror or error}", code="model.unreadable"
+        ) from error
     try:
         return GGUFHeader(window)
     except HeaderError as error:

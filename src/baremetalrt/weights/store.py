@@ -67,7 +67,7 @@ def models_in(folder: Path) -> list[Path]:
     # Folders may come and go while they are looked through.
     names = ((where, name) for where, _, found in os.walk(folder) for name in found)
     paths = sorted(Path(where, name) for where, name in names if name.endswith(".gguf"))
-    return [path for path in paths if _is_first_part(path)]
+    return [path for path in paths if _is_first_part(path) and path.is_file()]
 
 
 def find_model(reference: str | None) -> StoredModel:

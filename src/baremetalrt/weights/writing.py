@@ -35,19 +35,6 @@ def write_gguf(
         out.write(_padded(raw))
 
 
-def copy_start(
-    old: IO[bytes], new: IO[bytes], key: str, text: str, *, alignment: int = DEFAULT_ALIGNMENT
-) -> None:
-    """Begins a copy of a file that has one value more; all that follows in `old` can be copied as it is.
-
-    The value is filled up with spaces: nothing behind it moves out of line. `alignment`: the file's own.
-    """
-    magic, version, num_tensors, num_values = _START.unpack(old.read(_START.size))
-    new.write(_START.pack(magic, version, num_tensors, num_values + 1))
-    bare = len(_value(key, text))
-    new.write(_value(key, text + " " * (round_up(bare, alignment) - bare)))
-
-
 def _header(values: Mapping[str, Value], tensors: Mapping[str, NDArray[np.float32]]) -> bytes:
     out = bytearray(_START.pack(_MAGIC, _VERSION, len(tensors), len(values)))
     for key, value in values.items():

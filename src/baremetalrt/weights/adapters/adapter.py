@@ -143,13 +143,9 @@ def check_fits(adapter: Adapter, file: GGUFFile) -> None:
             hint=_base_hint(adapter),
         )
     for name, m in adapter.matrices.items():
-        info = file.tensors.get(name)
+        info = adapted_tensor(file, name)
         if info is None or not name.endswith(".weight"):
             raise _misfit(adapter, file, f"adapts {name}, which the model does not have")
-        if name == EMBEDDING and HEAD not in file.tensors:
-            raise _misfit(
-                adapter, file, f"adapts {name}, which is also the head of the model: not supported"
-            )
         shape = shape_of(info)
         if len(shape) < 2 or len(shape) != m.a_RD.ndim or shape != m.target_shape:
             raise _misfit(
@@ -158,6 +154,20 @@ def check_fits(adapter: Adapter, file: GGUFFile) -> None:
                 f"adapts {name} as {describe_shape(m.target_shape)}, the model has "
                 f"{describe_shape(shape)}",
             )
+
+
+def adapted_tensor(file: GGUFFile, name: str) -> TensorInfo | None:
+    """The tensor whose products an adapter of `name` adds to.
+
+    Where the embedding is also the head, both have its rows, and each its own factors: those of the
+    embedding are added to what is looked up, those of the head to logits, as in `peft`.
+    """
+    return file.tensors.get(EMBEDDING if name == HEAD and is_tied(file) else name)
+
+
+def is_tied(file: GGUFFile) -> bool:
+    """Whether the embedding is also the head."""
+    return HEAD not in file.tensors
 
 
 def combined(members: Iterable[tuple[Adapter, float]], tensor: str) -> LowRank | None:

@@ -7,6 +7,7 @@ import msgspec
 
 from baremetalrt import __version__
 from baremetalrt.core.errors import IntegrityError
+from baremetalrt.core.files import read_regular
 from baremetalrt.core.units import KIB
 from baremetalrt.weights.adapters.adapter import Adapter
 
@@ -63,8 +64,7 @@ def read_card(path: Path) -> Card:
         IntegrityError: it is damaged, or of a later release.
     """
     try:
-        with path.open("rb") as f:
-            card = msgspec.json.decode(f.read(_MAX_CARD_BYTES), type=Card)
+        card = msgspec.json.decode(read_regular(path, _MAX_CARD_BYTES), type=Card)
     except (OSError, msgspec.DecodeError, RecursionError) as error:
         raise IntegrityError(
             f"the card of the adapter {path.parent.name} cannot be read: {error}",

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from baremetalrt.core.errors import UsageError
 from baremetalrt.native.tensor_types import can_dequantize
-from baremetalrt.weights.adapters.adapter import LowRank, bad, shape_of
+from baremetalrt.weights.adapters.adapter import LowRank, adapted_tensor, bad, shape_of
 from baremetalrt.weights.adapters.rows import read_rows
-from baremetalrt.weights.gguf import GGUFFile, describe_shape
+from baremetalrt.weights.gguf import GGUFFile, TensorInfo, describe_shape
 
 
 def with_magnitudes(
@@ -37,10 +37,10 @@ def with_magnitudes(
     if magnitudes_F.shape != (len(m.b_FR),):
         shape = magnitudes_F.shape
         raise bad(source, f"has magnitudes of shape {shape} for {len(m.b_FR)} rows of {tensor}")
-    if shape_of(base.tensors[tensor]) != m.target_shape:
+    if shape_of(_info(base, tensor)) != m.target_shape:
         raise UsageError(
             f"the adapter has factors of DoRA for {describe_shape(m.target_shape)} in {tensor}, which is "
-            f"{describe_shape(shape_of(base.tensors[tensor]))}",
+            f"{describe_shape(shape_of(_info(base, tensor)))}",
             code="adapter.misfit",
             parameter="adapter",
             hint="use it with the model that it was made for; experts are not supported",
@@ -62,9 +62,15 @@ def magnitudes(
     return plain, scale_F * _row_lengths(plain, scale, base, tensor)
 
 
+def _info(base: GGUFFile, tensor: str) -> TensorInfo:
+    info = adapted_tensor(base, tensor)
+    assert info is not None  # looked for before
+    return info
+
+
 def _row_lengths(m: LowRank, scale: float, base: GGUFFile, tensor: str) -> NDArray[np.float32]:
     """The length of every row of `W + scale * b @ a`."""
-    info = base.tensors[tensor]
+    info = _info(base, tensor)
     if not can_dequantize(info.type):
         raise UsageError(
             f"{tensor} is of the type {info.type_name}, which cannot be read",

@@ -66,6 +66,9 @@ _TOP: Final = re.compile(_PREFIX + r"(lm_head|embed_tokens)")
 _EXPERT: Final = re.compile(r"(.{1,60})\.(\d{1,4})\.(\w{1,20})")
 
 
+_SAVED: Final = re.compile(_PREFIX + r"(lm_head|embed_tokens)(?:\.base_layer)?\.(weight|bias)")
+
+
 @dataclass(frozen=True)
 class Target:
     """A tensor of GGUF, and which expert's part of it; None for the whole."""
@@ -96,6 +99,12 @@ def target_of(module: str, architecture: str) -> Target | None:
     if expert and expert[1] == folder and expert[3] in experts:
         return Target(f"blk.{block}.{experts[expert[3]]}.weight", int(expert[2]))
     return None
+
+
+def saved_of(name: str) -> str | None:
+    """The tensor that a saved embedding or head became; None if a tensor of a folder is neither."""
+    saved = _SAVED.fullmatch(name)
+    return f"{_OUTER[saved[1]]}.{saved[2]}" if saved else None
 
 
 def module_of(tensor: str, architecture: str) -> str | None:

@@ -6,24 +6,37 @@ refused, because reading them runs whatever program is in them.
 
 import json
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, deserialize
 from safetensors.numpy import save
 
 from baremetalrt.core.errors import UsageError
 from baremetalrt.core.units import format_bytes
 from baremetalrt.weights.adapters import dora, names
-from baremetalrt.weights.adapters.adapter import Adapter, LowRank, bad, checked, shape_of
+from baremetalrt.weights.adapters.adapter import (
+    Adapter,
+    LowRank,
+    adapted_tensor,
+    bad,
+    checked,
+    shape_of,
+)
 from baremetalrt.weights.adapters.gguf_lora import BASE_CONTENT_ID, MAX_ADAPTER_BYTES
 from baremetalrt.weights.adapters.peft_config import CONFIG_NAME, PeftConfig, read_peft_config
+from baremetalrt.weights.adapters.safetensors_folder import (
+    WEIGHTS_NAME,
+    StoredTensor,
+    has_weights,
+    open_folder,
+)
+from baremetalrt.weights.adapters.saved_embeddings import check_unchanged
 from baremetalrt.weights.gguf import EMBEDDING, GGUFFile
 
-WEIGHTS_NAME: Final = "adapter_model.safetensors"
 PICKLED: Final = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 # `lora_A.weight` of matrices, `lora_embedding_A` of the embedding; some files keep the adapter's name.
 _PARTS: Final = {
@@ -60,8 +73,9 @@ def read_peft(
             parameter="adapter",
             hint="known: " + ", ".join(sorted(names.known_architectures())),
         )
-    tensors, named_base = _load(folder / WEIGHTS_NAME)
-    modules = _modules(tensors, config, source)
+    stored = open_folder(folder)
+    named_base = stored.metadata.get(BASE_CONTENT_ID)
+    modules = _modules(_load(stored.tensors, base, source), config, source)
     matrices, scales = _matrices(modules, config, base, source)
     # One alpha serves all where scales and ranks allow; the rest goes into the second factor.
     alphas = Counter(scales[n] * m.rank for n, m in matrices.items())
@@ -86,7 +100,7 @@ def read_peft(
 def refuse_pickled(path: Path) -> None:
     """Raises `IntegrityError` for weights that only unpickling could read."""
     pickled = path if path.suffix.lower() in PICKLED else None
-    if path.is_dir() and not (path / WEIGHTS_NAME).is_file():
+    if path.is_dir() and not has_weights(path):
         found = (p for p in sorted(path.glob("adapter_model*")) if p.suffix.lower() in PICKLED)
         pickled = next(found, None)
     if pickled is not None:
@@ -97,41 +111,17 @@ def refuse_pickled(path: Path) -> None:
         )
 
 
-def _load(path: Path) -> tuple[dict[str, NDArray[np.float32]], str | None]:
-    """Every tensor of a safetensors file, in single precision; and the base, where we wrote it."""
-    source = str(path)
-    try:
-        size = path.stat().st_size
-        if size > MAX_ADAPTER_BYTES:
-            raise bad(source, f"is larger than {format_bytes(MAX_ADAPTER_BYTES)}")
-        read: Any = deserialize  # which says nothing of its types
-        raw = path.read_bytes()
-        found: list[tuple[str, dict[str, Any]]] = read(raw)
-    except OSError as error:
-        raise UsageError(
-            f"{path} cannot be read: {error.strerror}", code="adapter.unreadable"
-        ) from error
-    except SafetensorError as error:
-        raise bad(
-            source, f"cannot be read: {error}", hint="the file is damaged or incomplete"
-        ) from error
-    # The package checked the header and does not hand it out.
-    header = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])
-    base = (header.get("__metadata__") or {}).get(BASE_CONTENT_ID)
-    return {name: _values(name, t, source) for name, t in found}, base
-
-
-def _values(name: str, tensor: dict[str, Any], source: str) -> NDArray[np.float32]:
-    raw, kind = tensor["data"], tensor["dtype"]
-    if kind == "F32":
-        array = np.frombuffer(raw, "<f4")
-    elif kind == "F16":
-        array = np.frombuffer(raw, "<f2").astype(np.float32)
-    elif kind == "BF16":
-        array = (np.frombuffer(raw, "<u2").astype(np.uint32) << 16).view(np.float32)
-    else:
-        raise bad(source, f"has {name} in the type {kind}, expected F32, F16 or BF16")
-    return array.astype(np.float32, copy=False).reshape(tensor["shape"])
+def _load(
+    stored: Mapping[str, StoredTensor], base: GGUFFile, source: str
+) -> dict[str, NDArray[np.float32]]:
+    """Every factor, in single precision. What else was saved is compared with the base and left."""
+    saved = {name: tensor for name in stored if (tensor := names.saved_of(name))}
+    factors = {name: tensor for name, tensor in stored.items() if name not in saved}
+    if sum(tensor.num_bytes for tensor in factors.values()) > MAX_ADAPTER_BYTES:
+        raise bad(source, f"is larger than {format_bytes(MAX_ADAPTER_BYTES)}")
+    for name, tensor in saved.items():
+        check_unchanged(stored[name], name, base, tensor)
+    return {name: tensor.read() for name, tensor in factors.items()}
 
 
 def _modules(
@@ -168,7 +158,7 @@ def _matrices(
     for module, parts in modules.items():
         a, b, magnitudes_F = parts["a"], parts["b"], parts.get("magnitudes")
         target = names.target_of(module, base.architecture)
-        if target is None or target.tensor not in base.tensors:
+        if target is None or adapted_tensor(base, target.tensor) is None:
             raise UsageError(
                 f"the adapter is for a module {module[:200]}, which {base.path.name} does not have",
                 code="adapter.misfit",

@@ -6,18 +6,20 @@ Source: `LoraConfig` of peft; arXiv 2106.09685, 2312.03732 (rank-stabilized scal
 import json
 import math
 import re
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from baremetalrt.core.errors import UsageError
+from baremetalrt.core.files import read_regular
 from baremetalrt.core.units import MIB
 from baremetalrt.weights.adapters.adapter import MAX_RANK, bad
+from baremetalrt.weights.adapters.module_patterns import ModulePatterns
 
 CONFIG_NAME: Final = "adapter_config.json"
 _MAX_CONFIG_BYTES: Final = MIB
 _MAX_ALPHA: Final = 1e6
-_MAX_PATTERNS: Final = 1 << 14
 # What computes neither LoRA nor DoRA, unless it is off.
 _UNSUPPORTED: Final = {
     "use_qalora": "QALoRA",
@@ -33,8 +35,6 @@ _UNSUPPORTED: Final = {
 }
 # Initializations that change the base weights as well.
 _CHANGES_BASE: Final = ("pissa", "olora", "corda", "loftq", "lora_ga")
-# Patterns are regular expressions to peft. Names are all that occurs, and none of those can be slow.
-_LITERAL: Final = re.compile(r"\^?[A-Za-z0-9_.\\]{1,200}\$?")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,29 +45,18 @@ class PeftConfig:
     alpha: float
     is_rank_stabilized: bool = False
     is_dora: bool = False
-    rank_pattern: dict[str, int] = field(default_factory=dict)
-    alpha_pattern: dict[str, float] = field(default_factory=dict)
+    rank_pattern: ModulePatterns
+    alpha_pattern: ModulePatterns
     base_name: str | None = None
 
     def rank_of(self, module: str) -> int:
         """The rank that a module is said to have."""
-        return int(_matching(self.rank_pattern, module, self.rank))
+        return int(self.rank_pattern.value_of(module, self.rank))
 
     def scale_of(self, module: str) -> float:
         """What `B A x` of a module is multiplied by."""
-        alpha, rank = _matching(self.alpha_pattern, module, self.alpha), self.rank_of(module)
+        alpha, rank = self.alpha_pattern.value_of(module, self.alpha), self.rank_of(module)
         return alpha / math.sqrt(rank) if self.is_rank_stabilized else alpha / rank
-
-
-def _matching(patterns: dict[str, Any], module: str, default: float) -> float:
-    for pattern, value in patterns.items():
-        name = pattern.replace("\\", "").rstrip("$")
-        if name.startswith("^"):
-            if module == name[1:]:
-                return float(value)
-        elif module == name or module.endswith(f".{name}"):
-            return float(value)
-    return default
 
 
 def read_peft_config(path: Path) -> PeftConfig:
@@ -79,11 +68,7 @@ def read_peft_config(path: Path) -> PeftConfig:
     """
     source = str(path)
     try:
-        with path.open("rb") as f:
-            raw = f.read(_MAX_CONFIG_BYTES + 1)
-        if len(raw) > _MAX_CONFIG_BYTES:
-            raise bad(source, f"has a {CONFIG_NAME} of more than a megabyte")
-        found = json.loads(raw)
+        found = json.loads(read_regular(path, _MAX_CONFIG_BYTES))
     except OSError as error:
         raise UsageError(
             f"{path} cannot be read: {error.strerror}", code="adapter.unreadable"
@@ -93,19 +78,14 @@ def read_peft_config(path: Path) -> PeftConfig:
     if not isinstance(found, dict):
         raise bad(source, f"has a {CONFIG_NAME} that is not an object")
     _refuse_unsupported(found, path)
-    rank = _number(found, "r", 8, source)
-    if rank != int(rank) or not 1 <= rank <= MAX_RANK:
-        raise bad(source, f"has rank {rank:g}, expected 1 to {MAX_RANK}")
     base = found.get("base_model_name_or_path")
     return PeftConfig(
-        rank=int(rank),
+        rank=int(_ranked(_number(found, "r", 8, source), source)),
         alpha=_bounded(_number(found, "lora_alpha", 8, source), source),
         is_rank_stabilized=bool(found.get("use_rslora")),
         is_dora=bool(found.get("use_dora")),
-        rank_pattern={k: int(v) for k, v in _patterns(found, "rank_pattern", source).items()},
-        alpha_pattern={
-            k: _bounded(v, source) for k, v in _patterns(found, "alpha_pattern", source).items()
-        },
+        rank_pattern=_patterns(found, "rank_pattern", _ranked, source),
+        alpha_pattern=_patterns(found, "alpha_pattern", _bounded, source),
         # A path says something of a machine and nothing of a model: its last part is the name.
         base_name=re.split(r"[\\/]", base)[-1][:200] or None if isinstance(base, str) else None,
     )
@@ -134,14 +114,14 @@ def _unsupported(path: Path, what: str) -> UsageError:
     )
 
 
-def _patterns(found: dict[str, Any], key: str, source: str) -> dict[str, float]:
+def _patterns(
+    found: dict[str, Any], key: str, check: Callable[[float, str], float], source: str
+) -> ModulePatterns:
     patterns = found.get(key) or {}
-    if not isinstance(patterns, dict) or len(patterns) > _MAX_PATTERNS:
+    if not isinstance(patterns, dict):
         raise bad(source, f"has a {key} that is no table")
-    for pattern in patterns:
-        if not _LITERAL.fullmatch(pattern):
-            raise bad(source, f"has {pattern!r} in its {key}: only names of modules are taken")
-    return {pattern: _number(patterns, pattern, 0, source) for pattern in patterns}
+    values = {p: check(_number(patterns, p, 0, source), source) for p in patterns}
+    return ModulePatterns(values, key=key, source=source)
 
 
 def _number(found: dict[str, Any], key: str, default: float, source: str) -> float:
@@ -149,6 +129,12 @@ def _number(found: dict[str, Any], key: str, default: float, source: str) -> flo
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         raise bad(source, f"has {key} = {value!r}, expected a number")
     return float(value)
+
+
+def _ranked(rank: float, source: str) -> float:
+    if rank != int(rank) or not 1 <= rank <= MAX_RANK:
+        raise bad(source, f"has rank {rank:g}, expected 1 to {MAX_RANK}")
+    return rank
 
 
 def _bounded(alpha: float, source: str) -> float:
