@@ -75,12 +75,11 @@ ROOMS_OF_LIBRARIES: dict[str, tuple[str, ...]] = {
     "pypdfium2": ("documents",),
     "chardet": ("documents",),
     "python_calamine": ("documents",),
-    "rensa": ("documents",),
     "striprtf": ("documents",),
 }
 # These come with an extra, or take long to import: never at the start of a module.
 LATE = ("platformdirs", "filelock", "rich", "llguidance", "regex")
-LATE += ("selectolax", "pypdfium2", "chardet", "python_calamine", "rensa", "striprtf")
+LATE += ("selectolax", "pypdfium2", "chardet", "python_calamine", "striprtf")
 
 
 def modules() -> dict[str, Path]:

@@ -1,11 +1,16 @@
 """The same text twice, and nearly the same: found by hashes, and by MinHash over runs of five words.
 
-Signatures are `rensa`'s: no dependencies, where datasketch brings SciPy. Its index keeps the first of
-two; which one that is would depend on the order of files, hence the search here: sorting bands.
+Of the packages that do it, datasketch brings SciPy, and rensa is one person's compiled code; the sketch
+is a dozen lines. Their indexes keep the first of two; which one that is would depend on the order of
+files, hence the search here: sorting bands.
 
-Shapes: `N` documents, `P` permutations, `M` pairs.
+Source: Broder, On the resemblance and containment of documents (1997); multiply-shift hashing,
+Dietzfelbinger et al. (1997).
+
+Shapes: `N` documents, `P` permutations, `M` pairs, `S` runs of words.
 """
 
+import functools
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -23,6 +28,7 @@ _BAND_ROWS: Final = 4
 # In a band's bucket everybody is compared with so many others; form letters fill buckets of thousands.
 _NEIGHBOURS: Final = 16
 _WORD: Final = re.compile(r"\w+")
+_SHINGLES_AT_ONCE: Final = 1 << 12
 _PAIRS_AT_ONCE: Final = 1 << 14
 _MIX: Final = np.uint64(0x9E3779B97F4A7C15)
 
@@ -56,17 +62,27 @@ def content_hash(text: str) -> bytes:
 
 def signature(text: str) -> bytes:
     """The MinHash signature of a text: `NUM_PERMUTATIONS` numbers of 32 bits."""
-    from rensa import RMinHash
-
     words = _WORD.findall(text.casefold())
     if len(words) <= _SHINGLE_WORDS:
-        shingles = [" ".join(words)]
+        shingles = {" ".join(words)}
     else:
         columns = (words[i:] for i in range(_SHINGLE_WORDS))
-        shingles = [" ".join(run) for run in zip(*columns, strict=False)]
-    sketch = RMinHash(num_perm=NUM_PERMUTATIONS, seed=_SEED)
-    sketch.update(shingles)
-    return np.asarray(sketch.digest(), dtype=np.uint32).tobytes()
+        shingles = {" ".join(run) for run in zip(*columns, strict=False)}
+    digests = b"".join(blake2b(one.encode(), digest_size=8).digest() for one in shingles)
+    hashes_S = np.frombuffer(digests, "<u8")
+    least_P = np.full(NUM_PERMUTATIONS, np.iinfo(np.uint64).max, np.uint64)
+    factors_P, summands_P = _permutations()
+    for at in range(0, len(hashes_S), _SHINGLES_AT_ONCE):
+        part_SP = hashes_S[at : at + _SHINGLES_AT_ONCE, None] * factors_P + summands_P
+        np.minimum(least_P, part_SP.min(axis=0), out=least_P)
+    return (least_P >> np.uint64(32)).astype(np.uint32).tobytes()
+
+
+@functools.cache
+def _permutations() -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
+    """What hashes are multiplied by, modulo 2**64, and what is added: odd numbers, and any."""
+    drawn_2P = np.random.default_rng(_SEED).integers(0, 1 << 63, (2, NUM_PERMUTATIONS), np.uint64)
+    return drawn_2P[0] * np.uint64(2) + np.uint64(1), drawn_2P[1]
 
 
 def judge(

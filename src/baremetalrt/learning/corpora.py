@@ -29,14 +29,7 @@ from baremetalrt.documents.verdicts import GatherConfig
 from baremetalrt.weights.adapters.store import check_name
 
 _SUMMARY: Final = "corpus.json"
-_REQUIRED: Final = (
-    "chardet",
-    "pypdfium2",
-    "python_calamine",
-    "rensa",
-    "selectolax",
-    "striprtf",
-)
+_REQUIRED: Final = ("chardet", "pypdfium2", "python_calamine", "selectolax", "striprtf")
 
 
 @dataclass(frozen=True, kw_only=True)
