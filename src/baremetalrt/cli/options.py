@@ -284,7 +284,9 @@ def read_text(path: Path) -> str:
         return text_of(read_regular(path, _MAX_TEXT_BYTES)).replace("\r\n", "\n")
     except OSError as error:
         raise UsageError(
-            f"{path} cannot be read: {error.strerror or error}", code="file.unreadable"
+            f"{path} cannot be read: {error.strerror or error}",
+            code="file.unreadable",
+            hint="write the text to a file, and name that",
         ) from error
 
 

@@ -12,6 +12,7 @@ from baremetalrt.cli import options, output
 from baremetalrt.cli.answering import AnswerOptions, describe_speed
 from baremetalrt.core.errors import UsageError
 from baremetalrt.core.text_input import read_standard_input
+from baremetalrt.core.units import MIB, format_bytes
 from baremetalrt.hosting.open_model import OpenRequest, begin, find_named
 from baremetalrt.hosting.options import RouteOptions
 from baremetalrt.node.naming import NamedModel, names_model, resolve
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from baremetalrt.hosting.open_model import OpenedModel
     from baremetalrt.node.answering import Answered
 
+# Millions of tokens: more than any context, and what may come has no end.
+_MAX_INPUT_BYTES = 16 * MIB
 _STARTED = time.perf_counter()
 # Nothing that is imported until the first token becomes garbage: looking for it takes a fiftieth.
 gc.disable()
@@ -124,9 +127,21 @@ def _split(words: tuple[str, ...], route: RouteOptions) -> tuple[NamedModel, lis
 
 def _with_standard_input(prompt: list[str] | None) -> str:
     parts = ["-"] if prompt is None else prompt
-    text = "\n\n".join(read_standard_input() if part == "-" else part for part in parts)
+    text = "\n\n".join(_standard_input() if part == "-" else part for part in parts)
     if not text.strip():
         raise UsageError("the prompt is empty", code="prompt.empty", parameter="prompt")
+    return text
+
+
+def _standard_input() -> str:
+    text = read_standard_input(_MAX_INPUT_BYTES + 1)
+    if len(text.encode()) > _MAX_INPUT_BYTES:
+        raise UsageError(
+            f"standard input is longer than {format_bytes(_MAX_INPUT_BYTES)}",
+            code="prompt.too-long",
+            parameter="prompt",
+            hint="no model reads so much at once: give it a part",
+        )
     return text
 
 

@@ -71,6 +71,8 @@ def read_torrent_file(path: str, choice: str | None = None) -> Metainfo:
             raw = file.read(MAX_TORRENT_BYTES + 1)
     except OSError as error:
         raise UsageError(
-            f"{path} cannot be read: {error.strerror}", code="torrent.unreadable"
+            f"{path} cannot be read: {error.strerror}",
+            code="torrent.unreadable",
+            hint="name the .torrent file itself",
         ) from error
     return read_metainfo(raw, source=path, choice=choice)

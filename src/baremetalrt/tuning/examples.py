@@ -79,7 +79,9 @@ def read_bytes(path: Path) -> bytes:
         return read_regular(path, _MAX_FILE_BYTES)
     except OSError as error:
         raise UsageError(
-            f"{path} cannot be read: {error.strerror or error}", code="tune.unreadable"
+            f"{path} cannot be read: {error.strerror or error}",
+            code="tune.unreadable",
+            hint="examples are files of at most 2 GiB; `bmrt learn` reads folders",
         ) from error
 
 

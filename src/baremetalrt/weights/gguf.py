@@ -283,7 +283,9 @@ def _read_header(path: Path, limit_bytes: int) -> GGUFHeader:
         raise UsageError(f"{path} may not be read", code="model.unreadable") from error
     except OSError as error:
         raise UsageError(
-            f"{path} cannot be read: {error.strerror or error}", code="model.unreadable"
+            f"{path} cannot be read: {error.strerror or error}",
+            code="model.unreadable",
+            hint="name the GGUF file itself",
         ) from error
     try:
         return GGUFHeader(window)

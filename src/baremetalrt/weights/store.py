@@ -93,6 +93,13 @@ def find_model(reference: str | None) -> StoredModel:
         raise ambiguous(reference, [str(model.path) for model in found])
     if found:
         return found[0]
+    if os.path.exists(path):
+        raise UsageError(
+            f"{reference!r} is no file, but a folder, a pipe or a device",
+            code="model.not-found",
+            parameter="model",
+            hint="name the GGUF file itself",
+        )
     raise UsageError(
         f"no model {reference!r}: neither a file nor a name in the store",
         code="model.not-found",

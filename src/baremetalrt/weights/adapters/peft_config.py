@@ -71,7 +71,9 @@ def read_peft_config(path: Path) -> PeftConfig:
         found = json.loads(read_regular(path, _MAX_CONFIG_BYTES))
     except OSError as error:
         raise UsageError(
-            f"{path} cannot be read: {error.strerror}", code="adapter.unreadable"
+            f"{path} cannot be read: {error.strerror}",
+            code="adapter.unreadable",
+            hint=f"an adapter is a folder with adapter_model.safetensors and {CONFIG_NAME}",
         ) from error
     except (ValueError, RecursionError) as error:
         raise bad(source, f"has a {CONFIG_NAME} that is not JSON: {error}") from error

@@ -25,6 +25,7 @@ INDEX_NAME: Final = "adapter_model.safetensors.index.json"
 _MAX_HEADER_BYTES: Final = 16 * MIB
 _MAX_FILES: Final = 256
 _PIECE_BYTES: Final = 8 * MIB
+_HINT: Final = f"an adapter is a folder with {WEIGHTS_NAME} and adapter_config.json"
 _WIDTHS: Final = {"F32": 4, "F16": 2, "BF16": 2}
 
 
@@ -122,6 +123,7 @@ def open_folder(folder: Path) -> TensorFolder:
         raise UsageError(
             f"{error.filename or folder} cannot be read: {error.strerror or error}",
             code="adapter.unreadable",
+            hint=_HINT,
         ) from error
     if missing := named.keys() - tensors.keys():
         raise bad(str(folder), f"lacks {min(missing)[:200]}, which its index names")
