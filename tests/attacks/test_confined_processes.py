@@ -9,23 +9,20 @@ import psutil
 import pytest
 
 import document_kit as kit
+from baremetalrt.core.sandbox import probe
 from baremetalrt.documents import reader_process
 from baremetalrt.documents.reader_process import ReaderProcess
 from baremetalrt.session.chat_template import CHATML, ChatTemplate, TemplateProcess
 
 WORKER = Path(__file__).with_name("confined_worker.py")
-# What every system allows a process that nothing was taken from.
-PROBE = "from baremetalrt.core.sandbox import confine; print(*confine())"
-
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux confines a process so")
 
 
 @pytest.fixture(scope="module", autouse=True)
 def capable() -> None:
     """Skips where the kernel has not been built with both means."""
-    said = subprocess.run([sys.executable, "-I", "-c", PROBE], capture_output=True, text=True)
-    if said.stdout.split() != ["True", "True"]:
-        pytest.skip(f"this kernel cannot: {said.stdout}{said.stderr}")
+    if not all(held := probe()):
+        pytest.skip(f"this kernel cannot: {held}")
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from safetensors.numpy import load_file, save_file
 
 from baremetalrt.blocks.loaded_adapters import AdapterSet, WeightedAdapter
 from baremetalrt.core.errors import IntegrityError, UsageError
+from baremetalrt.node.adapter_files import export_adapter, import_adapter
 from baremetalrt.weights.adapters.adapter import Adapter, check_fits
 from baremetalrt.weights.adapters.gguf_lora import read_gguf_lora, write_gguf_lora
 from baremetalrt.weights.adapters.merge import merge
@@ -164,8 +165,10 @@ def test_an_adapter_in_several_files_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_half_of_a_matrix_that_is_two_is_not_merged(tmp_path: Path) -> None:
-    """A file has one matrix where embedding and head are tied; beside the model, both are adapted."""
+def test_half_of_a_matrix_that_is_two_is_not_merged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file has one matrix where embedding and head are tied, and llama.cpp knows one."""
     model = CASES["llama-tied"]
     path = write(model, tmp_path / "model.gguf")
     saved_by_peft(path, tmp_path / "peft", model, target_modules=["lm_head"])
@@ -173,3 +176,10 @@ def test_half_of_a_matrix_that_is_two_is_not_merged(tmp_path: Path) -> None:
     with pytest.raises(UsageError) as caught:
         merge(base, [(read_peft(tmp_path / "peft", base), 1.0)], tmp_path / "merged.gguf")
     assert caught.value.code == "merge.tied" and caught.value.hint
+    monkeypatch.setenv("BMRT_HOME", str(tmp_path / "home"))
+    import_adapter(tmp_path / "peft", "mine", str(path))
+    with pytest.raises(UsageError) as caught:
+        export_adapter("mine", tmp_path / "mine.gguf", None, str(path))
+    assert caught.value.code == "adapter.unsupported" and caught.value.hint
+    export_adapter("mine", tmp_path / "mine", None, str(path))
+    assert read_peft(tmp_path / "mine", base).matrices.keys() == {"output.weight"}

@@ -40,6 +40,10 @@ def _print(h: "Health") -> None:
     print(f"memory     {available} available of {total}")
     print(f"store      {h.store} ({h.models} models)")
     print(f"default    {h.default_model or 'not installed'}")
+    left = [
+        w for w, gone in (("files", h.confined_files), ("network", h.confined_calls)) if not gone
+    ]
+    print(f"readers    of documents reach {' and '.join(left) or 'neither files nor network'}")
     for problem in h.problems:
         print(f"problem    {problem.message}")
         if problem.hint:

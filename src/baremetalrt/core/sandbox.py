@@ -89,6 +89,18 @@ def confine() -> Confinement:
     return Confinement(files=_confine_files(libc), calls=_confine_calls(libc))
 
 
+def probe() -> Confinement:
+    """What would hold on this system; tried in a process of its own."""
+    import subprocess
+
+    program = "from baremetalrt.core.sandbox import confine; print(*confine())"
+    said = subprocess.run(
+        [sys.executable, "-I", "-c", program], capture_output=True, env=environment(), check=False
+    )
+    held = said.stdout.split()
+    return Confinement(files=held[:1] == [b"True"], calls=held[1:] == [b"True"])
+
+
 def environment() -> dict[str, str]:
     """What such a process is told of the user's environment: no keys, and nothing that starts threads."""
     kept = {name: os.environ[name] for name in _KEPT if name in os.environ}

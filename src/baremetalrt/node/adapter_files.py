@@ -12,12 +12,13 @@ from baremetalrt.core.errors import BareMetalError, UsageError
 from baremetalrt.node.adapter_shelf import AdapterShelf, check_base, parse_choice, read_adapter
 from baremetalrt.node.naming import find_whole_model
 from baremetalrt.weights.adapters import store
+from baremetalrt.weights.adapters.adapter import Adapter, is_tied
 from baremetalrt.weights.adapters.card import Card, DifferentialPrivacy
 from baremetalrt.weights.adapters.merge import Merged, merge
 from baremetalrt.weights.adapters.merge_types import MergeType as MergeType
 from baremetalrt.weights.adapters.store import StoredAdapter
 from baremetalrt.weights.content import content_id
-from baremetalrt.weights.gguf import GGUFFile
+from baremetalrt.weights.gguf import EMBEDDING, HEAD, GGUFFile
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +94,7 @@ def export_adapter(name: str, target: Path, form: str | None, base: str | None) 
             hint="--format peft, or `bmrt adapters merge` it into a model of its own",
         )
     if form == "gguf":
+        _refuse_tied(adapter, base)
         target.touch(mode=0o600)
         shutil.copyfile(stored.gguf_path, target)
     else:
@@ -100,6 +102,23 @@ def export_adapter(name: str, target: Path, form: str | None, base: str | None) 
         check_base(adapter, file)
         write_peft(adapter, target, file)
         store.make_private(target)
+
+
+def _refuse_tied(adapter: Adapter, base: str | None) -> None:
+    """llama.cpp ends the process on an adapted embedding that is also the head."""
+    if not adapter.matrices.keys() & {EMBEDDING, HEAD}:
+        return
+    try:
+        file = GGUFFile.open(find_whole_model(base or adapter.base_name).path)
+    except UsageError:
+        return  # the base is not here to be asked
+    if is_tied(file):
+        raise UsageError(
+            f"{adapter.name} adapts the embedding or the head of a model that has one matrix for both, "
+            "which other programs do not read from GGUF",
+            code="adapter.unsupported",
+            hint="--format peft",
+        )
 
 
 def merge_adapters(

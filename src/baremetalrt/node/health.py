@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from baremetalrt import __version__
+from baremetalrt.core import sandbox
 from baremetalrt.core.errors import BareMetalError
 from baremetalrt.core.installation import DISTRIBUTION
 from baremetalrt.core.places import models_folder
@@ -34,7 +35,7 @@ class Problem:
 
 @dataclass(frozen=True, kw_only=True)
 class Health:
-    """What was found. Sizes are bytes."""
+    """What was found. Sizes are bytes. `confined_…`: what those who read strangers' texts give up."""
 
     version: str
     python: str
@@ -47,6 +48,8 @@ class Health:
     store: str
     models: int
     default_model: str | None
+    confined_files: bool
+    confined_calls: bool
     problems: tuple[Problem, ...]
 
     def as_json(self) -> dict[str, Any]:
@@ -63,7 +66,7 @@ def examine() -> Health:
         devices = survey_devices()
     except BareMetalError as error:
         problems.append(Problem(error.code, error.message, error.hint))
-    default = default_model()
+    default, confined = default_model(), sandbox.probe()
     if default is None:
         problems.append(
             Problem(
@@ -84,6 +87,8 @@ def examine() -> Health:
         store=str(models_folder()),
         models=len(stored_models()),
         default_model=str(default.path) if default else None,
+        confined_files=confined.files,
+        confined_calls=confined.calls,
         problems=tuple(problems),
     )
 
