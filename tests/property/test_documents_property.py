@@ -1,6 +1,7 @@
 """What holds for every text: splitting loses nothing, cleaning and judging twice change nothing."""
 
 import random
+from itertools import pairwise
 
 import numpy as np
 from hypothesis import given, settings
@@ -17,7 +18,7 @@ from baremetalrt.documents.duplicates import (
 )
 from baremetalrt.documents.passages import split_passages
 from baremetalrt.documents.readers.quoting import own_words
-from baremetalrt.documents.splitting import SplitConfig, choose_held_out, cut_tail
+from baremetalrt.documents.splitting import SplitConfig, Stretches, Text, choose_held_out, cut
 
 TEXTS = st.text(
     st.one_of(st.sampled_from(" \n\t\r.!?a\u0301\u00ad\u2028"), st.characters()), max_size=400
@@ -121,24 +122,67 @@ def test_the_split_is_a_function_of_content(seed: int, num: int, split_seed: int
     """Each text is on the same side whatever the order, and those of a group on one side."""
     texts = sorted(set(texts_from(seed, num)))
     config = SplitConfig(fraction=0.2, seed=split_seed)
-    sides = []
+    found = []
     for order in (texts, random.Random(seed).sample(texts, len(texts))):
         groups = judged(order).group_N.tolist()
-        hashes = [content_hash(text) for text in order]
-        chosen = choose_held_out(hashes, groups, [len(text) for text in order], config)
-        sides.append(dict(zip(order, chosen, strict=True)))
-        by_group = {(group, side) for group, side in zip(groups, chosen, strict=True)}
-        assert len(by_group) == len(set(groups))
-    assert sides[0] == sides[1]
-    if len(set(groups)) > 1:
-        assert len(set(sides[0].values())) == 2
+        about = [
+            Text(content_hash(text), group, len(text))
+            for text, group in zip(order, groups, strict=True)
+        ]
+        found.append(dict(zip(order, choose_held_out(about, config), strict=True)))
+    assert found[0] == found[1]
 
 
-@given(st.text(st.sampled_from("ab \n."), max_size=2000), st.floats(0, 0.5))
-def test_a_tail_and_what_is_before_it_are_the_text(text: str, fraction: float) -> None:
-    """But for blank lines where it was cut."""
-    head, tail = cut_tail(text, SplitConfig(fraction=fraction))
-    assert text.startswith(head) and text.rstrip("\n").endswith(tail)
-    assert len(text) - len(head) - len(tail) == text.count("\n") - head.count("\n") - tail.count(
-        "\n"
+@given(
+    st.lists(st.tuples(st.integers(0, 20), st.integers(1, 30_000), st.booleans()), max_size=60),
+    st.floats(0.001, 0.5),
+    st.integers(-5, 5),
+)
+def test_what_is_held_out_is_what_was_asked_for(
+    sizes: list[tuple[int, int, bool]], fraction: float, seed: int
+) -> None:
+    """By bytes, whatever the texts are like; of little text a fifth at most; whole texts stay whole."""
+    texts = [
+        Text(bytes([n]) * 16, group, size, is_whole)
+        for n, (group, size, is_whole) in enumerate(sizes)
+    ]
+    chosen = choose_held_out(texts, SplitConfig(fraction=fraction, seed=seed))
+    total = sum(size for _, size, _ in sizes)
+    held_out = sum(
+        text.num_bytes * len(s.held_out) / s.num for text, s in zip(texts, chosen, strict=True)
     )
+    wanted = max(fraction * total, min(2000, 0.2 * total))
+    # The last one taken is taken if that is nearer than leaving it.
+    assert held_out <= 2 * wanted
+    for text, stretches in zip(texts, chosen, strict=True):
+        assert all(0 <= number < stretches.num for number in stretches.held_out)
+        assert not text.is_whole or stretches.num == 1
+
+
+@given(st.lists(st.integers(1, 200_000), min_size=1, max_size=40), st.integers(0, 9))
+def test_unrelated_texts_are_held_out_to_the_stretch(sizes: list[int], seed: int) -> None:
+    """A few long ones or many short ones: as much as was asked for, and in several stretches."""
+    texts = [Text(bytes([n]) * 16, n, size) for n, size in enumerate(sizes)]
+    total = sum(sizes)
+    chosen = choose_held_out(texts, SplitConfig(fraction=0.05, seed=seed))
+    held_out = sum(
+        text.num_bytes * len(s.held_out) / s.num for text, s in zip(texts, chosen, strict=True)
+    )
+    if total >= 40_000:
+        longest = 1.5 * min(max(300, total * 0.05 / 8), 2000)
+        assert abs(held_out - 0.05 * total) <= longest / 2 + 1
+        assert sum(len(s.held_out) for s in chosen) >= 4
+
+
+@given(
+    st.text(st.sampled_from("ab \n."), max_size=2000),
+    st.integers(1, 12),
+    st.sets(st.integers(0, 11)),
+)
+def test_parts_of_a_text_are_the_text(text: str, num: int, held_out: set[int]) -> None:
+    """Joined; no two beside each other are on one side."""
+    numbers = frozenset(n for n in held_out if n < num)
+    parts = cut(text, Stretches(num, numbers))
+    assert "".join(part for part, _ in parts) == text
+    assert all(a[1] != b[1] for a, b in pairwise(parts))
+    assert sum(is_held_out for _, is_held_out in parts) <= len(numbers)

@@ -6,7 +6,7 @@ spool; judge what repeats; write what stays.
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Final
@@ -18,7 +18,7 @@ from baremetalrt.documents.boilerplate import LineCounts
 from baremetalrt.documents.cleaning import has_words
 from baremetalrt.documents.document import Document, Reached, Unread
 from baremetalrt.documents.reader_process import ReaderProcess
-from baremetalrt.documents.splitting import cut_tail
+from baremetalrt.documents.splitting import cut
 from baremetalrt.documents.spool import Spool, open_private
 from baremetalrt.documents.verdicts import GatherConfig, Judged, judge
 from baremetalrt.documents.walking import FoundFile, walk
@@ -29,9 +29,11 @@ UNREAD: Final = "unread.jsonl"
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
-    """What was gathered. `digest` names the examples: equal digests, equal `train` and `held_out`.
+    """What was gathered. `digest` names the examples by what they say, whatever files they come from and
+    in whatever order.
 
-    `documents` by kind and `unread` by code are numbers of each.
+    `documents` by kind and `unread` by code are numbers of each. What is held out of a document leaves
+    several texts of it to train on: `num_train` and `num_held_out` count texts.
     """
 
     num_train: int
@@ -91,7 +93,7 @@ def gather(
             open_private(folder / TRAIN, "wb") as train,
             open_private(folder / HELD_OUT, "wb") as held,
         ):
-            written = _write(spool, reading.lines, judged, config, train, held)
+            written = _write(spool, reading.lines, judged, train, held)
     return Summary(
         num_train=written.num_train,
         num_held_out=written.num_held_out,
@@ -104,7 +106,7 @@ def gather(
         num_duplicates=int(judged.verdict.exact_N.sum()),
         num_near_duplicates=int((~judged.verdict.kept_N & ~judged.verdict.exact_N).sum()),
         num_repeated_lines=judged.num_repeated_lines,
-        digest=written.digest.hexdigest(),
+        digest=corpus_digest(written.digests),
     )
 
 
@@ -180,50 +182,50 @@ class _Written:
     num_held_out: int = 0
     train_bytes: int = 0
     held_out_bytes: int = 0
-    digest: "hashlib._Hash" = field(default_factory=hashlib.sha256)
+    digests: list[bytes] = field(default_factory=list)
+
+    def note(self, text: str, is_held_out: bool) -> None:
+        self.digests.append(content_digest(text, is_held_out))
+        num_bytes = len(text.encode())
+        if is_held_out:
+            self.num_held_out += 1
+            self.held_out_bytes += num_bytes
+        else:
+            self.num_train += 1
+            self.train_bytes += num_bytes
+
+
+def content_digest(text: str, is_held_out: bool) -> bytes:
+    """Names one example by what it says and where it is."""
+    mark = b"h" if is_held_out else b"t"
+    return hashlib.blake2b(mark + text.encode("utf-8", "replace"), digest_size=16).digest()
+
+
+def corpus_digest(digests: list[bytes]) -> str:
+    """Names all examples by the digest of each, in whatever order."""
+    return hashlib.sha256(b"".join(sorted(digests))).hexdigest()
 
 
 def _write(
-    spool: Spool,
-    lines: LineCounts,
-    judged: Judged,
-    config: GatherConfig,
-    train: BinaryIO,
-    held_out: BinaryIO,
+    spool: Spool, lines: LineCounts, judged: Judged, train: BinaryIO, held_out: BinaryIO
 ) -> _Written:
     """The third pass."""
     written = _Written()
     for number, document in enumerate(spool):
-        if number not in judged.is_held_out:
+        stretches = judged.stretches.get(number)
+        if stretches is None:
             continue
         text = document.text
         if number in judged.trimmed:
             text = lines.without_repeated(text, document.kind)[0]
-        for part, is_held_out in _parts(text, judged, number, config):
+        for part, is_held_out in cut(text, stretches):
+            part = part.strip("\n") if stretches.num > 1 else part
+            if not has_words(part):
+                continue
             example = msgspec.structs.replace(document, text=part)
-            line = _example(example)
-            (held_out if is_held_out else train).write(line)
-            written.digest.update(b"h" if is_held_out else b"t")
-            written.digest.update(line)
-            if is_held_out:
-                written.num_held_out += 1
-                written.held_out_bytes += len(part.encode())
-            else:
-                written.num_train += 1
-                written.train_bytes += len(part.encode())
+            (held_out if is_held_out else train).write(_example(example))
+            written.note(example.full_text, is_held_out)
     return written
-
-
-def _parts(
-    text: str, judged: Judged, number: int, config: GatherConfig
-) -> Iterator[tuple[str, bool]]:
-    if number != judged.lone:
-        yield text, judged.is_held_out[number]
-        return
-    head, tail = cut_tail(text, config.split)
-    yield head, False
-    if has_words(tail):
-        yield tail, True
 
 
 def _example(document: Document) -> bytes:

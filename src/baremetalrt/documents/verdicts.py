@@ -12,7 +12,7 @@ from baremetalrt.documents.cleaning import has_words
 from baremetalrt.documents.document import Document
 from baremetalrt.documents.duplicates import DuplicateConfig
 from baremetalrt.documents.limits import ReadingLimits
-from baremetalrt.documents.splitting import SplitConfig, choose_held_out
+from baremetalrt.documents.splitting import SplitConfig, Stretches, Text, choose_held_out
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,15 +29,14 @@ class GatherConfig:
 class Judged:
     """What the second pass found out.
 
-    `is_held_out` has the numbers of the documents that stay, `trimmed` of those that lose lines.
-    `lone`: the one whose end is held out, because no document can be.
+    `stretches` has the numbers of the documents that stay, and what of each is held out; `trimmed` the
+    numbers of those that lose lines.
     """
 
     verdict: duplicates.Verdict
-    is_held_out: dict[int, bool]
+    stretches: dict[int, Stretches]
     trimmed: set[int]
     num_repeated_lines: int
-    lone: int | None
 
 
 def judge(
@@ -71,17 +70,9 @@ def judge(
     )
     verdict = duplicates.judge(hashes, signatures_NP, sizes, families, config.duplicates)
     staying = [at for at in range(len(hashes)) if verdict.kept_N[at] and sizes[at]]
-    chosen = choose_held_out(
-        [hashes[at] for at in staying],
-        [int(verdict.group_N[at]) for at in staying],
-        [sizes[at] for at in staying],
-        config.split,
-    )
-    sides = dict(zip(staying, chosen, strict=True))
-    lone = (
-        None if any(chosen) else max(staying, key=lambda at: (sizes[at], hashes[at]), default=None)
-    )
-    return Judged(verdict, sides, trimmed, num_repeated, lone)
+    texts = [Text(hashes[at], int(verdict.group_N[at]), sizes[at]) for at in staying]
+    chosen = choose_held_out(texts, config.split)
+    return Judged(verdict, dict(zip(staying, chosen, strict=True)), trimmed, num_repeated)
 
 
 def _family(document: Document) -> str:
