@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from baremetalrt.native.library import load_library
+from baremetalrt.weights.store import default_model
 
 _TYPES = {
     "F32": gguf.GGMLQuantizationType.F32,
@@ -60,6 +61,27 @@ def write(model: TinyModel, path: Path) -> Path:
     writer = gguf.GGUFWriter(path, model.architecture)
     write_header(model, writer)
     writer.add_tokenizer_model("no_vocab")
+    write_tensors(model, writer)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def write_talking(path: Path, *, seed: int = 0) -> Path:
+    """A tiny model with the vocabulary and chat template of the embedded default: it reads and writes
+    texts, of no sense, in milliseconds."""
+    reader = gguf.GGUFReader(default_model().path)
+    fields = {name: f for name, f in reader.fields.items() if name.startswith("tokenizer.")}
+    size = len(fields["tokenizer.ggml.tokens"].data)
+    model = TinyModel("llama", weights="Q8_0", vocabulary_size=size, tied=True, seed=seed)
+    writer = gguf.GGUFWriter(path, model.architecture)
+    write_header(model, writer)
+    for name, field_ in fields.items():
+        kind = field_.types[0]
+        part = field_.types[-1] if kind == gguf.GGUFValueType.ARRAY else None
+        writer.add_key_value(name, field_.contents(), kind, part)
     write_tensors(model, writer)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()

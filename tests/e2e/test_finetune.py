@@ -46,6 +46,8 @@ QUICK = (
     "--epochs",
     "8",
     "--on-battery",
+    "--check",
+    "0",
     "--json",
     "--memory",
     f"{MEMORY_BYTES}B",

@@ -8,7 +8,7 @@ import document_kit as kit
 from namespaces import Lan, NotPermitted
 
 QUICK = ("--rate", "0.002", "--rank", "2", "--length", "64", "--max-steps", "2", "--on-battery")
-QUICK += ("--samples", "0")
+QUICK += ("--samples", "0", "--check", "1")
 
 
 def test_nothing_leaves_the_machine_while_it_learns(tmp_path: Path) -> None:

@@ -17,7 +17,18 @@ WHO = ("the clerk", "a pilot", "the widow", "our teacher", "the cook", "a fisher
 WHEN = ("spring", "May", "the cold June", "August", "autumn", "the last week of the year")
 FORMS = ("txt", "md", "html", "pdf", "docx", "eml")
 QUICK = ("--rate", "0.003", "--rank", "8", "--length", "64", "--step-tokens", "256")
-QUICK += ("--max-steps", "10", "--epochs", "9", "--samples", "1", "--sample-tokens", "6")
+QUICK += (
+    "--max-steps",
+    "10",
+    "--epochs",
+    "9",
+    "--samples",
+    "1",
+    "--sample-tokens",
+    "6",
+    "--check",
+    "1",
+)
 
 
 def documents(folder: Path) -> Path:
@@ -42,6 +53,16 @@ def test_documents_become_an_adapter_that_answers(tmp_path: Path) -> None:
     report = json.loads(done.stdout)
     held_out = report["held_out_perplexity"]
     (sample,) = report["samples"]
+    checks = report["checks"]["checked"]
+    assert {check["side"] for check in checks} <= {"trained", "held out"} and checks
+    for check in checks:
+        assert check["question"].endswith("?") and check["before"] and check["with_passage"]
+        assert check["right"].keys() == {"before", "after", "with_passage"}
+    saved = json.loads((home / "learned" / "brenna" / "report.json").read_text())
+    assert saved["checks"] == report["checks"]
+    again = bmrt(*words, home=home)
+    assert again.returncode == 0 and "learned this already" in again.stderr
+    assert json.loads(again.stdout) == {**report, "is_new": False}
     assert sample["before"] != sample["after"]
     assert held_out["after"] < 0.9 * held_out["before"]
 

@@ -59,7 +59,10 @@ def test_a_private_run_is_not_steered_by_what_it_must_hide(tmp_path: Path) -> No
     weights = []
     for i in range(2):
         config = replace(
-            CONFIG, num_steps=6, patience=1, privacy=privacy(num_rows=30, noise_multiplier=1.0)
+            CONFIG,
+            num_steps=6,
+            keeps_best=False,
+            privacy=privacy(num_rows=30, noise_multiplier=1.0),
         )
         run = Run(tmp_path / str(i), config)
         assert run.finish().step == 6

@@ -2,21 +2,23 @@
 
 import asyncio
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from baremetalrt.documents.gathering import Summary
-from baremetalrt.learning import teaching
-from baremetalrt.learning.corpora import Corpus
+import document_kit as kit
+from baremetalrt.documents.splitting import SplitConfig
+from baremetalrt.documents.verdicts import GatherConfig
+from baremetalrt.learning import asking
+from baremetalrt.learning.corpora import Corpus, gather_corpus
 from baremetalrt.learning.questions import (
-    Made,
     Pair,
     QuestionConfig,
+    key_of,
     likelihood_gains,
     make_pairs,
     split_sentences,
@@ -26,7 +28,8 @@ from baremetalrt.node.model import Model
 from baremetalrt.node.node import Node
 from baremetalrt.node.opening import Opening
 from baremetalrt.node.options import ModelOptions
-from baremetalrt.weights.store import default_model, find_model
+from baremetalrt.weights.store import StoredModel, default_model, find_model
+from tiny_models import write_talking
 
 # About something else than the examples that the model is shown.
 FIRST, _, LAST = SENTENCES = (
@@ -35,6 +38,8 @@ FIRST, _, LAST = SENTENCES = (
     "The first toll for crossing it was a bundle of hay, which the miller collected.",
 )
 PASSAGE = " ".join(SENTENCES)
+# A seed with which asking is interrupted at the fourth passage.
+INTERRUPTED = 77
 
 
 @pytest.mark.parametrize(
@@ -122,35 +127,78 @@ def test_a_model_asks_and_answers_are_the_words_of_the_passage(model: Model) -> 
     assert made == asyncio.run(make_pairs(model, passages, QuestionConfig(seed=4)))
 
 
-def test_questions_are_added_once_and_beside_the_texts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Pairs become conversations after the texts; a second time changes nothing."""
-    line = json.dumps({"text": PASSAGE * 2, "origin": "harbour.txt"}) + "\n"
-    (tmp_path / "train.jsonl").write_text(line)
-    summary = msgspec.convert(
-        {
-            name: {} if name in ("documents", "unread") else "x" if name == "digest" else 0
-            for name in Summary.__struct_fields__
-        },
-        Summary,
-    )
-    corpus = Corpus(name="x", folder=tmp_path, summary=summary)
-    asked: list[int] = []
+@pytest.fixture
+def corpus(tmp_path: Path) -> Corpus:
+    """Eight passages, each with sentences of its own."""
+    for number in range(8):
+        text = PASSAGE.replace("Tarn", f"Tarn{number}").replace("1768", f"17{number}8")
+        kit.write(tmp_path / "docs", f"{number}.txt", text)
+    config = GatherConfig(split=SplitConfig(fraction=0.0))
+    return gather_corpus([tmp_path / "docs"], "bridges", config)
 
-    async def two_pairs(model: object, passages: list[tuple[str, str]], *_: object) -> Made:
-        asked.append(len(passages))
-        pairs = [Pair("Who dug the harbour?", "Two hundred workers.", passages[0][1])]
-        return Made(pairs, {"made up": len(passages) - 1})
 
-    monkeypatch.setattr("baremetalrt.learning.questions.make_pairs", two_pairs)
-    first = teaching.add_questions(corpus, default_model(), 5)
-    again = teaching.add_questions(corpus, default_model(), 5)
-    assert first == again and len(asked) == 1 and first.num_kept == 1
-    lines = (tmp_path / "train.jsonl").read_text().splitlines()
-    assert lines[0] + "\n" == line and len(lines) == 2
-    assert json.loads(lines[1])["messages"][1] == {
-        "role": "assistant",
-        "content": "Two hundred workers.",
-    }
-    assert json.loads(lines[1])["origin"] == "harbour.txt"
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
+    """The passages that the model was asked about, as they come; every other one makes a pair."""
+    monkeypatch.setenv("BMRT_HOME", str(tmp_path / "home"))
+    found: list[str] = []
+
+    async def one(model: object, passage: str, origin: str, config: object) -> Pair | str:
+        found.append(passage)
+        if len(found) == 4 and INTERRUPTED in config.__dict__.values():
+            raise KeyboardInterrupt
+        if int(key_of(passage), 16) % 2:
+            return "made up"
+        return Pair(f"What of {key_of(passage)}?", "Two hundred workers.", origin)
+
+    monkeypatch.setattr("baremetalrt.learning.questions.make_pair", one)
+    return found
+
+
+def test_each_passage_is_asked_about_once(asked: list[str], corpus: Corpus) -> None:
+    """Interrupted in the middle, done again, with more of them, with none: the pairs are as if
+    nothing had happened, and beside the texts."""
+    texts = corpus.train_path.read_bytes()
+    pairs = corpus.folder / "questions.jsonl"
+    with pytest.raises(KeyboardInterrupt):
+        asking.add_questions(corpus, default_model(), 6, seed=INTERRUPTED)
+    assert len(asked) == 4 and not pairs.exists()
+    asked.clear()
+    first = asking.add_questions(corpus, default_model(), 6, seed=INTERRUPTED)
+    assert len(asked) == 3 and first.num_passages == 6
+    lines = pairs.read_text().splitlines()
+    assert len(lines) == first.num_kept == len(set(lines)) > 0
+    asked.clear()
+    assert asking.add_questions(corpus, default_model(), 6, seed=INTERRUPTED) == first
+    assert not asked and pairs.read_text().splitlines() == lines
+    asking.add_questions(corpus, default_model(), 8, seed=INTERRUPTED)
+    assert len(asked) == 2 and pairs.read_text().splitlines()[: len(lines)] == lines
+    asking.add_questions(corpus, default_model(), 0, seed=INTERRUPTED)
+    assert not pairs.exists() and corpus.train_path.read_bytes() == texts
+    example = json.loads(lines[0])
+    assert example["messages"][1] == {"role": "assistant", "content": "Two hundred workers."}
+    assert Path(example["origin"]).suffix == ".txt"
+
+
+def test_a_line_that_was_being_written_is_asked_again(asked: list[str], corpus: Corpus) -> None:
+    """Whatever a kill left of the last line, and lines that are none: the others count."""
+    first = asking.add_questions(corpus, default_model(), 6)
+    journal = corpus.folder / "asked.jsonl"
+    lines = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(b"".join(lines[:4]) + b"{}\n" + lines[4][: len(lines[4]) // 2])
+    asked.clear()
+    assert asking.add_questions(corpus, default_model(), 6) == first
+    assert len(asked) == 2
+    asked.clear()
+    assert asking.add_questions(corpus, default_model(), 6) == first and not asked
+
+
+def test_another_model_is_asked_anew(asked: list[str], corpus: Corpus, tmp_path: Path) -> None:
+    """By what is in its file; under another name it is the same."""
+    default = default_model()
+    copy = StoredModel("copy", Path(shutil.copy(default.path, tmp_path)), is_default=False)
+    other = StoredModel(default.name, write_talking(tmp_path / "o.gguf"), is_default=False)
+    for model, count in ((default, 6), (copy, 0), (other, 6)):
+        asked.clear()
+        asking.add_questions(corpus, model, 6)
+        assert len(asked) == count

@@ -81,6 +81,30 @@ def test_it_stops_when_nothing_is_gained(tmp_path: Path) -> None:
     assert history.best_step == history.held_out[-3][0]
 
 
+def test_the_last_weights_are_kept_where_nothing_can_decide(tmp_path: Path) -> None:
+    """All steps are done, though an earlier one was best; without held-out text, nothing is judged."""
+    config = replace(CONFIG, num_steps=40, patience=1, peak_rate=2e-2, keeps_best=False)
+    weights = []
+    for name, judged in (("judged", noise(8, seed=1)), ("not", [])):
+        run = Run(tmp_path / name, config, train=noise(8, seed=0), held_out=judged)
+        history = run.finish()
+        assert history.step == 40
+        assert bool(history.held_out) == bool(judged)
+        assert not judged or history.best_step < 40
+        weights.append(torch.cat([p.flatten() for p in run.adapter.parameters.values()]))
+    assert torch.equal(*weights)
+
+
+def test_progress_says_what_is_saved_and_what_is_left(tmp_path: Path) -> None:
+    """After a kill it goes on from what was saved; until the report is written, something is left."""
+    seen: list[TuneProgress] = []
+    config = replace(CONFIG, num_steps=6, checkpoint_every_s=1e9, closing_tokens=10**6)
+    Run(tmp_path, config).finish(seen.append)
+    training = [p for p in seen if p.phase == "training"]
+    assert [p.saved_step for p in training] == [0, 0, 0, 3, 3, 3]
+    assert all(p.left_s is not None and p.left_s > 0 for p in training)
+
+
 def test_it_waits_while_the_switch_is_there(tmp_path: Path) -> None:
     """A file called `pause` stops the computing, and taking it away lets it go on."""
     switch = tmp_path / "pause"

@@ -12,7 +12,7 @@ from baremetalrt.core.units import GIB, MIB
 from baremetalrt.session.chat_template import CHATML, ChatTemplate, TemplateProcess
 from baremetalrt.session.tokenizer import Tokenizer
 from baremetalrt.tuning.config import TuneConfig
-from baremetalrt.tuning.examples import Example, read_files, split
+from baremetalrt.tuning.examples import Example, read_files
 from baremetalrt.tuning.memory_plan import Footprint, count_steps, estimate_bytes, make_plan
 from baremetalrt.tuning.tokenized import IGNORED, Row, conversation_tokens, tokenize
 from baremetalrt.weights.gguf import GGUFFile
@@ -121,19 +121,6 @@ def test_every_kind_of_example_is_read(tmp_path: Path) -> None:
     found = read_files([tmp_path / "x.jsonl", tmp_path / "y.txt"])
     assert [e.text for e in found] == ["a", None, None, "Grüße"]
     assert found[1].messages[1] == {"role": "assistant", "content": "c"}
-
-
-def test_whole_texts_are_held_out_where_there_are_enough() -> None:
-    """No text is in both parts; a single one is cut into passages."""
-    many = [Example(f"text {i}") for i in range(40)]
-    train, held_out = split(many, seed=0)
-    assert len(held_out) == 4 and len(train) == 36
-    assert not set(train) & set(held_out)
-    one = Example("\n\n".join(f"Paragraph {i}. " + "words " * 200 for i in range(20)))
-    train, held_out = split([one], seed=0)
-    assert len(held_out) == 1 and len(train) >= 3
-    with pytest.raises(UsageError):
-        split([Example("short")], seed=0)
 
 
 FOOTPRINT = Footprint(

@@ -15,20 +15,38 @@ from baremetalrt.cli.tuning_options import TuneConfig, tuning_options
 )
 @click.option("--model", metavar="MODEL", shell_complete=options.complete_model)
 @click.option("--into", "name", required=True, metavar="NAME", help="What the adapter is called.")
+@click.option("--replace", is_flag=True, help="Replace what NAME learned before.")
+@click.option(
+    "--held-out",
+    type=click.FloatRange(0.0, 0.5),
+    default=0.1,
+    show_default=True,
+    help="The part of the examples that is not trained on, but measured with.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 @tuning_options
 def command(
-    files: tuple[Path, ...], model: str | None, name: str, as_json: bool, tuning: TuneConfig
+    files: tuple[Path, ...],
+    model: str | None,
+    name: str,
+    replace: bool,
+    held_out: float,
+    as_json: bool,
+    tuning: TuneConfig,
 ) -> None:
-    """Teach a model from FILES of examples, and keep what it learned as the adapter NAME.
+    """Train a model on FILES of examples, and keep the change as the adapter NAME.
 
     A file of JSON lines holds {"text": …}, {"prompt": …, "completion": …} or {"messages": […]} per line;
-    any other file is text. A tenth is held out to judge by. Run the same command again after an
-    interruption: it goes on where it was. A file called `pause` in the folder of the run makes it wait.
+    any other file is text. What comes of it is a way of writing and answering; facts are seldom kept, and
+    the report, which asks before and after, shows how many are.
+
+    The same command goes on after an interruption, and says so when all is done. A file called `pause`
+    in the folder of the run makes it wait.
     """
     from baremetalrt.learning.learn import Examples, LearnRequest, learn
 
-    request = LearnRequest(name=name, source=Examples(files=files), model=model, tuning=tuning)
-    with LearnDisplay() as display:
+    examples = Examples(files=files, held_out=held_out, may_replace=replace, seed=tuning.seed)
+    request = LearnRequest(name=name, source=examples, model=model, tuning=tuning)
+    with LearnDisplay(is_silent=as_json) as display:
         learned = learn(request, display.on_event)
     print_learned(learned, as_json=as_json)

@@ -24,12 +24,15 @@ class LearnDisplay:
         self._is_silent = is_silent
         self._gathering = StatusLine(after_s=1.0)
         self._tuning = StatusLine(log_interval_s=_TUNING_LOG_INTERVAL_S)
+        self._last: Event | None = None
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.clear()
+        if kind is not None and issubclass(kind, KeyboardInterrupt):
+            output.note(how_to_go_on(self._last))
 
     def clear(self) -> None:
         self._gathering.clear()
@@ -38,6 +41,7 @@ class LearnDisplay:
     def on_event(self, event: "Event") -> None:
         from baremetalrt.learning import events
 
+        self._last = event
         if isinstance(event, events.GatherProgress):
             if self._gathering.is_due:
                 self._gathering.show(gathering_line(event))
@@ -56,9 +60,32 @@ class LearnDisplay:
 
     def _show_tuning(self, progress: Any) -> None:
         self._gathering.clear()
-        is_last = progress.num_steps > 0 and progress.step == progress.num_steps
+        is_last = progress.phase == "training" and progress.step == progress.num_steps
         if is_last or progress.phase == "paused" or self._tuning.is_due:
             self._tuning.show(tuning_line(progress))
+
+
+def how_to_go_on(last: "Event | None") -> str:
+    """What an interruption leaves, and what the same command will do; `last` was heard before it."""
+    from baremetalrt.learning import events
+
+    if isinstance(last, events.TuneProgress):
+        if last.phase in ("reporting", "asking"):
+            return "interrupted: all steps are done; the same command goes on with the report"
+        if last.saved_step is not None:
+            return (
+                f"interrupted at step {last.step} of {last.num_steps}: "
+                f"the same command goes on after step {last.saved_step}"
+            )
+        return "interrupted before the first step: the same command goes on there"
+    if isinstance(last, events.AskedAbout):
+        return (
+            f"interrupted after {last.done} of {last.total} passages: "
+            "the same command goes on with the next one"
+        )
+    if isinstance(last, (events.Gathered, events.QuestionsMade)):
+        return "interrupted: what was read is kept; the same command goes on with it"
+    return "interrupted: nothing is kept; the same command begins anew"
 
 
 def _print_questions(event: "QuestionsMade") -> None:
@@ -87,9 +114,10 @@ def print_corpus(summary: Any, unread: list[dict[str, str]], *, is_kept: bool) -
         f"{summary.num_duplicates} duplicates, {summary.num_near_duplicates} near-duplicates, "
         f"{summary.num_repeated_lines} lines that many documents share"
     )
+    share = 100 * summary.held_out_bytes / max(1, summary.train_bytes + summary.held_out_bytes)
     output.note(
-        f"to train on: {summary.num_train} documents, {format_bytes(summary.train_bytes)}; "
-        f"held out: {summary.num_held_out}, {format_bytes(summary.held_out_bytes)}"
+        f"to train on: {summary.num_train} texts, {format_bytes(summary.train_bytes)}; "
+        f"held out: {summary.num_held_out}, {format_bytes(summary.held_out_bytes)} ({share:.1f} %)"
     )
 
 
@@ -99,8 +127,13 @@ def print_learned(learned: "Learned", *, as_json: bool) -> None:
 
     report = learned.report
     assert report is not None
+    if not learned.is_new:
+        output.note(
+            f"{learned.name} has learned this already; this is the report of that run. To learn it "
+            f"again: `bmrt forget {learned.name}` first, or another --seed"
+        )
     if as_json:
-        output.print_json(report.as_json())
+        output.print_json({**report.as_json(), "is_new": learned.is_new})
         return
     output.note(report.curves())
     print(describe(report))

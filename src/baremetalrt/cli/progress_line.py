@@ -25,7 +25,7 @@ def gathering_line(progress: "GatherProgress") -> str:
 
 
 def tuning_line(p: "TuneProgress") -> str:
-    """`training 12/150, loss 2.345, held out 2.456, 1200 tok/s, 4 min 10 s left at most`."""
+    """`training 12/150, loss 2.345, held out 2.456, 1200 tok/s, up to about 4 min 10 s left`."""
     parts = [f"{p.phase} {p.step}/{p.num_steps}" if p.num_steps else p.phase]
     if p.loss is not None:
         parts.append(f"loss {p.loss:.3f}")
@@ -33,8 +33,9 @@ def tuning_line(p: "TuneProgress") -> str:
         parts.append(f"held out {p.held_out_loss:.3f}")
     if p.tokens_per_s is not None:
         parts.append(f"{p.tokens_per_s:.0f} tok/s")
-    if p.left_s is not None and p.phase != "reporting":
-        parts.append(f"{format_duration(p.left_s)} left at most")
+    # The report is a part of it, so there is always something left; none of it is worth a word.
+    if p.left_s is not None and p.left_s >= 1:
+        parts.append(f"up to about {format_duration(p.left_s)} left")
     if p.note:
         parts.append(p.note)
     return ", ".join(parts)

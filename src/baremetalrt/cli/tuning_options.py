@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from baremetalrt.cli.options import SIZE
-from baremetalrt.tuning.config import Method
+from baremetalrt.tuning.config import Kept, Method
 from baremetalrt.tuning.config import TuneConfig as TuneConfig
 
 _OPTIONS = (
@@ -48,6 +48,14 @@ _OPTIONS = (
         help="Stop after so many evaluations without gain.",
     ),
     click.option(
+        "--keep",
+        type=click.Choice(["best", "last"]),
+        default="best",
+        show_default=True,
+        help="Which weights: those of the step that was best by the held-out text, or, after all steps, "
+        "the last. Where less than 256 tokens are held out, it is always the last.",
+    ),
+    click.option(
         "--samples",
         "num_samples",
         type=click.IntRange(0, 32),
@@ -61,6 +69,16 @@ _OPTIONS = (
         default=48,
         show_default=True,
         help="How long each of them may be.",
+    ),
+    click.option(
+        "--check",
+        "num_checks",
+        type=click.IntRange(0, 100),
+        default=3,
+        show_default=True,
+        metavar="N",
+        help="Ask about N passages that were trained on and N that were held out, before and after, for "
+        "the report: up to 1000 tokens each. 0: ask nothing.",
     ),
     click.option("--seed", type=int, default=0, show_default=True),
     click.option("--memory", type=SIZE, metavar="SIZE", help="Memory that may be used."),
@@ -104,8 +122,10 @@ def tuning_options(command: Callable[..., None]) -> Callable[..., None]:
         epochs: float,
         max_steps: int | None,
         patience: int,
+        keep: Kept,
         num_samples: int,
         sample_tokens: int,
+        num_checks: int,
         seed: int,
         memory: int | None,
         num_threads: int | None,
@@ -127,8 +147,10 @@ def tuning_options(command: Callable[..., None]) -> Callable[..., None]:
             epochs=epochs,
             max_steps=max_steps,
             patience=patience,
+            keep=keep,
             num_samples=num_samples,
             sample_tokens=sample_tokens,
+            num_checks=num_checks,
             seed=seed,
             memory_bytes=memory,
             num_threads=num_threads,

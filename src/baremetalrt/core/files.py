@@ -125,7 +125,7 @@ def try_lock(path: Path) -> Iterator[bool]:
     # Here and not above: it imports asyncio, and most commands lock nothing.
     import filelock
 
-    lock = filelock.FileLock(path, timeout=0, thread_local=False)
+    lock = filelock.FileLock(path, timeout=0, thread_local=False, mode=0o600)
     try:
         lock.acquire()
     except filelock.Timeout:
@@ -142,5 +142,5 @@ def locked(path: Path) -> Iterator[None]:
     """Holds a lock file, once whoever holds it now lets go."""
     import filelock
 
-    with filelock.FileLock(path, thread_local=False):
+    with filelock.FileLock(path, thread_local=False, mode=0o600):
         yield

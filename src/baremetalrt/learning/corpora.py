@@ -101,26 +101,37 @@ def gather_corpus(
         UsageError: a path is missing, or `name` has learned other documents and may not be replaced.
         CapacityError: the disk is full, or there is no memory for the reading process.
     """
-    folder = corpus_folder(name)
+    check_name(name)
     require_readers()
-    with _draft(name) as draft:
+    with drafted(name) as draft:
         summary = _gather(paths, draft, config, on_progress)
         _refuse_nothing(summary)
-        known = load_summary(folder)
-        if known is not None and known.digest == summary.digest:
-            return Corpus(name=name, folder=folder, summary=known, is_new=False)
-        if folder.exists() and not may_replace:
-            raise UsageError(
-                f"{name!r} has learned other documents",
-                code="learn.exists",
-                parameter="name",
-                hint=f"--replace, or `bmrt forget {name}`, or another name",
-            )
-        with disk_errors():
-            (draft / _SUMMARY).write_bytes(msgspec.json.encode(summary))
-            (draft / _SUMMARY).chmod(0o600)
-            shutil.rmtree(folder, ignore_errors=True)
-            draft.rename(folder)
+        return settle(name, draft, summary, may_replace=may_replace)
+
+
+def settle(name: str, draft: Path, summary: Summary, *, may_replace: bool) -> Corpus:
+    """Makes a draft what is learned under `name`, unless it says what is learned there already.
+
+    Raises:
+        UsageError: something else was learned under that name, and may not be replaced.
+        CapacityError: the disk is full or forbidden.
+    """
+    folder = corpus_folder(name)
+    known = load_summary(folder)
+    if known is not None and known.digest == summary.digest:
+        return Corpus(name=name, folder=folder, summary=known, is_new=False)
+    if folder.exists() and not may_replace:
+        raise UsageError(
+            f"{name!r} has learned something else",
+            code="learn.exists",
+            parameter="name",
+            hint=f"--replace, or `bmrt forget {name}`, or another name",
+        )
+    with disk_errors():
+        (draft / _SUMMARY).write_bytes(msgspec.json.encode(summary))
+        (draft / _SUMMARY).chmod(0o600)
+        shutil.rmtree(folder, ignore_errors=True)
+        draft.rename(folder)
     return Corpus(name=name, folder=folder, summary=summary)
 
 
@@ -139,7 +150,7 @@ def survey(
 ) -> Survey:
     """What `gather_corpus` would gather, and what not and why. Nothing stays on disk."""
     require_readers()
-    with _draft("survey") as draft:
+    with drafted("survey") as draft:
         summary = _gather(paths, draft, config, on_progress)
         return Survey(summary, list(unread_of(draft)))
 
@@ -149,24 +160,6 @@ def unread_of(folder: Path) -> Iterator[dict[str, str]]:
     with (folder / UNREAD).open("rb") as lines:
         for line in lines:
             yield msgspec.json.decode(line, type=dict[str, str])
-
-
-def load_corpus(name: str) -> Corpus:
-    """What was gathered before.
-
-    Raises:
-        UsageError: nothing was.
-    """
-    folder = corpus_folder(name)
-    summary = load_summary(folder)
-    if summary is None:
-        raise UsageError(
-            f"nothing was learned as {name!r}",
-            code="learn.not-found",
-            parameter="name",
-            hint=f"bmrt learn PATH --into {name}",
-        )
-    return Corpus(name=name, folder=folder, summary=summary, is_new=False)
 
 
 def load_summary(folder: Path) -> Summary | None:
@@ -185,7 +178,7 @@ def leftovers(name: str) -> list[Path]:
 
 
 @contextlib.contextmanager
-def _draft(name: str) -> Iterator[Path]:
+def drafted(name: str) -> Iterator[Path]:
     """A new folder beside the final one, gone at the end unless it was given its final name."""
     parent = learned_folder()
     for path in leftovers(name):

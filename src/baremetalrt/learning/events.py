@@ -9,7 +9,7 @@ from baremetalrt.learning.corpora import Corpus
 from baremetalrt.tuning.config import TuneProgress as TuneProgress
 
 if TYPE_CHECKING:
-    from baremetalrt.learning.teaching import QuestionsReport
+    from baremetalrt.learning.asking import QuestionsReport
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Deletes what was learned, and says what that cannot reach."""
 
+import contextlib
 import os
 import shutil
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from baremetalrt.core.errors import UsageError
 from baremetalrt.core.files import disk_errors
 from baremetalrt.core.places import learned_folder, torrents_folder
 from baremetalrt.learning.corpora import adapter_folder, corpus_folder, leftovers
+from baremetalrt.learning.holding import held, lock_path
 from baremetalrt.weights.adapters.store import StoredAdapter
 
 
@@ -42,7 +44,7 @@ def plan_forgetting(name: str) -> Forgetting:
     """What `forget` would delete.
 
     Raises:
-        UsageError: there is nothing of that name.
+        UsageError: there is nothing of that name, or it is being learned now.
     """
     adapter = adapter_folder(name)
     folders = tuple(
@@ -55,6 +57,9 @@ def plan_forgetting(name: str) -> Forgetting:
             parameter="name",
             hint=f"what was learned is in {learned_folder()}",
         )
+    # Said before anybody is asked whether to delete it.
+    with held(name):
+        pass
     return Forgetting(
         name=name,
         folders=folders,
@@ -68,19 +73,24 @@ def forget(plan: Forgetting) -> None:
     """Deletes the folders, and the torrents that seeded what was in them.
 
     Raises:
-        CapacityError: something cannot be deleted, or a torrent is in use.
+        UsageError: it is being learned now, or a torrent is in use.
+        CapacityError: something cannot be deleted.
     """
     from baremetalrt.node.adapter_torrents import forget_torrents
 
-    if plan.torrents:
-        forget_torrents(StoredAdapter(adapter_folder(plan.name)))
-    with disk_errors():
-        for folder in plan.folders:
-            # A link's target is not ours to delete.
-            if folder.is_symlink() or not folder.is_dir():
-                folder.unlink()
-            else:
-                shutil.rmtree(folder)
+    with held(plan.name):
+        if plan.torrents:
+            forget_torrents(StoredAdapter(adapter_folder(plan.name)))
+        with disk_errors():
+            for folder in filter(os.path.lexists, plan.folders):
+                # A link's target is not ours to delete.
+                if folder.is_symlink() or not folder.is_dir():
+                    folder.unlink()
+                else:
+                    shutil.rmtree(folder)
+        # Its name tells what was learned, too. Where a file in use cannot be deleted, it stays, empty.
+        with contextlib.suppress(OSError):
+            lock_path(plan.name).unlink()
 
 
 def _torrents_of(adapter: Path) -> tuple[tuple[str, str], ...]:

@@ -9,12 +9,14 @@ from baremetalrt.documents.splitting import SplitConfig
 from baremetalrt.documents.verdicts import GatherConfig
 from baremetalrt.learning.corpora import Corpus, Survey, corpus_folder, gather_corpus, survey
 from baremetalrt.learning.events import AskedAbout, Gathered, OnEvent, QuestionsMade
-from baremetalrt.learning.teaching import add_questions, teach
+from baremetalrt.learning.holding import held
 from baremetalrt.node.naming import find_whole_model
 from baremetalrt.tuning.config import TuneConfig
 from baremetalrt.weights.store import StoredModel
 
 if TYPE_CHECKING:
+    from baremetalrt.tuning.report import Checked as Checked
+    from baremetalrt.tuning.report import Checks as Checks
     from baremetalrt.tuning.report import Report as Report
 
 
@@ -39,9 +41,12 @@ class Documents:
 
 @dataclass(frozen=True, kw_only=True)
 class Examples:
-    """Ready-made examples, in files of JSON lines or text."""
+    """Ready-made examples, in files of JSON lines or text; the rest is as for documents."""
 
     files: Sequence[Path]
+    held_out: float = 0.1
+    may_replace: bool = False
+    seed: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,80 +64,110 @@ class LearnRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class Learned:
-    """What came of it. `report` and `model` are None where nothing was taught."""
+    """What came of it. `report` and `model` are None where nothing was taught. `is_new`: it was not
+    learned before, by the same request or one like it."""
 
     name: str
     folder: Path
     corpus: Corpus | None = None
     model: str | None = None
     report: "Report | None" = None
+    is_new: bool = True
 
 
-def survey_documents(documents: Documents, on_event: OnEvent) -> Survey:
+def survey_documents(
+    documents: Documents, on_event: OnEvent, *, model: str | None = None
+) -> Survey:
     """What would be read, and what not and why. Nothing stays on disk.
 
     Raises:
-        UsageError: a path is missing, or what reads documents is not installed.
+        UsageError: a path is missing, there is no such model, or what reads documents is not installed.
     """
+    if model is not None:
+        find_whole_model(model)
     return survey(documents.paths, documents.gathering, on_event)
 
 
 def learn(request: LearnRequest, on_event: OnEvent) -> Learned:
-    """Does what is asked for; blocks for long. After a kill, the same request goes on where it was.
+    """Does what is asked for; blocks for long. After a kill, the same request goes on where it was; when
+    it is done, the same request finds that it is.
 
     Raises:
-        UsageError: names, documents, examples or settings cannot be used.
+        UsageError: names, documents, examples or settings cannot be used, or another process learns
+            under that name.
         IntegrityError: the model's file is damaged.
         CapacityError: memory or disk do not suffice.
     """
     folder = corpus_folder(request.name)
     stored = _prepared(request)
-    if isinstance(request.source, Examples):
-        assert stored is not None and request.tuning is not None
-        _take_examples(folder, request.source, request.tuning.seed)
-        corpus = None
-    else:
-        corpus = _gather(request.name, request.source, on_event)
-        if stored is not None and request.source.num_questions:
-            _ask(corpus, stored, request.source, on_event)
-    if stored is None or request.tuning is None:
-        return Learned(name=request.name, folder=folder, corpus=corpus)
-    report = teach(request.tuning, folder, stored, request.name, on_event)
+    with held(request.name):
+        return _learn(request, folder, stored, on_event)
+
+
+def _learn(
+    request: LearnRequest, folder: Path, stored: StoredModel | None, on_event: OnEvent
+) -> Learned:
+    source, tuning = request.source, request.tuning
+    if stored is None or tuning is None:
+        return Learned(
+            name=request.name, folder=folder, corpus=_gather(request.name, source, on_event)
+        )
+    from baremetalrt.learning.teaching import require_free, teach
+
+    require_free(request.name, folder, may_replace=source.may_replace)
+    corpus = _gather(request.name, source, on_event)
+    if isinstance(source, Documents):
+        _ask(corpus, stored, source, on_event)
+    report, is_new = teach(
+        tuning, folder, stored, request.name, on_event, may_replace=source.may_replace
+    )
     return Learned(
-        name=request.name, folder=folder, corpus=corpus, model=stored.name, report=report
+        name=request.name,
+        folder=folder,
+        corpus=corpus,
+        model=stored.name,
+        report=report,
+        is_new=is_new,
     )
 
 
 def _prepared(request: LearnRequest) -> StoredModel | None:
-    """The model, if it is to be taught; what is missing for that is said before an hour of reading."""
+    """The model, if it is to be taught; what is wrong with it is said before an hour of reading."""
     if request.tuning is None:
+        # Nothing is taught yet: but a wrong name is wrong now.
+        if request.model is not None:
+            find_whole_model(request.model)
         return None
+    from baremetalrt.tuning.preflight import check_request
     from baremetalrt.tuning.requirements import prepare
 
     prepare()
-    return find_whole_model(request.model)
+    stored = find_whole_model(request.model)
+    check_request(request.tuning, stored.path)
+    return stored
 
 
-def _take_examples(folder: Path, source: Examples, seed: int) -> None:
-    from baremetalrt.tuning.examples import read_files, split, write_corpus
+def _gather(name: str, source: Documents | Examples, on_event: OnEvent) -> Corpus:
+    if isinstance(source, Examples):
+        from baremetalrt.learning.ready_made import keep_examples
 
-    train, held_out = split(read_files(source.files), seed)
-    write_corpus(folder, train, held_out)
-
-
-def _gather(name: str, source: Documents, on_event: OnEvent) -> Corpus:
-    corpus = gather_corpus(
-        source.paths,
-        name,
-        source.gathering,
-        may_replace=source.may_replace,
-        on_progress=on_event,
-    )
+        split = SplitConfig(fraction=source.held_out, seed=source.seed)
+        corpus = keep_examples(source.files, name, split, may_replace=source.may_replace)
+    else:
+        corpus = gather_corpus(
+            source.paths,
+            name,
+            source.gathering,
+            may_replace=source.may_replace,
+            on_progress=on_event,
+        )
     on_event(Gathered(corpus))
     return corpus
 
 
 def _ask(corpus: Corpus, stored: StoredModel, source: Documents, on_event: OnEvent) -> None:
+    from baremetalrt.learning.asking import add_questions
+
     report = add_questions(
         corpus,
         stored,
@@ -140,4 +175,5 @@ def _ask(corpus: Corpus, stored: StoredModel, source: Documents, on_event: OnEve
         seed=source.seed,
         on_progress=lambda done, total: on_event(AskedAbout(done, total)),
     )
-    on_event(QuestionsMade(report))
+    if source.num_questions:
+        on_event(QuestionsMade(report))

@@ -8,8 +8,9 @@ sight; questions that make none of them clearly likelier are left out.
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from typing import Final
 
 import msgspec
@@ -90,16 +91,26 @@ class Made:
 
 
 async def make_pairs(
-    model: Model,
+    model: Model | None,
     passages: Sequence[tuple[str, str]],
     config: QuestionConfig,
+    known: MutableMapping[str, "Pair | str"] | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Made:
-    """One pair for each passage (text, origin), where a sound one comes of it."""
+    """One pair for each passage (text, origin), where a sound one comes of it.
+
+    What came of a passage is put into `known`, by `key_of` it; what is there is not asked for again. The
+    model is needed for the others.
+    """
+    known = {} if known is None else known
     made = Made()
     seen: set[str] = set()
     for number, (passage, origin) in enumerate(passages):
-        found = await _make_pair(model, passage, origin, config, config.seed + number)
+        key = key_of(passage)
+        if key not in known:
+            assert model is not None
+            known[key] = await make_pair(model, passage, origin, config)
+        found = known[key]
         if isinstance(found, Pair) and found.question in seen:
             found = "repeated"
         if isinstance(found, Pair):
@@ -111,13 +122,18 @@ async def make_pairs(
     return made
 
 
-async def _make_pair(
-    model: Model, passage: str, origin: str, config: QuestionConfig, seed: int
-) -> Pair | str:
-    """A pair, or why there is none."""
+def key_of(passage: str) -> str:
+    """What names a passage among those that were asked about."""
+    return blake2b(passage.encode("utf-8", "replace"), digest_size=16).hexdigest()
+
+
+async def make_pair(model: Model, passage: str, origin: str, config: QuestionConfig) -> Pair | str:
+    """A pair, or why there is none. The same passage and seed give the same."""
     sentences = split_sentences(passage)
     if len(sentences) < 2:
         return "too few sentences"
+    # Of the passage's own: it does not matter which others are asked about, and when.
+    seed = (config.seed + int(key_of(passage)[:12], 16)) % (1 << 63)
     question = await _ask(model, passage, sentences, seed)
     if question is None:
         return "no question"

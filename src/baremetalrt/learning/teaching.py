@@ -1,46 +1,33 @@
 """From examples in a folder to an adapter in the store: what `bmrt learn` and `bmrt finetune` share."""
 
-import asyncio
-import json
-import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING
 
-import msgspec
-
-from baremetalrt.core.errors import UsageError
-from baremetalrt.core.files import disk_errors, write_durably
-from baremetalrt.core.places import adapters_folder
-from baremetalrt.documents.passages import split_passages
-from baremetalrt.learning.corpora import Corpus
-from baremetalrt.node.events import ignore
-from baremetalrt.node.local_model import open_local
-from baremetalrt.node.opening import Opening
-from baremetalrt.node.options import ModelOptions
+from baremetalrt.core.errors import BareMetalError
+from baremetalrt.learning.checking import check
+from baremetalrt.learning.corpora import adapter_folder
+from baremetalrt.learning.judging import JUDGED_BY
 from baremetalrt.tuning.config import TuneConfig, TuneProgress
-from baremetalrt.weights.adapters.store import complete_trained
+from baremetalrt.tuning.report import Checks
+from baremetalrt.weights.adapters import store
+from baremetalrt.weights.adapters.store import StoredAdapter, complete_trained
 from baremetalrt.weights.gguf import GGUFFile
 from baremetalrt.weights.store import StoredModel
 
 if TYPE_CHECKING:
-    from baremetalrt.learning.questions import Made
     from baremetalrt.tuning.report import Report
 
-QUESTIONS: Final = "questions.json"
-# A small model loses the thread of longer ones.
-_PASSAGE_CHARS: Final = 900
-_MIN_PASSAGE_CHARS: Final = 200
-_CONTEXT: Final = 2048
 
+def require_free(name: str, folder: Path, *, may_replace: bool) -> None:
+    """Raises:
+    UsageError: there is an adapter of that name that does not come from the runs in `folder`.
+    """
+    from baremetalrt.tuning.resuming import has_run
 
-class QuestionsReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What came of asking a model for questions: how many are kept, why others are not, some of them."""
-
-    num_passages: int
-    num_kept: int
-    left_out: dict[str, int]
-    samples: list[dict[str, Any]]
+    if store.is_taken(name) and not has_run(folder) and not may_replace:
+        raise store.exists(name)
 
 
 def teach(
@@ -49,77 +36,61 @@ def teach(
     stored: StoredModel,
     name: str,
     on_progress: Callable[[TuneProgress], None],
-) -> "Report":
-    """Learns what is in `folder`; the adapter goes into the store as `name`.
+    *,
+    may_replace: bool = False,
+) -> "tuple[Report, bool]":
+    """Learns what is in `folder`; the adapter goes into the store as `name`. Then asks about it.
+
+    Returns the report, and whether anything was learned: a run that has ended is not done again, only
+    what is missing of the rest.
 
     Raises:
         UsageError, IntegrityError, CapacityError: see `tune`.
     """
-    from baremetalrt.tuning.tune import tune
+    from baremetalrt.tuning.resuming import ended_run
 
-    target = adapters_folder() / name
-    report = tune(config, folder, stored.path, target, on_progress, base_name=stored.name)
-    complete_trained(
-        target, GGUFFile.open(stored.path), base_name=stored.name, privacy=report.privacy
-    )
-    return report
+    target = adapter_folder(name)
+    report = ended_run(config, folder, stored.path, target)
+    is_new = report is None
+
+    def complete(report: "Report") -> None:
+        base = GGUFFile.open(stored.path)
+        complete_trained(target, base, base_name=stored.name, privacy=report.privacy)
+
+    if report is None:
+        # Here and not above: PyTorch takes seconds to load.
+        from baremetalrt.tuning.tune import tune
+
+        report = tune(
+            config,
+            folder,
+            stored.path,
+            target,
+            on_progress,
+            base_name=stored.name,
+            may_replace=may_replace,
+            finish=complete,
+        )
+    elif not StoredAdapter(target).is_complete:
+        complete(report)
+    if config.num_checks and report.checks is None:
+        report = _checked(report, config, folder, stored, name, on_progress)
+    return report, is_new
 
 
-def add_questions(
-    corpus: Corpus,
+def _checked(
+    report: "Report",
+    config: TuneConfig,
+    folder: Path,
     stored: StoredModel,
-    count: int,
-    *,
-    seed: int = 0,
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
-) -> QuestionsReport:
-    """Adds questions and answers about `count` passages to what is trained on, once.
-
-    Raises:
-        UsageError, IntegrityError, CapacityError: the model cannot be loaded; see `Node.load`.
-    """
-    done = corpus.folder / QUESTIONS
-    if done.exists():
-        return msgspec.json.decode(done.read_bytes(), type=QuestionsReport)
-    passages = list(_passages(corpus.train_path))
-    random.Random(seed).shuffle(passages)
-    made = asyncio.run(_ask(stored, passages[:count], seed, on_progress))
-    report = QuestionsReport(
-        num_passages=min(count, len(passages)),
-        num_kept=len(made.pairs),
-        left_out=made.left_out,
-        samples=[msgspec.to_builtins(pair) for pair in made.pairs[:3]],
-    )
-    lines = "".join(
-        json.dumps(pair.as_example(), ensure_ascii=False) + "\n" for pair in made.pairs
-    ).encode("utf-8", "replace")
-    with disk_errors():
-        write_durably(corpus.train_path, corpus.train_path.read_bytes() + lines)
-        write_durably(done, msgspec.json.encode(report))
-        for path in (corpus.train_path, done):
-            path.chmod(0o600)
-    return report
-
-
-def _passages(path: Path) -> Iterator[tuple[str, str]]:
-    """Passages of the texts that are trained on, and where each is from."""
-    with path.open("rb") as lines:
-        for line in lines:
-            example = msgspec.json.decode(line)
-            for passage in split_passages(example.get("text", ""), _PASSAGE_CHARS):
-                if len(passage) >= _MIN_PASSAGE_CHARS:
-                    yield passage.strip(), example.get("origin", "")
-
-
-async def _ask(
-    stored: StoredModel,
-    passages: list[tuple[str, str]],
-    seed: int,
-    on_progress: Callable[[int, int], None],
-) -> "Made":
-    from baremetalrt.learning.questions import QuestionConfig, make_pairs
-
-    if not passages:
-        raise UsageError("no passage is long enough to be asked about", code="learn.questions")
-    async with open_local(Opening(stored), ModelOptions(context=_CONTEXT), ignore) as model:
-        return await make_pairs(model, passages, QuestionConfig(seed=seed), on_progress)
+    name: str,
+    on_progress: Callable[[TuneProgress], None],
+) -> "Report":
+    try:
+        found = replace(report, checks=check(config, folder, stored, name, on_progress))
+    except BareMetalError as error:
+        # What was learned is learned. It is not saved, so that the same request asks again.
+        note = f"nothing was asked: {error.message}"
+        return replace(report, checks=Checks(checked=(), judged_by=JUDGED_BY, note=note))
+    found.save(folder)
+    return found

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from baremetalrt.blocks.hyperparameters import Hyperparameters
+from baremetalrt.core.errors import UsageError
 
 Extra = Callable[[Hyperparameters], dict[str, Any]]
 
@@ -62,6 +63,22 @@ def counterpart(h: Hyperparameters) -> Counterpart | None:
     if h.architecture == "olmo2" and h.window:
         return _OLMO3
     return _COUNTERPARTS.get(h.architecture)
+
+
+def require_counterpart(h: Hyperparameters) -> Counterpart:
+    """The entry for a model that is to be tuned.
+
+    Raises:
+        UsageError: `transformers` has nothing like it.
+    """
+    entry = counterpart(h)
+    if entry is None or h.expert_weights_scale not in (0.0, 1.0):
+        raise UsageError(
+            f"models of the architecture {h.architecture} cannot be tuned here",
+            code="tune.architecture",
+            hint="`bmrt show` tells a model's architecture; Llama, Qwen, Gemma, Phi 3 and OLMo 2 work",
+        )
+    return entry
 
 
 def config_arguments(entry: Counterpart, h: Hyperparameters) -> dict[str, Any]:

@@ -14,9 +14,8 @@ from safetensors.torch import save
 
 from baremetalrt.core.errors import UsageError
 from baremetalrt.core.files import disk_errors, write_durably
+from baremetalrt.tuning.resuming import BEST, CHECKPOINT
 
-_NAME: Final = "checkpoint.safetensors"
-_BEST: Final = "best.safetensors"
 _KEY: Final = "baremetalrt"
 
 
@@ -49,7 +48,7 @@ class Checkpoints:
         Raises:
             UsageError: what is there is damaged; the hint says what to remove.
         """
-        path = self._folder / _NAME
+        path = self._folder / CHECKPOINT
         if not path.exists():
             return None
         try:
@@ -85,24 +84,21 @@ class Checkpoints:
                 tensors[f"optimizer/{key}/{name}"] = torch.as_tensor(value).cpu()
         body = {"identity": self._identity, "history": asdict(history)}
         with disk_errors():
-            write_durably(self._folder / _NAME, save(tensors, metadata={_KEY: json.dumps(body)}))
+            write_durably(
+                self._folder / CHECKPOINT, save(tensors, metadata={_KEY: json.dumps(body)})
+            )
 
     def save_best(self, parameters: dict[str, torch.nn.Parameter]) -> None:
         """Keeps these weights as the best ones."""
         tensors = {name: p.detach().cpu() for name, p in parameters.items()}
         with disk_errors():
-            write_durably(self._folder / _BEST, save(tensors))
+            write_durably(self._folder / BEST, save(tensors))
 
     def load_best(self, parameters: dict[str, torch.nn.Parameter]) -> None:
         """Puts the best weights back in place."""
-        with safe_open(self._folder / _BEST, framework="pt") as file, torch.no_grad():
+        with safe_open(self._folder / BEST, framework="pt") as file, torch.no_grad():
             for name, parameter in parameters.items():
                 parameter.copy_(file.get_tensor(name))
-
-    def remove(self) -> None:
-        """Forgets the run, which is over."""
-        for name in (_NAME, _BEST):
-            (self._folder / name).unlink(missing_ok=True)
 
 
 def _restore(

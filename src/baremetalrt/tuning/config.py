@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 Method = Literal["lora", "rslora", "dora"]
+# Which weights are kept: those of the step that was best by the held-out text, or of the last one.
+Kept = Literal["best", "last"]
 METHODS: Final[tuple[Method, ...]] = ("lora", "rslora", "dora")
 
 
@@ -27,6 +29,7 @@ class TuneConfig:
     max_steps: int | None = None
     evaluate_every: int | None = None
     patience: int = 3
+    keep: Kept = "best"
     seed: int = 0
     memory_bytes: int | None = None
     num_threads: int | None = None
@@ -38,14 +41,17 @@ class TuneConfig:
     delta: float | None = None
     num_samples: int = 2
     sample_tokens: int = 48
+    # Questions that are asked before and after, of what was trained on and of what was held out.
+    num_checks: int = 3
 
 
-Phase = Literal["measuring", "probing", "training", "evaluating", "paused", "reporting"]
+Phase = Literal["measuring", "probing", "training", "evaluating", "paused", "reporting", "asking"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class TuneProgress:
-    """Where a run is. Losses are nats per token; `left_s` is None until there is something to go by."""
+    """Where a run is. Losses are nats per token; `left_s` is None until there is something to go by, and
+    counts what comes after the last step, too. `saved_step`: after a kill, it goes on from there."""
 
     phase: Phase
     step: int
@@ -55,4 +61,5 @@ class TuneProgress:
     best_loss: float | None = None
     tokens_per_s: float | None = None
     left_s: float | None = None
+    saved_step: int | None = None
     note: str = ""

@@ -5,26 +5,22 @@ A line holds `{"text": …}`, `{"prompt": …, "completion": …}` or `{"message
 """
 
 import json
-import random
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from baremetalrt.core.errors import UsageError
-from baremetalrt.core.files import disk_errors, read_regular, write_durably
+from baremetalrt.core.files import read_regular
 from baremetalrt.core.text_input import decode_bom
 
 TRAIN: Final = "train.jsonl"
 HELD_OUT: Final = "held_out.jsonl"
+# Pairs that a model made of what is trained on, where it was asked to; trained on, too.
+QUESTIONS: Final = "questions.jsonl"
 _JSON_SUFFIXES: Final = (".jsonl", ".ndjson", ".json")
 _MAX_LINE_BYTES: Final = 64 << 20
 _MAX_FILE_BYTES: Final = 2 << 30
-# A text is cut into passages of about this length where there are too few texts to hold some out.
-_PASSAGE_CHARS: Final = 4000
-_MIN_TEXTS_TO_SPLIT: Final = 10
-_HELD_OUT_SHARE: Final = 0.1
 
 
 @dataclass(frozen=True)
@@ -34,6 +30,17 @@ class Example:
     text: str | None
     messages: tuple[dict[str, Any], ...] = ()
     origin: str = ""
+
+    @property
+    def said(self) -> str:
+        """What is in it, wherever it is from: two examples that say the same are the same."""
+        if self.text is not None:
+            return self.text
+        return json.dumps(list(self.messages), ensure_ascii=False, sort_keys=True)
+
+    @property
+    def num_bytes(self) -> int:
+        return len(self.said.encode("utf-8", "replace"))
 
     def as_line(self) -> str:
         body: dict[str, Any] = {"origin": self.origin} if self.origin else {}
@@ -71,6 +78,12 @@ def read_lines(path: Path) -> list[Example]:
         if line.strip():
             found.append(_parse(line, f"{path.name}:{number}"))
     return found
+
+
+def training_examples(folder: Path) -> list[Example]:
+    """All that is trained on in the folder of a run; raises like `read_files`."""
+    pairs = folder / QUESTIONS
+    return read_lines(folder / TRAIN) + (read_lines(pairs) if pairs.exists() else [])
 
 
 def read_bytes(path: Path) -> bytes:
@@ -124,49 +137,3 @@ def _bad(where: str, what: str) -> UsageError:
         code="tune.example",
         hint='one example per line: {"text": …}, {"prompt": …, "completion": …} or {"messages": […]}',
     )
-
-
-def split(examples: Sequence[Example], seed: int) -> tuple[list[Example], list[Example]]:
-    """Examples to learn from and others to judge by; whole texts where there are enough of them.
-
-    Raises:
-        UsageError: there is too little to hold some out.
-    """
-    pool = list(examples)
-    if len(pool) < _MIN_TEXTS_TO_SPLIT:
-        pool = [passage for example in pool for passage in _passages(example)]
-    if len(pool) < 2:
-        raise UsageError(
-            "there is too little to learn from: one example at most",
-            code="tune.too-little",
-            hint="give at least two examples, or some pages of text",
-        )
-    random.Random(seed).shuffle(pool)
-    held_out = max(1, round(len(pool) * _HELD_OUT_SHARE))
-    return pool[held_out:], pool[:held_out]
-
-
-def _passages(example: Example) -> list[Example]:
-    if example.text is None:
-        return [example]
-    passages, current = [], ""
-    for paragraph in re.split(r"(?<=\n\n)", example.text):
-        current += paragraph
-        if len(current) >= _PASSAGE_CHARS:
-            passages.append(current)
-            current = ""
-    return [Example(p, origin=example.origin) for p in (*passages, current) if p.strip()]
-
-
-def write_corpus(folder: Path, train: Sequence[Example], held_out: Sequence[Example]) -> None:
-    """Writes both files, for their owner's eyes only.
-
-    Raises:
-        CapacityError: the disk is full or forbidden.
-    """
-    with disk_errors():
-        for private in (folder.parent, folder):
-            private.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for name, examples in ((TRAIN, train), (HELD_OUT, held_out)):
-            lines = "".join(example.as_line() + "\n" for example in examples)
-            write_durably(folder / name, lines.encode("utf-8", "replace"))

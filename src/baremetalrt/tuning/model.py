@@ -15,7 +15,7 @@ from baremetalrt.blocks.inventory import take_inventory
 from baremetalrt.core.errors import UsageError
 from baremetalrt.core.spans import BlockSpan
 from baremetalrt.native.graph import ROPE_INTERLEAVED
-from baremetalrt.tuning.architectures import Counterpart, config_arguments, counterpart
+from baremetalrt.tuning.architectures import Counterpart, config_arguments, require_counterpart
 from baremetalrt.tuning.linear import QuantizedEmbedding, QuantizedExperts, QuantizedLinear
 from baremetalrt.tuning.loss import Head, HeadConfig
 from baremetalrt.tuning.matrices import Matrix, Workbench, vector
@@ -48,7 +48,7 @@ class TunableModel:
         """
         self.file = GGUFFile.open(path)
         architecture, self.h = read_model(self.file)
-        entry = _require_counterpart(self.h)
+        entry = require_counterpart(self.h)
         # Compares every tensor with what the architecture says it must look like.
         take_inventory(self.file, architecture, self.h, BlockSpan(0, self.h.num_blocks))
         self.bench = Workbench(self.file, num_threads=num_threads)
@@ -200,17 +200,6 @@ class TunableModel:
             if info is not None:
                 return vector(self.bench, info).numpy()
         return None
-
-
-def _require_counterpart(h: Hyperparameters) -> Counterpart:
-    entry = counterpart(h)
-    if entry is None or h.expert_weights_scale not in (0.0, 1.0):
-        raise UsageError(
-            f"models of the architecture {h.architecture} cannot be tuned here",
-            code="tune.architecture",
-            hint="`bmrt show` tells a model's architecture; Llama, Qwen, Gemma, Phi 3 and OLMo 2 work",
-        )
-    return entry
 
 
 def _empty_network(entry: Counterpart, h: Hyperparameters) -> Any:

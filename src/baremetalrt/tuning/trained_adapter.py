@@ -1,7 +1,6 @@
 """The adapter of a model: attached by `peft`, saved in its form without a path of this machine in it."""
 
 import json
-import re
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,17 +10,17 @@ import torch
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import save
 
-from baremetalrt.core.errors import UsageError
 from baremetalrt.core.files import disk_errors, write_durably
 from baremetalrt.core.units import MIB, round_up
 from baremetalrt.tuning.config import TuneConfig
 from baremetalrt.tuning.linear import QuantizedLinear
 from baremetalrt.tuning.memory_plan import Footprint
 from baremetalrt.tuning.model import TunableModel
+from baremetalrt.tuning.resuming import WEIGHTS
+from baremetalrt.tuning.targets import bad_targets, parse_targets
 
 # Plans are to be the same the next time, though what is resident differs by a little.
 _RUNTIME_STEP_BYTES: Final = 64 * MIB
-_NAMES: Final = re.compile(r"[\w,\s]+")
 
 
 class TrainableAdapter:
@@ -53,11 +52,11 @@ class TrainableAdapter:
                 if isinstance(module, QuantizedLinear):
                     module.materializes = True
         # Before `peft` wraps them.
-        known = ", ".join(model.linear_names())
+        known = model.linear_names()
         try:
             self.peft: Any = peft.get_peft_model(model.network, self.config)
         except ValueError as error:
-            raise _bad_targets(
+            raise bad_targets(
                 f"no module of this model matches {config.targets!r}", known
             ) from error
         for name, module in self.peft.named_modules():
@@ -65,7 +64,7 @@ class TrainableAdapter:
             if isinstance(module, LoraLayer) and not isinstance(
                 module.get_base_layer(), QuantizedLinear
             ):
-                raise _bad_targets(f"{config.targets!r} matches {name}, no linear layer", known)
+                raise bad_targets(f"{config.targets!r} matches {name}, no linear layer", known)
         self.parameters: dict[str, torch.nn.Parameter] = {
             name: p for name, p in self.peft.named_parameters() if p.requires_grad
         }
@@ -88,7 +87,7 @@ class TrainableAdapter:
         with disk_errors():
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             weights = save(self.state(), metadata={"format": "pt"})
-            write_durably(folder / "adapter_model.safetensors", weights)
+            write_durably(folder / WEIGHTS, weights)
             text = json.dumps(self.description(), indent=2, sort_keys=True)
             write_durably(folder / "adapter_config.json", text.encode())
 
@@ -103,27 +102,12 @@ class TrainableAdapter:
         return body
 
 
-def _bad_targets(what: str, known: str) -> UsageError:
-    return UsageError(
-        what, code="tune.targets", parameter="targets", hint=f"known modules: {known}"
-    )
-
-
 def target_modules(targets: str | None, model: TunableModel) -> list[str] | str:
     """All linear layers unless told otherwise; a list of names, or a regular expression."""
-    if targets is None:
+    wanted = parse_targets(targets)
+    if wanted is None:
         return model.linear_names()
-    if _NAMES.fullmatch(targets):
-        return [name for name in re.split(r"[,\s]+", targets) if name]
-    try:
-        re.compile(targets)
-    except re.error as error:
-        raise UsageError(
-            f"{targets!r} is not a regular expression: {error}",
-            code="tune.targets",
-            parameter="targets",
-        ) from error
-    return targets
+    return wanted if isinstance(wanted, list) else wanted.pattern
 
 
 def footprint_of(model: TunableModel, targets: str | None) -> Footprint:

@@ -1,8 +1,8 @@
-"""The loop: steps, evaluations, checkpoints, pauses. Rows in, the best adapter by held-out loss out."""
+"""The loop: steps, evaluations, checkpoints, pauses. Rows in, the best or the last adapter out."""
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import psutil
@@ -14,6 +14,7 @@ from baremetalrt.tuning.checkpoints import Checkpoints, History
 from baremetalrt.tuning.config import Phase, TuneProgress
 from baremetalrt.tuning.evaluation import batches, held_out_loss
 from baremetalrt.tuning.model import TunableModel
+from baremetalrt.tuning.pace import Pace
 from baremetalrt.tuning.pause_switch import PauseSwitch
 from baremetalrt.tuning.privacy import NoisySum, Privacy
 from baremetalrt.tuning.schedule import evaluates_after, learning_rate, rows_of_step
@@ -26,7 +27,11 @@ OnProgress = Callable[[TuneProgress], None]
 
 @dataclass(frozen=True, kw_only=True)
 class TrainerConfig:
-    """One run, with everything decided. `budget_bytes` bounds resident memory while it runs."""
+    """One run, with everything decided. `budget_bytes` bounds resident memory while it runs.
+
+    `keeps_best`: the weights of the best step are kept, and the run ends when nothing is gained any more.
+    `closing_tokens` are read when all steps are done.
+    """
 
     step_rows: int
     micro_rows: int
@@ -37,6 +42,8 @@ class TrainerConfig:
     evaluate_every: int | None
     checkpoint_every_s: float
     budget_bytes: int
+    keeps_best: bool = True
+    closing_tokens: int = 0
     privacy: Privacy | None = None
 
 
@@ -60,11 +67,13 @@ class Trainer:
             None if config.privacy is None else NoisySum(config.privacy, parameters.values())
         )
         self.history = History()
+        self._judged = Pace()
+        self._saved_step: int | None = None
 
     def run(
         self, checkpoints: Checkpoints, waiting: PauseSwitch, on_progress: OnProgress
     ) -> History:
-        """Goes on from the checkpoint if there is one; leaves the best weights in place.
+        """Goes on from the checkpoint if there is one; leaves the weights that are kept in place.
 
         Raises:
             CapacityError: the smallest batch needs more memory than the budget, or the disk is full.
@@ -72,12 +81,13 @@ class Trainer:
         config = self._config
         torch.manual_seed(config.seed)
         optimizer = make_optimizer(self._parameters)
-        self.history = checkpoints.load(self._parameters, optimizer) or History()
-        h = self.history
+        found = checkpoints.load(self._parameters, optimizer)
+        h = self.history = found or History()
         saved_at = time.monotonic()
-        if not h.held_out:
+        if found is None:
             self._evaluate(checkpoints, on_progress)
             checkpoints.save(self._parameters, optimizer, h)
+        self._saved_step = h.step
         while h.step < config.num_steps and not self._is_over():
             waiting.wait(lambda reason: self._tell(on_progress, "paused", reason))
             started = time.monotonic()
@@ -92,16 +102,14 @@ class Trainer:
                 self._evaluate(checkpoints, on_progress)
             if is_due or time.monotonic() - saved_at >= config.checkpoint_every_s:
                 checkpoints.save(self._parameters, optimizer, h)
-                saved_at = time.monotonic()
-        if self._noisy is None:
+                self._saved_step, saved_at = h.step, time.monotonic()
+        if config.keeps_best:
             checkpoints.load_best(self._parameters)
         return h
 
     def _is_over(self) -> bool:
-        # When to stop, and what to keep, would tell something of the text that decided it.
-        return (
-            self._noisy is None and self.history.evaluations_without_gain >= self._config.patience
-        )
+        gainless = self.history.evaluations_without_gain
+        return self._config.keeps_best and gainless >= self._config.patience
 
     def step(self, optimizer: torch.optim.Optimizer, step: int) -> tuple[float, int]:
         """One change of the adapter; returns the loss before it and how many tokens were looked at."""
@@ -157,16 +165,39 @@ class Trainer:
         optimizer.step()
 
     def _evaluate(self, checkpoints: Checkpoints, on_progress: OnProgress) -> None:
+        if not self._held_out:
+            return
         self._tell(on_progress, "evaluating")
         h = self.history
+        started = time.monotonic()
         loss = held_out_loss(self._model, self._held_out, self._micro_rows).per_token
+        self._judged.judged_s += time.monotonic() - started
+        self._judged.judged_tokens += self._num_judged
         h.held_out.append((h.step, loss))
         if h.best_loss is None or loss < h.best_loss:
             h.best_loss, h.best_step, h.evaluations_without_gain = loss, h.step, 0
-            checkpoints.save_best(self._parameters)
+            if self._config.keeps_best:
+                checkpoints.save_best(self._parameters)
         else:
             h.evaluations_without_gain += 1
         self._tell(on_progress, "evaluating")
+
+    @property
+    def _num_judged(self) -> int:
+        return sum(len(row.ids) for row in self._held_out)
+
+    def _left_s(self) -> float | None:
+        """Until everything is done, if the run does not end early."""
+        config, h = self._config, self.history
+        pace = replace(self._judged, step_tokens=h.tokens, step_s=h.seconds)
+        steps = range(h.step + 1, config.num_steps + 1)
+        evaluations = sum(
+            evaluates_after(step, config.num_steps, config.evaluate_every) for step in steps
+        )
+        return pace.left_s(
+            step_tokens=len(steps) * h.tokens / max(1, h.step),
+            judged_tokens=evaluations * self._num_judged + config.closing_tokens,
+        )
 
     def _keep_to_budget(self) -> None:
         """Takes fewer rows at once when memory runs out, and gives up when there is but one."""
@@ -187,7 +218,6 @@ class Trainer:
     def _tell(self, on_progress: OnProgress, phase: Phase, note: str = "") -> None:
         h = self.history
         rate = h.tokens / h.seconds if h.seconds else None
-        left = (self._config.num_steps - h.step) * h.seconds / h.step if h.step else None
         on_progress(
             TuneProgress(
                 phase=phase,
@@ -197,7 +227,8 @@ class Trainer:
                 held_out_loss=h.held_out[-1][1] if h.held_out else None,
                 best_loss=h.best_loss,
                 tokens_per_s=rate,
-                left_s=left,
+                left_s=self._left_s(),
+                saved_step=self._saved_step,
                 note=note,
             )
         )

@@ -17,21 +17,15 @@ from baremetalrt.tuning.checkpoints import Checkpoints
 from baremetalrt.tuning.config import Phase, TuneConfig, TuneProgress
 from baremetalrt.tuning.curves import write_png
 from baremetalrt.tuning.evaluation import some_rows
-from baremetalrt.tuning.examples import HELD_OUT, TRAIN, Example, read_lines
+from baremetalrt.tuning.examples import HELD_OUT, Example, read_lines, training_examples
+from baremetalrt.tuning.inquiry import Findings, Inquiry, compare, general_text, inquire
+from baremetalrt.tuning.keeping import choose_keeping
 from baremetalrt.tuning.memory_plan import MemoryPlan, count_steps, make_plan
 from baremetalrt.tuning.model import TunableModel
 from baremetalrt.tuning.pause_switch import PauseSwitch
 from baremetalrt.tuning.privacy import Privacy
 from baremetalrt.tuning.probing import MIN_STEPS, UNPROBED_RATE, probe_rate
-from baremetalrt.tuning.report import (
-    NOT_PRIVATE,
-    Findings,
-    Inquiry,
-    Report,
-    compare,
-    general_text,
-    inquire,
-)
+from baremetalrt.tuning.report import NOT_PRIVATE, Report
 from baremetalrt.tuning.resuming import BegunRun, identity
 from baremetalrt.tuning.tokenized import Tokenized, prompt_text, text_tokens, tokenize
 from baremetalrt.tuning.trained_adapter import TrainableAdapter, footprint_of
@@ -42,6 +36,8 @@ _SAMPLE_PROMPT_TOKENS: Final = 32
 _MIN_REPORT_LENGTH: Final = 256
 _MIN_JUDGED_TOKENS: Final = 4096
 _JUDGED_PART: Final = 50
+# Rows by which rates are told apart, where nothing is held out for that.
+_PROBED_ROWS: Final = 8
 
 
 def tune(
@@ -52,25 +48,38 @@ def tune(
     on_progress: OnProgress,
     *,
     base_name: str = "",
+    may_replace: bool = False,
+    finish: Callable[[Report], None] = lambda report: None,
 ) -> Report:
-    """Learns from `train.jsonl` in `corpus_dir`, judged by `held_out.jsonl` there; blocks for long.
+    """Learns from `train.jsonl` and `questions.jsonl` in `corpus_dir`, judged by `held_out.jsonl` there.
+
+    Blocks for long.
 
     Checkpoints, curves and report go to `corpus_dir`, the adapter in the form of `peft` to
     `adapter_dir`. A run that was interrupted goes on where it was; a file called `pause` in
-    `corpus_dir` makes it wait.
+    `corpus_dir` makes it wait. `may_replace`: an interrupted run of other settings may be lost. `finish`
+    does what else has to be done before the run counts as ended.
 
     Raises:
-        UsageError: the examples or the model cannot be used.
+        UsageError: the examples or the model cannot be used, or another run was interrupted there.
         IntegrityError: the model's file is damaged.
         CapacityError: memory or disk do not suffice.
     """
-    return _Run(config, corpus_dir, base_file, adapter_dir, on_progress, base_name).run()
+    begun = BegunRun(corpus_dir, identity(config, corpus_dir, base_file))
+    if not may_replace:
+        begun.require_no_other()
+    run = _Run(config, begun, corpus_dir, base_file, adapter_dir, on_progress, base_name)
+    report = run.run()
+    finish(report)
+    begun.end(adapter_dir)
+    return report
 
 
 class _Run:
     def __init__(
         self,
         config: TuneConfig,
+        begun: BegunRun,
         corpus_dir: Path,
         base_file: Path,
         adapter_dir: Path,
@@ -82,12 +91,12 @@ class _Run:
         self._on_progress = on_progress
         self._threads = config.num_threads or default_threads()
         torch.set_num_threads(self._threads)
-        self._begun = BegunRun(corpus_dir, identity(config, corpus_dir, base_file))
-        self._config = self._begun.settings(config)
+        self._begun = begun
+        self._config = begun.settings(config)
 
     def run(self) -> Report:
         self._say("measuring", "reading the examples")
-        train_examples = read_lines(self._corpus_dir / TRAIN)
+        train_examples = training_examples(self._corpus_dir)
         held_out_examples = read_lines(self._corpus_dir / HELD_OUT)
         check_vocabulary(self._base_file)
         self._tokenizer = Tokenizer(self._base_file)
@@ -99,31 +108,30 @@ class _Run:
             self._template = self._chat_template(templates)
             train = tokenize(train_examples, self._tokenizer, self._template)
             held_out = tokenize(held_out_examples, self._tokenizer, self._template)
-            return self._learn(train, held_out, held_out_examples)
+            return self._learn(train, held_out, held_out_examples or train_examples)
         finally:
             self._model.close()
             self._tokenizer.close()
             templates.close()
 
-    def _learn(
-        self, train: Tokenized, held_out: Tokenized, held_out_examples: Sequence[Example]
-    ) -> Report:
+    def _learn(self, train: Tokenized, held_out: Tokenized, shown: Sequence[Example]) -> Report:
         plan = self._plan(train)
         rows, judged = train.rows(plan.length), held_out.rows(plan.length)
         # Judging should take a small part of the time of learning.
         num_learned = int(train.num_tokens * self._config.epochs)
         judged = some_rows(judged, max(_MIN_JUDGED_TOKENS, num_learned // _JUDGED_PART))
-        if not rows or not judged or not any(row.num_labels for row in judged):
+        if not any(row.num_labels for row in rows):
             raise UsageError(
-                "the examples hold too little text to learn from and to judge by",
-                code="tune.too-little",
+                "the examples hold too little text to learn from", code="tune.too-little"
             )
+        keeping = choose_keeping(self._config, sum(row.num_labels for row in judged))
         model = self._model
         model.set_checkpointing(plan.checkpointing, keep_block=plan.keep_block)
         torch.manual_seed(self._config.seed)
         adapter = TrainableAdapter(model, self._config, plan.rank, self._base_name)
         num_steps = count_steps(self._config, len(rows), plan.step_rows)
         privacy = self._privacy(len(rows), plan.step_rows, num_steps)
+        inquiry = self._inquiry(train, held_out, shown, plan)
         trainer_config = TrainerConfig(
             step_rows=plan.step_rows,
             micro_rows=plan.micro_rows,
@@ -134,6 +142,8 @@ class _Run:
             evaluate_every=self._config.evaluate_every,
             checkpoint_every_s=self._config.checkpoint_every_s,
             budget_bytes=plan.budget_bytes,
+            keeps_best=keeping.keeps_best,
+            closing_tokens=2 * inquiry.num_tokens,
             privacy=privacy,
         )
         # A probe looks at the rows without noise.
@@ -144,7 +154,7 @@ class _Run:
                 model,
                 adapter.parameters,
                 rows,
-                judged,
+                judged if keeping.keeps_best else rows[-_PROBED_ROWS:],
                 lambda rate, loss: self._say("probing", f"rate {rate:g}: loss {loss:.4f}"),
             )
             trainer_config = replace(trainer_config, peak_rate=rate)
@@ -160,16 +170,17 @@ class _Run:
             "num_steps": num_steps,
             "learning_rate": trainer_config.peak_rate,
         }
-        settings |= {"method": self._config.method, "seed": self._config.seed}
-        inquiry = self._inquiry(train, held_out, held_out_examples, plan)
+        settings |= {
+            "method": self._config.method,
+            "seed": self._config.seed,
+            "keep": self._config.keep,
+        }
         with adapter.peft.disable_adapter():
             before = self._inquire(inquiry, "before")
         after = self._inquire(inquiry, "after")
         statement = privacy.state(history.step, plan.length) if privacy else NOT_PRIVATE
-        report = compare(before, after, history, inquiry.prompts, settings, statement)
+        report = compare(before, after, history, keeping, inquiry.prompts, settings, statement)
         report.save(self._corpus_dir)
-        checkpoints.remove()
-        self._begun.forget()
         return report
 
     def _privacy(self, num_rows: int, step_rows: int, num_steps: int) -> Privacy | None:
