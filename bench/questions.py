@@ -43,7 +43,10 @@ def ask(stored: StoredModel, asked: list[tuple[str, str]]) -> tuple[Made, float]
     try:
         model = node.load(Opening(stored))
         pairs = make_pairs(
-            model, asked, QuestionConfig(), lambda done, total: times.append(time.monotonic())
+            model,
+            asked,
+            QuestionConfig(),
+            on_progress=lambda done, total: times.append(time.monotonic()),
         )
         made = asyncio.run(pairs)
     finally:

@@ -21,6 +21,11 @@ def environment(home: Path) -> dict[str, str]:
     return {**kept, "BMRT_HOME": str(home), "HOME": str(home), "GGML_NO_BACKTRACE": "1"}
 
 
+def obey_interrupts() -> None:
+    """For `preexec_fn`: who runs in the background ignores Ctrl-C, and so would what it starts."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def bmrt(
     *arguments: str, home: Path, stdin: str = "", timeout_s: float = 240.0
 ) -> subprocess.CompletedProcess[str]:

@@ -1,6 +1,7 @@
 """What tests of several folders share."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from openai import OpenAI
@@ -16,6 +17,14 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     with ServerProcess(*arguments, home=home) as process:
         yield process
     assert process.process.returncode == 0
+
+
+@pytest.fixture(scope="session")
+def talking_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model that reads and writes texts, of no sense. Its vocabulary takes seconds to write."""
+    from tiny_models import write_talking
+
+    return write_talking(tmp_path_factory.mktemp("talking") / "talking.gguf")
 
 
 @pytest.fixture

@@ -69,13 +69,13 @@ def write(model: TinyModel, path: Path) -> Path:
     return path
 
 
-def write_talking(path: Path, *, seed: int = 0) -> Path:
+def write_talking(path: Path) -> Path:
     """A tiny model with the vocabulary and chat template of the embedded default: it reads and writes
     texts, of no sense, in milliseconds."""
     reader = gguf.GGUFReader(default_model().path)
     fields = {name: f for name, f in reader.fields.items() if name.startswith("tokenizer.")}
     size = len(fields["tokenizer.ggml.tokens"].data)
-    model = TinyModel("llama", weights="Q8_0", vocabulary_size=size, tied=True, seed=seed)
+    model = TinyModel("llama", weights="Q8_0", vocabulary_size=size, tied=True)
     writer = gguf.GGUFWriter(path, model.architecture)
     write_header(model, writer)
     for name, field_ in fields.items():

@@ -14,7 +14,7 @@ import pytest
 import document_kit as kit
 from baremetalrt.swarm import catalog
 from baremetalrt.swarm.catalog import Record
-from commands import BMRT, bmrt, environment, on_a_terminal
+from commands import BMRT, bmrt, environment, obey_interrupts, on_a_terminal
 
 TEXTS = {
     "letter.txt": "A letter about the harbour, which nobody had seen for years, and about its ships.",
@@ -61,7 +61,7 @@ def test_people_see_kinds_sizes_and_reasons(tmp_path: Path) -> None:
     result = bmrt("learn", str(documents(tmp_path / "docs")), "--dry-run", home=tmp_path / "home")
     assert "markdown" in result.stdout and "locked.pdf" not in result.stdout
     assert "it is encrypted (document.encrypted)" in result.stderr
-    assert "held out: 1" in result.stderr
+    assert "held out: 2, " in result.stderr
 
 
 def test_learning_and_forgetting(tmp_path: Path) -> None:
@@ -186,6 +186,7 @@ def test_an_interrupted_reading_leaves_nothing(tmp_path: Path) -> None:
         [*BMRT, "learn", str(box), "--into", "box", "--gather-only"],
         env=environment(home),
         stderr=subprocess.PIPE,
+        preexec_fn=obey_interrupts,
     )
     deadline_s = time.monotonic() + 30
     while time.monotonic() < deadline_s:
@@ -194,6 +195,7 @@ def test_an_interrupted_reading_leaves_nothing(tmp_path: Path) -> None:
             break
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=120)
+    _, said = process.communicate(timeout=120)
     assert process.returncode == 130
+    assert b"interrupted: nothing is kept; the same command begins anew" in said
     assert list((home / "learned").iterdir()) == []

@@ -48,7 +48,7 @@ def test_documents_become_an_adapter_that_answers(tmp_path: Path) -> None:
     """Learned once, used by the command line and by a server, tied to its base, forgotten at the end."""
     home, docs = tmp_path / "home", documents(tmp_path / "docs")
     words = ("learn", str(docs), "--into", "brenna", "--on-battery", "--json", *QUICK)
-    done = bmrt(*words, home=home, timeout_s=280)
+    done = bmrt(*words, home=home, timeout_s=600)
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     held_out = report["held_out_perplexity"]

@@ -29,7 +29,6 @@ from baremetalrt.node.node import Node
 from baremetalrt.node.opening import Opening
 from baremetalrt.node.options import ModelOptions
 from baremetalrt.weights.store import StoredModel, default_model, find_model
-from tiny_models import write_talking
 
 # About something else than the examples that the model is shown.
 FIRST, _, LAST = SENTENCES = (
@@ -193,11 +192,13 @@ def test_a_line_that_was_being_written_is_asked_again(asked: list[str], corpus: 
     assert asking.add_questions(corpus, default_model(), 6) == first and not asked
 
 
-def test_another_model_is_asked_anew(asked: list[str], corpus: Corpus, tmp_path: Path) -> None:
+def test_another_model_is_asked_anew(
+    asked: list[str], corpus: Corpus, talking_model: Path, tmp_path: Path
+) -> None:
     """By what is in its file; under another name it is the same."""
     default = default_model()
     copy = StoredModel("copy", Path(shutil.copy(default.path, tmp_path)), is_default=False)
-    other = StoredModel(default.name, write_talking(tmp_path / "o.gguf"), is_default=False)
+    other = StoredModel(default.name, talking_model, is_default=False)
     for model, count in ((default, 6), (copy, 0), (other, 6)):
         asked.clear()
         asking.add_questions(corpus, model, 6)

@@ -20,7 +20,7 @@ from baremetalrt.tuning.pace import Pace
 from baremetalrt.tuning.preflight import check_request
 from baremetalrt.tuning.report import Change, Report
 from baremetalrt.tuning.resuming import BegunRun, ended_run, identity
-from tiny_models import TinyModel, write, write_talking
+from tiny_models import TinyModel, write
 
 PLAN = MemoryPlan(
     rank=4,
@@ -216,12 +216,11 @@ def test_an_interruption_says_how_to_go_on() -> None:
     [({"targets": "nothing"}, "tune.targets"), ({"device": "nothing"}, "tune.device")],
 )
 def test_what_cannot_be_tuned_is_said_at_once(
-    changes: dict[str, str], code: str, tmp_path: Path
+    changes: dict[str, str], code: str, talking_model: Path
 ) -> None:
     """Before anything is read: modules that are not there, devices that are not there, other files."""
-    path = write_talking(tmp_path / "talking.gguf")
     for targets in (None, "q_proj", "q_proj,nothing", r".*\.0\..*(up|down)_proj"):
-        check_request(TuneConfig(targets=targets), path)
+        check_request(TuneConfig(targets=targets), talking_model)
     with pytest.raises(UsageError) as caught:
-        check_request(TuneConfig(**changes), path)
+        check_request(TuneConfig(**changes), talking_model)
     assert caught.value.code == code

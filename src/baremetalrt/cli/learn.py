@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     type=click.IntRange(0, 100_000),
     default=0,
     metavar="N",
-    help="Train on questions and answers, too, that the model makes of N passages. Of facts they leave "
-    "more than texts do, at the price of general knowledge.",
+    help="Train on questions and answers, too, that the model makes of N passages. Good ones "
+    "teach more facts than texts do, at the price of general knowledge.",
 )
 @click.option(
     "--held-out",

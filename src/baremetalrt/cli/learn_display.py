@@ -130,7 +130,7 @@ def print_learned(learned: "Learned", *, as_json: bool) -> None:
     if not learned.is_new:
         output.note(
             f"{learned.name} has learned this already; this is the report of that run. To learn it "
-            f"again: `bmrt forget {learned.name}` first, or another --seed"
+            f"again, `bmrt forget {learned.name}` first"
         )
     if as_json:
         output.print_json({**report.as_json(), "is_new": learned.is_new})

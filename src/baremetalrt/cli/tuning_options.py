@@ -78,7 +78,7 @@ _OPTIONS = (
         show_default=True,
         metavar="N",
         help="Ask about N passages that were trained on and N that were held out, before and after, for "
-        "the report: up to 1000 tokens each. 0: ask nothing.",
+        "the report: some 2000 tokens each. 0: ask nothing.",
     ),
     click.option("--seed", type=int, default=0, show_default=True),
     click.option("--memory", type=SIZE, metavar="SIZE", help="Memory that may be used."),

@@ -1,7 +1,7 @@
 """Asks about what was trained on and what was held out, before and after: what a run has taught in facts.
 
 It is bounded: of each side as many questions as are asked for, made of at most twice as many passages.
-Making one reads some 700 tokens and writes 100; each is answered three times, in 64 tokens at most.
+Of each passage some 2,000 tokens are read, and 100 written; each answer has 64 at most.
 """
 
 import asyncio
@@ -68,7 +68,7 @@ def check(
     def say(note: str) -> None:
         on_progress(TuneProgress(phase="asking", step=0, num_steps=0, note=note))
 
-    sources = _Sources(folder, config.num_checks, config.seed)
+    sources = Sources(folder, config.num_checks, config.seed)
     if not sources:
         return Checks(
             checked=(), judged_by=JUDGED_BY, note="no text is long enough to be asked about"
@@ -78,7 +78,7 @@ def check(
     return Checks(checked=checked, judged_by=JUDGED_BY, note=note)
 
 
-class _Sources:
+class Sources:
     """What can be asked about: conversations, and passages of texts, of each side."""
 
     def __init__(self, folder: Path, count: int, seed: int) -> None:
@@ -127,7 +127,7 @@ def _asks(example: Example) -> bool:
 
 
 async def _check(
-    config: TuneConfig, sources: _Sources, stored: StoredModel, name: str, say: _Say
+    config: TuneConfig, sources: Sources, stored: StoredModel, name: str, say: _Say
 ) -> tuple[Checked, ...]:
     # Here and not above: the engine takes a while to import.
     from baremetalrt.node.adapter_shelf import AdapterChoice, AdapterShelf
@@ -146,7 +146,7 @@ async def _check(
     return tuple(checked)
 
 
-async def _questions(model: "Model", sources: _Sources) -> AsyncIterator[_Question]:
+async def _questions(model: "Model", sources: Sources) -> AsyncIterator[_Question]:
     from baremetalrt.learning.questions import Pair, QuestionConfig, make_pair
 
     for question in sources.ready():

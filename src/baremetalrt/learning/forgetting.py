@@ -1,6 +1,5 @@
 """Deletes what was learned, and says what that cannot reach."""
 
-import contextlib
 import os
 import shutil
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from baremetalrt.core.errors import UsageError
 from baremetalrt.core.files import disk_errors
 from baremetalrt.core.places import learned_folder, torrents_folder
 from baremetalrt.learning.corpora import adapter_folder, corpus_folder, leftovers
-from baremetalrt.learning.holding import held, lock_path
+from baremetalrt.learning.holding import held
 from baremetalrt.weights.adapters.store import StoredAdapter
 
 
@@ -88,9 +87,6 @@ def forget(plan: Forgetting) -> None:
                     folder.unlink()
                 else:
                     shutil.rmtree(folder)
-        # Its name tells what was learned, too. Where a file in use cannot be deleted, it stays, empty.
-        with contextlib.suppress(OSError):
-            lock_path(plan.name).unlink()
 
 
 def _torrents_of(adapter: Path) -> tuple[tuple[str, str], ...]:

@@ -1,8 +1,8 @@
 """One run of a name at a time: whoever learns or forgets under a name holds it for that long."""
 
 import contextlib
+import os
 from collections.abc import Iterator
-from pathlib import Path
 
 from baremetalrt.core.errors import UsageError
 from baremetalrt.core.files import disk_errors, try_lock
@@ -20,7 +20,11 @@ def held(name: str) -> Iterator[None]:
     with disk_errors():
         learned_folder().mkdir(mode=0o700, parents=True, exist_ok=True)
         learned_folder().chmod(0o700)
-    with try_lock(lock_path(name)) as is_ours:
+    # On some systems `Name` and `name` are one folder: one lock for both.
+    path = learned_folder() / f".{name.casefold()}.lock"
+    with contextlib.ExitStack() as stack:
+        with disk_errors():
+            is_ours = stack.enter_context(try_lock(path))
         if not is_ours:
             raise UsageError(
                 f"{name!r} is being learned or forgotten by another process",
@@ -28,9 +32,10 @@ def held(name: str) -> Iterator[None]:
                 parameter="name",
                 hint="let it end, or end it (Ctrl-C): what it has learned by then is kept",
             )
-        yield
-
-
-def lock_path(name: str) -> Path:
-    """The file that is locked. On some systems `Name` and `name` are one folder: one lock for both."""
-    return learned_folder() / f".{name.casefold()}.lock"
+        try:
+            yield
+        finally:
+            # Its name tells what was learned. Where a file in use cannot be deleted, it stays, empty.
+            if not os.path.lexists(learned_folder() / name):
+                with contextlib.suppress(OSError):
+                    path.unlink()

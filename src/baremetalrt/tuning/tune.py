@@ -36,6 +36,8 @@ _SAMPLE_PROMPT_TOKENS: Final = 32
 _MIN_REPORT_LENGTH: Final = 256
 _MIN_JUDGED_TOKENS: Final = 4096
 _JUDGED_PART: Final = 50
+# What a question of the report costs, in tokens that are read at once: some are written one by one.
+_CHECKED_TOKENS: Final = 2000
 # Rows by which rates are told apart, where nothing is held out for that.
 _PROBED_ROWS: Final = 8
 
@@ -143,7 +145,7 @@ class _Run:
             checkpoint_every_s=self._config.checkpoint_every_s,
             budget_bytes=plan.budget_bytes,
             keeps_best=keeping.keeps_best,
-            closing_tokens=2 * inquiry.num_tokens,
+            closing_tokens=2 * (inquiry.num_tokens + self._config.num_checks * _CHECKED_TOKENS),
             privacy=privacy,
         )
         # A probe looks at the rows without noise.
