@@ -6,16 +6,17 @@ from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from baremetalrt.blocks.span import Span
+from baremetalrt.blocks.span import Slice, Span
 from baremetalrt.core.errors import CapacityError
 from baremetalrt.core.spans import ByteRange
 from baremetalrt.session.arriving_stage import ArrivingStage
 from baremetalrt.session.route import Route
 from baremetalrt.session.session import Session
-from baremetalrt.session.stage import LocalStage
+from baremetalrt.session.stage import CHUNK_TOKENS, LocalStage
 from baremetalrt.session.tokenizer import Tokenizer
 from baremetalrt.weights.gguf import GGUFFile
 from baremetalrt.weights.store import default_model
@@ -226,3 +227,30 @@ async def test_a_complete_model_is_left_to_the_batching_stage(kit: Kit, tmp_path
             *(answer(model.session(prompt(20 + i, 9), n=4)) for i in range(2))
         )
         assert all(len(tokens) == 4 for tokens in both)
+
+
+@run_async
+async def test_a_prompt_that_waited_for_the_last_block_goes_in_chunks(
+    kit: Kit, tmp_path: Path
+) -> None:
+    """It came as a whole, while the model was made ready: others still get their turn between."""
+    async with arriving(kit, tmp_path) as model:
+        steps: list[int] = []
+        forward = model.span.forward
+
+        def noted(slices: Sequence[Slice], *args: Any, **kwargs: Any) -> object:
+            steps.append(max(len(one.tokens) for one in slices))
+            return forward(slices, *args, **kwargs)
+
+        model.span.forward = noted  # type: ignore[method-assign, assignment]
+        async with model.stage._one_prompt:
+            first = asyncio.ensure_future(answer(model.session(prompt(9, 12), n=1)))
+            await model.deliver()
+            while len(model.stage._loaded) < len(model.span.units):
+                await asyncio.sleep(0.001)
+            # Whoever makes it ready waits for its turn by now; this one comes after that.
+            waiting = asyncio.ensure_future(answer(model.session(prompt(30, 1100))))
+            await asyncio.sleep(0.1)
+        await first
+        assert ids(await waiting) == await model.expected(prompt(30, 1100))
+        assert max(steps) == CHUNK_TOKENS

@@ -104,7 +104,28 @@ class ArrivingStage:
             async with self._one_prompt:
                 if not self._is_complete:
                     return await self._follow(place, tokens, x_TD, reads)
-        return await self._inner.forward(place, tokens, x_TD, reads)
+        return await self._in_chunks(place, tokens, x_TD, reads)
+
+    async def _in_chunks(
+        self,
+        place: Place,
+        tokens: Sequence[int],
+        x_TD: NDArray[np.float32] | None,
+        reads: Reads,
+    ) -> NDArray[np.float32]:
+        """A step of any length, as the complete stage takes it: a whole prompt came before it was."""
+        rows, start = [], 0
+        while len(tokens) - start > (size := self._inner.chunk_tokens):
+            x_chunk = None if x_TD is None else x_TD[start : start + size]
+            wants: Reads = "none" if reads == "last" else reads
+            chunk = await self._inner.forward(place, tokens[start : start + size], x_chunk, wants)
+            # Copied: the next step, whosever it is, writes its result to the same place.
+            rows.append(chunk.copy())
+            start += size
+        x_chunk = None if x_TD is None else x_TD[start:]
+        rows.append(await self._inner.forward(place, tokens[start:], x_chunk, reads))
+        read = [r for r in rows if len(r)]
+        return np.concatenate(read) if len(read) > 1 else rows[-1]
 
     async def close(self) -> None:
         """Stops waiting for weights."""
