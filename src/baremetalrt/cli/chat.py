@@ -5,7 +5,7 @@ import json
 import signal
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,6 +15,7 @@ from prompt_toolkit.history import FileHistory
 
 from baremetalrt.cli import output
 from baremetalrt.cli.answering import AnswerOptions, describe_speed
+from baremetalrt.cli.conversation import Conversation
 from baremetalrt.cli.model_display import ModelDisplay
 from baremetalrt.core.errors import BareMetalError, UsageError
 from baremetalrt.core.files import disk_errors, make_private
@@ -45,11 +46,11 @@ class _Chat:
     opened: OpenedModel
     # shows how the model is arriving while an answer waits for it
     display: ModelDisplay
-    messages: list[dict[str, str]] = field(default_factory=list)
+    conversation: Conversation
     speed: str = "nothing was answered yet"
 
     def begin(self) -> None:
-        self.messages = [{"role": "system", "content": self.system}] if self.system else []
+        self.conversation.begin(self.system)
 
 
 async def chat(request: OpenRequest, how: AnswerOptions) -> None:
@@ -59,9 +60,14 @@ async def chat(request: OpenRequest, how: AnswerOptions) -> None:
             display.finish()
             model = opened.model
             state = _Chat(
-                model, model.without_adapters(), how.generation(), how.system, opened, display
+                model,
+                model.without_adapters(),
+                how.generation(),
+                how.system,
+                opened,
+                display,
+                Conversation(how.system),
             )
-            state.begin()
             output.note(
                 f"{model.name} · {model.context_limit} tokens of context · /help for commands"
             )
@@ -90,16 +96,16 @@ async def _talk(state: _Chat) -> None:
                 if await _command(state, line):
                     return
             else:
-                state.messages.append({"role": "user", "content": line})
+                state.conversation.ask(line)
                 await _answer(state)
         except BareMetalError as error:
             output.note_error(error)
 
 
 async def _answer(state: _Chat) -> None:
-    """Streams an answer to the conversation so far; what was said stays, even when interrupted."""
+    """Streams an answer to the conversation so far; what was said of it stays, however it ends."""
     text: list[str] = []
-    asked = AnswerRequest(options=state.options, messages=state.messages)
+    asked = AnswerRequest(options=state.options, messages=list(state.conversation.turns))
     try:
         async with _interruptible(), aclosing(answer(state.model, asked)) as events:
             state.display.show(state.opened.arrival)
@@ -112,13 +118,14 @@ async def _answer(state: _Chat) -> None:
                 text.append(said.text)
                 print(said.text, end="", flush=True)
     except BareMetalError:
-        state.display.finish()
-        if not text:
-            # Nothing came of the message: it can be sent again, or changed.
-            state.messages.pop()
+        if text:
+            print()
         raise
-    print()
-    state.messages.append({"role": "assistant", "content": "".join(text)})
+    else:
+        print()
+    finally:
+        state.display.finish()
+        state.conversation.end("".join(text))
 
 
 @asynccontextmanager
@@ -157,10 +164,7 @@ async def _command(state: _Chat, line: str) -> bool:
     elif name == "/set":
         _set(state, rest)
     elif name == "/retry":
-        if state.messages and state.messages[-1]["role"] == "assistant":
-            state.messages.pop()
-        if not state.messages or state.messages[-1]["role"] != "user":
-            raise UsageError("there is nothing to answer yet")
+        state.conversation.retry()
         await _answer(state)
     elif name == "/adapter":
         state.model = await adapted(state.base, rest.split())
@@ -170,7 +174,7 @@ async def _command(state: _Chat, line: str) -> bool:
             raise UsageError("/save needs a file name")
         try:
             Path(rest).expanduser().write_text(
-                json.dumps(state.messages, ensure_ascii=False, indent=2) + "\n"
+                json.dumps(state.conversation.turns, ensure_ascii=False, indent=2) + "\n"
             )
         except OSError as error:
             raise UsageError(f"{rest} cannot be written: {error.strerror}") from error
