@@ -183,10 +183,10 @@ def test_a_reader_that_had_enough_is_no_error(tmp_path: Path) -> None:
 class Terminal:
     """A terminal with `bmrt run` on it."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, *arguments: str) -> None:
         self._screen, program = pty.openpty()
         self.process = subprocess.Popen(
-            [*BMRT, "run", "-t", "0", "-n", "16"],
+            [*BMRT, "run", "-t", "0", *(arguments or ("-n", "16"))],
             stdin=program,
             stdout=program,
             stderr=program,
@@ -257,3 +257,29 @@ def test_a_chat_on_a_terminal(terminal: Terminal, tmp_path: Path) -> None:
     assert [m["role"] for m in messages] == ["user", "assistant"]
     assert messages[0]["content"] == "Name a color." and messages[1]["content"]
     assert "Name a color." in (tmp_path / "history").read_text()
+
+
+def test_an_interrupted_answer_is_part_of_the_chat(tmp_path: Path) -> None:
+    """With what was said of it; the next question goes on from there, as strict templates want it."""
+    strict = tmp_path / "strict.jinja"
+    strict.write_text(
+        "{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) or not m.content %}"
+        "{{ raise_exception('turns must alternate') }}{% endif %}{{ m.content }}\n{% endfor %}"
+    )
+    saved = tmp_path / "chat.json"
+    chat = Terminal(tmp_path, "-n", "100", "--chat-template", str(strict))
+    try:
+        chat.read_until("» ")
+        chat.type("1, 2, 3, 4, 5, 6, 7, 8, 9, 10,")
+        chat.read_until("11, 12")
+        chat.process.send_signal(signal.SIGINT)
+        for line in ("And now?", f"/save {saved}"):
+            chat.read_until("» ")
+            chat.type(line)
+            chat.read_until("\n")
+        chat.read_until("» ")
+        turns = json.loads(saved.read_text())
+        assert [turn["role"] for turn in turns] == ["user", "assistant"] * 2
+        assert "11, 12" in turns[1]["content"] and "51, 52" not in turns[1]["content"]
+    finally:
+        chat.close()
