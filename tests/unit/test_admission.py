@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from baremetalrt.core.errors import CapacityError
+from baremetalrt.core.owner import THIS_USER, Owner
 from baremetalrt.serve.admission import Admission
 
 
@@ -22,13 +23,13 @@ def run_async(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], Non
 class Guest:
     """A request that holds its place until it is told to leave."""
 
-    def __init__(self, admission: Admission) -> None:
+    def __init__(self, admission: Admission, owner: Owner) -> None:
         self.inside = False
         self.leave = asyncio.Event()
-        self.task = asyncio.create_task(self._visit(admission))
+        self.task = asyncio.create_task(self._visit(admission, owner))
 
-    async def _visit(self, admission: Admission) -> None:
-        async with admission.slot():
+    async def _visit(self, admission: Admission, owner: Owner) -> None:
+        async with admission.slot(owner):
             self.inside = True
             await self.leave.wait()
 
@@ -43,10 +44,10 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
-async def guests(admission: Admission, count: int) -> list[Guest]:
+async def guests(admission: Admission, count: int, owner: Owner = THIS_USER) -> list[Guest]:
     arrived = []
     for _ in range(count):
-        arrived.append(Guest(admission))
+        arrived.append(Guest(admission, owner))
         await settle()
     return arrived
 
@@ -116,3 +117,35 @@ async def test_an_error_inside_frees_the_place() -> None:
         async with admission.slot():
             raise ZeroDivisionError
     assert admission.active == 0
+
+
+@run_async
+async def test_owners_take_turns() -> None:
+    """Who asks for much waits for itself; one plain question of another is next."""
+    now = 0.0
+    admission = Admission(max_active=1, max_waiting=8, clock=lambda: now)
+    greedy = await guests(admission, 6, Owner("key:a"))
+    (other,) = await guests(admission, 1, Owner("key:b"))
+    now = 1.0
+    await greedy[0].left()
+    await settle()
+    assert other.inside and not any(guest.inside for guest in greedy[1:])
+    now = 9.0
+    for guest in (other, *greedy[1:]):
+        await guest.left()
+    assert (admission.active, admission.waiting) == (0, 0)
+
+
+@run_async
+async def test_a_full_queue_has_room_for_who_has_nothing_in_it() -> None:
+    """The last of who fills it is refused instead, as if there had been no room for it."""
+    admission = Admission(max_active=1, max_waiting=3)
+    greedy = await guests(admission, 4, Owner("key:a"))
+    (other,) = await guests(admission, 1, Owner("key:b"))
+    with pytest.raises(CapacityError) as caught:
+        await greedy[3].task
+    assert caught.value.code == "queue.full"
+    assert admission.waiting == 3 and not other.task.done()
+    for guest in (greedy[0], other, *greedy[1:3]):
+        await guest.left()
+    assert (admission.active, admission.waiting) == (0, 0)

@@ -53,6 +53,11 @@ class ServerConfig:
     max_active: int = 4
     max_waiting: int = 32
 
+    @property
+    def max_requests(self) -> int:
+        """How many are neither refused nor answered at any time."""
+        return self.max_active + self.max_waiting
+
 
 class Server:
     """The endpoints over one node."""
@@ -106,18 +111,23 @@ class Server:
 
     @asynccontextmanager
     async def _lifespan(self, application: Starlette) -> AsyncIterator[None]:
+        try:
+            async with self._running():
+                yield
+        except Exception as error:
+            # All that the server under us would say is that it did not start, or nothing at all.
+            application.state.failure = error
+            raise
+
+    @asynccontextmanager
+    async def _running(self) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self._tasks)
             if self._seeding is not None:
                 # Services may have set its torrents going, and end before them.
                 stack.push_async_callback(self._seeding.stop)
-            try:
-                for one in self._services:
-                    await stack.enter_async_context(one)
-            except BareMetalError as error:
-                # All that the server under us would say is that it did not start.
-                application.state.failure = error
-                raise
+            for one in self._services:
+                await stack.enter_async_context(one)
             if self._seeding is not None:
                 await self._seeding.start()
                 if hasattr(signal, "SIGHUP"):

@@ -20,7 +20,9 @@ from baremetalrt.node.options import ModelOptions, SwarmOptions
 from baremetalrt.node.seeding import ArrivingModels, Seeding
 from baremetalrt.serve.app import Server, ServerConfig
 from baremetalrt.serve.events import Exposed, Listening, OnEvent
-from baremetalrt.serve.listen import listen
+from baremetalrt.serve.connections import max_open_files
+from baremetalrt.serve.idle_connections import limits_for
+from baremetalrt.serve.listen import bind, listen
 
 Service = AbstractAsyncContextManager[object]
 
@@ -57,19 +59,23 @@ def serve(request: ServeRequest, on_event: OnEvent) -> None:
     names = request.models or (() if shares else (None,))
     found = [find_named(name, request.route) for name in names]
     _check(found, request)
+    gate = request.server.gate
+    # Before anything is loaded: nobody waits for a model to hear that the port is taken.
+    sockets = bind(gate.host, request.port)
     node = Node(request.options)
     try:
-        application = _assemble(node, found, request, share_config if shares else None, on_event)
-        gate = request.server.gate
+        server = _assemble(node, found, request, share_config if shares else None, on_event)
         if not (gate.is_loopback or gate.api_keys):
             on_event(Exposed(gate.host, request.port))
         listen(
-            application.application(),
-            host=gate.host,
-            port=request.port,
+            server.application(),
+            sockets,
+            limits_for(request.server.max_requests, max_open_files()),
             announce=lambda host, port: on_event(Listening(host, port)),
         )
     finally:
+        for one in sockets:
+            one.close()
         node.close()
 
 
