@@ -60,10 +60,14 @@ class LossWatch:
         self.probe_at = now + PROBE_INTERVAL_S
 
     def mind_the_gap(self, stages: Sequence[AttachedSpan], now: float) -> None:
-        """Forgives the time in which nobody looked."""
+        """Forgives the time in which nobody looked, and nobody read what was answered: all waits anew."""
         gap_s = now - self._looked_at if self._looked_at is not None else 0.0
         self._looked_at = now
-        for stage in stages if gap_s > _ASLEEP_S else ():
+        if gap_s <= _ASLEEP_S:
+            return
+        self.probe_at = max(self.probe_at, now + PROBE_INTERVAL_S)
+        for stage in stages:
+            stage.num_unanswered = 0
             stage.since = stage.since + gap_s if stage.since is not None else None
 
     def look(self, stages: Sequence[AttachedSpan], epoch: int) -> None:
