@@ -240,7 +240,7 @@ def test_no_room_is_said_at_once() -> None:
 
 
 def test_a_longer_context_needs_more_machines() -> None:
-    model = ModelProfile(**{**vars(_model()), "cell_bytes": 1})
+    model = ModelProfile(**{**vars(_model()), "cell_bytes": 1, "row_bytes": 0})
     devices = [DeviceProfile(id=f"d{i}", budget_bytes=500, byte_s=1e-3) for i in range(4)]
     network = Network(Link(0.01, 1e6))
     few = plan(model, devices, network, caller="d0", demand=Demand(0))

@@ -4,9 +4,16 @@ from pathlib import Path
 
 import pytest
 
+from baremetalrt.core.spans import BlockSpan
 from baremetalrt.core.units import GIB, MIB
 from baremetalrt.devices import memory
 from baremetalrt.devices.budget import MemoryLedger, Purpose
+from baremetalrt.node.measurements import profile_model
+from baremetalrt.node.node import Node
+from baremetalrt.node.options import ModelOptions
+from baremetalrt.placement.profiles import Demand, Sizes
+from baremetalrt.weights.gguf import GGUFFile
+from tiny_models import TinyModel, write
 
 
 def group(folder: Path, **files: int | str) -> Path:
@@ -80,3 +87,26 @@ def test_every_purpose_has_a_share_and_none_more_than_there_is() -> None:
     ledger = MemoryLedger(lambda: 8 * GIB)
     assert all(0 < ledger.room_for(purpose) <= 8 * GIB for purpose in Purpose)
     assert ledger.room_for(Purpose.CACHE, 4 * GIB) == GIB
+
+
+def test_rows_that_are_kept_for_a_replay_are_counted(tmp_path: Path) -> None:
+    """A span that passes rows on needs room for them besides its cache; the last one has none to pass."""
+    file = GGUFFile.open(write(TinyModel("llama", num_blocks=3), tmp_path / "tiny.gguf"))
+    ledger = MemoryLedger(lambda: 10 * GIB)
+    node = Node(ModelOptions(num_threads=1), ledger=ledger)
+    try:
+        promised = []
+        for blocks in (BlockSpan(1, 2), BlockSpan(2, 3)):
+            before = ledger.free()
+            span, _ = node.host(file, blocks, 512)
+            promised.append(before - ledger.free() - span.cache.unfilled_bytes)
+            node.drop(span)
+        assert ledger.free() == 10 * GIB
+        profile = profile_model(file)
+        assert promised == [profile.row_bytes * span.cache.num_cells, 0]
+        short, long = (Sizes(profile, Demand(context)) for context in (256, 512))
+        for blocks, rows in ((BlockSpan(1, 2), 256), (BlockSpan(2, 3), 0)):
+            more = long.held_bytes(blocks) - short.held_bytes(blocks)
+            assert more == 256 * profile.cell_bytes + rows * profile.row_bytes
+    finally:
+        node.close()

@@ -57,10 +57,9 @@ def plan(
     for d, device in enumerate(devices):
         for start in range(end):
             for blocks in _spans_from(start, end):
-                if sizes.held_bytes(blocks) > device.budget_bytes:
-                    # The head may be what did not fit; longer spans hold more in any case.
-                    break
-                span_DBB[d, start, blocks.end] = _seconds(device, sizes, blocks)
+                # A longer span may need less: the last one passes no rows on.
+                if sizes.held_bytes(blocks) <= device.budget_bytes:
+                    span_DBB[d, start, blocks.end] = _seconds(device, sizes, blocks)
     answer = search(_problem(model, devices, network, caller, span_DBB))
     if answer.route is None:
         room = sum(device.budget_bytes for device in devices)

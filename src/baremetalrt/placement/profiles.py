@@ -13,8 +13,9 @@ class ModelProfile:
 
     `entry_bytes` (the embedding) belongs to the first block's device, `head_bytes` to the last one's;
     `shared_bytes` of both are the same bytes, where one device holds them. `cell_bytes` are the keys and
-    values of one token in one block. `row_bytes` go from stage to stage for each token, `answer_bytes`
-    from the last stage to the caller.
+    values of one token in one block. `row_bytes` go from stage to stage for each token, and are kept
+    where they come from, for a stage that replaces the next one; `answer_bytes` go from the last stage to
+    the caller.
     """
 
     block_bytes: tuple[int, ...]
@@ -82,6 +83,7 @@ class Sizes:
 
     def __init__(self, model: ModelProfile, demand: Demand) -> None:
         self._model = model
+        self._kept_bytes = model.row_bytes * demand.context * demand.num_sessions
         cells_bytes = model.cell_bytes * demand.context
         held = [b + cells_bytes * demand.num_sessions for b in model.block_bytes]
         # A step of one session reads its own keys and values alone.
@@ -95,16 +97,17 @@ class Sizes:
         is_first, is_last = span.start == 0, span.end == model.num_blocks
         ends = is_first * model.entry_bytes + is_last * model.head_bytes
         shared = model.shared_bytes if is_first and is_last else 0
-        return self.held[span.end] - self.held[span.start] + ends - shared
+        kept = 0 if is_last else self._kept_bytes
+        return self.held[span.end] - self.held[span.start] + ends - shared + kept
 
     def max_blocks(self, room_bytes: int) -> int:
         """How many blocks in a row fit, wherever the row begins."""
         end, longest = self._model.num_blocks, 0
         for length in range(1, end + 1):
             starts = range(end - length + 1)
-            if any(self.held_bytes(BlockSpan(s, s + length)) > room_bytes for s in starts):
-                break
-            longest = length
+            # All of them may fit where fewer do not: they pass no rows on.
+            if all(self.held_bytes(BlockSpan(s, s + length)) <= room_bytes for s in starts):
+                longest = length
         return longest
 
     def read_bytes(self, span: BlockSpan) -> int:
