@@ -65,9 +65,10 @@ def on_a_terminal(*arguments: str, home: Path) -> bytes:
 class ServerProcess:
     """`bmrt serve` on a free port of the loopback address."""
 
-    def __init__(self, *arguments: str, home: Path) -> None:
+    def __init__(self, *arguments: str, home: Path, max_files: int | None = None) -> None:
+        limit = [] if max_files is None else ["sh", "-c", f'ulimit -n {max_files}; exec "$@"', "sh"]
         self.process = subprocess.Popen(
-            [*BMRT, "serve", "--port", "0", *arguments],
+            [*limit, *BMRT, "serve", "--port", "0", *arguments],
             stdin=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             env=environment(home),

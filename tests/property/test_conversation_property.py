@@ -1,9 +1,8 @@
 """Whatever becomes of its answers, a chat can always go on."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-import pytest
 
 from baremetalrt.cli.conversation import Conversation
 from baremetalrt.core.errors import UsageError

@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from baremetalrt.core.owner import THIS_USER, Owner
+from baremetalrt.core.owner import PUBLIC, THIS_USER, Owner
 from baremetalrt.core.spans import BlockSpan
 from baremetalrt.core.units import round_up
 
@@ -150,7 +150,7 @@ class SequenceTable:
         """A sequence with room for `capacity` tokens that shares what it can of `tokens`.
 
         The last token is never taken from the cache: its logits are wanted. Of other owners nothing
-        is taken, however alike.
+        is taken, however alike, but of what is public; that is copied, and nobody goes on with it.
 
         Raises:
             OverLimitError: those of the owner's principal hold `limit` cells, or nearly.
@@ -158,22 +158,23 @@ class SequenceTable:
         """
         capacity = round_up(max(capacity, len(tokens)), CELL_QUANTUM)
         wanted = np.asarray(tokens[:-1], dtype=np.int32)
-        kind = (part, adapters, owner)
-        alike = [s for s in self.sequences if (s.part, s.adapters, s.owner) == kind]
+        kind, owners = (part, adapters), (owner, PUBLIC)
+        alike = [s for s in self.sequences if (s.part, s.adapters) == kind and s.owner in owners]
         shared = [(common_prefix(s.tokens, wanted), s) for s in alike]
         donors = [(n, s) for n, s in shared if n >= _MIN_SHARED]
         length, donor = max(donors, key=lambda d: (d[0], not d[1].active), default=(0, None))
-        if donor is not None and not donor.active and 2 * length > donor.length:
+        can_adopt = donor is not None and not donor.active and donor.owner == owner
+        if donor is not None and can_adopt and 2 * length > donor.length:
             return self._adopt(donor, length, capacity, limit)
         copies: list[CopyCells] = []
         try:
             self._make_way(owner, capacity, limit, keep=donor)
             first_cell = self._allocate(capacity, owner, keep=donor)
         except OverLimitError:
-            if donor is None or donor.active:
+            if not can_adopt:
                 raise
             first_cell = None
-        if first_cell is None and donor is not None and not donor.active:
+        if first_cell is None and donor is not None and can_adopt:
             return self._adopt(donor, length, capacity, limit)
         if first_cell is None and self.allocator.num_free >= capacity:
             copies += self._compact()

@@ -1,5 +1,6 @@
 """`bmrt serve`: the OpenAI API over one or more models."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -39,6 +40,11 @@ if TYPE_CHECKING:
     multiple=True,
     metavar="NAME",
     help="A name of this machine by which it may be asked.",
+)
+@click.option(
+    "--public-system",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="A system text that all clients send and may know of: computed once, for all keys.",
 )
 @click.option(
     "--parallel",
@@ -83,6 +89,7 @@ def command(
     api_keys: tuple[str, ...],
     origins: tuple[str, ...],
     host_names: tuple[str, ...],
+    public_system: Path | None,
     parallel: int,
     queue: int,
     metered: bool,
@@ -126,7 +133,13 @@ def command(
             max_active=parallel,
             max_waiting=queue,
         ),
-        options=replace(options, max_sessions=parallel),
+        options=replace(
+            options,
+            max_sessions=parallel,
+            public_system=public_system.read_text("utf-8-sig", "replace")
+            if public_system
+            else None,
+        ),
         route=route,
         swarm=replace(swarm, metered=metered),
         share=ShareOptions(
@@ -143,11 +156,15 @@ class _ServerDisplay(ModelDisplay):
 
     def on_event(self, event: "Event") -> None:
         from baremetalrt.node.events import Loaded
-        from baremetalrt.serve.events import Exposed, Listening
+        from baremetalrt.serve.events import Exposed, Listening, Preparing
 
         if isinstance(event, Listening):
             shown = f"[{event.host}]" if ":" in event.host else event.host
             output.note(f"listening on http://{shown}:{event.port}/v1")
+        elif isinstance(event, Preparing):
+            output.note(
+                f"{event.model}: computing {event.num_tokens} tokens that all may begin with"
+            )
         elif isinstance(event, Exposed):
             output.note(
                 f"warning: anyone who reaches {event.host}:{event.port} can use it; see --api-key"

@@ -8,9 +8,12 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, Final, Self
+from typing import Any, Final, ParamSpec, Self, TypeVar
 
 from baremetalrt.core.errors import BareMetalError
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _log = logging.getLogger("baremetalrt")
 _MAX_PAUSE_S: Final = 300.0
@@ -22,6 +25,21 @@ def note_failure(what: str, error: BaseException) -> None:
     """Logs an unexpected error with its trace, and counts it."""
     failures[what] += 1
     _log.error("%s failed: %r", what, error, exc_info=error)
+
+
+async def in_thread(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """`asyncio.to_thread`, but over only when the call is: who is cancelled waits for it first.
+
+    So that whoever counts what is being done, or holds what is used there, lets go of it not too early.
+    """
+    work = asyncio.ensure_future(asyncio.to_thread(call, *args, **kwargs))
+    try:
+        return await asyncio.shield(work)
+    except asyncio.CancelledError:
+        await asyncio.wait((work,))
+        if not work.cancelled():
+            work.exception()
+        raise
 
 
 class Tasks:

@@ -1,6 +1,5 @@
 """A model that is ready to answer, wherever its blocks run."""
 
-import asyncio
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,6 +11,8 @@ from baremetalrt.blocks.span import Span
 from baremetalrt.core.errors import UsageError
 from baremetalrt.core.owner import THIS_USER, Owner
 from baremetalrt.core.spans import ByteRange
+from baremetalrt.core.tasks import in_thread
+from baremetalrt.session import public_text
 from baremetalrt.session.chat_template import ChatTemplate, Message
 from baremetalrt.session.grammar import GrammarCompiler
 from baremetalrt.session.route import Route
@@ -29,7 +30,7 @@ _MAX_CHARS_PER_TOKEN: Final = 128
 class Model:
     """File, tokenizer, template and route. `base` is the model itself, where this one has adapters.
 
-    What it computes belongs to `owner`.
+    What it computes belongs to `owner`. `beginning`: tokens that everybody may know.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Model:
     adapters: "AdapterSet | None" = None
     base: "Model | None" = None
     owner: Owner = THIS_USER
+    beginning: list[int] = field(default_factory=list)
     _spans: list[Span] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -67,6 +69,10 @@ class Model:
             adapters=self.adapters,
             owner=self.owner,
         )
+
+    async def compute_beginning(self) -> None:
+        """So that nobody else has to; it is kept as long as the model is. Raises `CapacityError`."""
+        await public_text.compute(self.route, self.beginning)
 
     def owned_by(self, owner: Owner) -> "Model":
         """This model as it answers somebody; it is the same one in memory."""
@@ -96,21 +102,21 @@ class Model:
 
         def work() -> list[int]:
             text = self.template.render(messages, tools=tools, variables=variables)
-            self._require_room(text)
+            self.require_room(len(text))
             return self.tokenizer.encode_chat(text)
 
-        return await asyncio.to_thread(work)
+        return await in_thread(work)
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a prompt as it stands, control tokens by their names."""
-        self._require_room(text)
+        self.require_room(len(text))
         return self.tokenizer.encode_prompt(text)
 
-    def _require_room(self, text: str) -> None:
-        """Refuses at once what cannot possibly fit."""
-        if len(text) > _MAX_CHARS_PER_TOKEN * self.context_limit:
+    def require_room(self, num_chars: int) -> None:
+        """Refuses at once what cannot possibly fit; raises `UsageError`."""
+        if num_chars > _MAX_CHARS_PER_TOKEN * self.context_limit:
             raise UsageError(
-                f"the prompt has {len(text)} characters, too many for a context of "
+                f"the prompt has {num_chars} characters, too many for a context of "
                 f"{self.context_limit} tokens",
                 code="context.exceeded",
                 parameter="messages",

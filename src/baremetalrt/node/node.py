@@ -21,7 +21,8 @@ from baremetalrt.native.backend import find_device
 from baremetalrt.node.model import Model
 from baremetalrt.node.opening import Opening
 from baremetalrt.node.options import ModelOptions
-from baremetalrt.session.chat_template import TemplateProcess, template_of
+from baremetalrt.session.chat_template import ChatTemplate, TemplateProcess, template_of
+from baremetalrt.session.public_text import beginning_of
 from baremetalrt.session.route import Route
 from baremetalrt.session.stage import CHUNK_TOKENS, LocalStage, SoloStage, Stage
 from baremetalrt.weights.gguf import GGUFFile
@@ -38,8 +39,11 @@ class Node:
         options: ModelOptions,
         *,
         ledger: MemoryLedger = LEDGER,
+        serves: bool = False,
     ) -> None:
+        """`serves`: others wait on the event loop while a text is computed, even the only one."""
         self.options = options
+        self._serves = serves
         self._models: Mapping[str, Model] = MappingProxyType({})
         self.ledger = ledger
         self._promises: dict[Span, Promise] = {}
@@ -71,11 +75,18 @@ class Node:
         """
         _, h = read_model(opening.file)
         blocks = BlockSpan(0, h.num_blocks)
+        beginning = self._public_beginning(opening) if source is None else []
         span, context_limit = self._load_span(
-            opening.file, blocks, self.options.context, arrives=source is not None
+            opening.file,
+            blocks,
+            self.options.context,
+            num_kept=len(beginning),
+            arrives=source is not None,
         )
         try:
-            return self._add(opening, [self._stage(span, source)], context_limit, [span])
+            model = self._add(opening, [self._stage(span, source)], context_limit, [span])
+            model.beginning = beginning
+            return model
         except BaseException:
             with self._changing:
                 promise = self._promises.pop(span)
@@ -90,7 +101,15 @@ class Node:
     def host(self, file: GGUFFile, blocks: BlockSpan, context: int) -> tuple[Span, LocalStage]:
         """Loads a span for others to compute with, with texts of so many tokens; raises like `load`."""
         span, _ = self._load_span(file, blocks, context, arrives=False)
+        _, h = read_model(file)
         with self._changing:
+            if blocks.end < h.num_blocks:
+                # What is passed on is kept as long as the text lasts: it may have to be sent again.
+                rows_bytes = 4 * h.width * span.cache.num_cells
+                self._promises[span].withdraw()
+                self._promises[span] = self.ledger.promise(
+                    lambda: span.cache.unfilled_bytes + rows_bytes
+                )
             self._hosted.append(span)
         return span, LocalStage(span, self._worker)
 
@@ -102,6 +121,14 @@ class Node:
         promise.withdraw()
         self._worker.submit(span.close).result()
 
+    def _public_beginning(self, opening: Opening) -> list[int]:
+        system = self.options.public_system
+        return beginning_of(self._template(opening), opening.tokenizer(), system) if system else []
+
+    def _template(self, opening: Opening) -> ChatTemplate:
+        written = self.options.chat_template or opening.file.text("tokenizer.chat_template")
+        return template_of(written, opening.tokenizer(), self.templates)
+
     def _add(
         self,
         opening: Opening,
@@ -110,14 +137,12 @@ class Node:
         spans: list[Span],
     ) -> Model:
         stored, file = opening.stored, opening.file
-        tokenizer = opening.tokenizer()
-        template = self.options.chat_template or file.text("tokenizer.chat_template")
         model = Model(
             name=stored.name,
             path=stored.path,
             hyperparameters=read_model(file)[1],
-            tokenizer=tokenizer,
-            template=template_of(template, tokenizer, self.templates),
+            tokenizer=opening.tokenizer(),
+            template=self._template(opening),
             route=Route(stages),
             context_limit=context_limit,
             created=int(stored.path.stat().st_mtime),
@@ -134,12 +159,22 @@ class Node:
             stage = ArrivingStage(span, self._worker, source)
             self._arriving.append(stage)
             return stage
-        return LocalStage(span, self._worker) if self.options.max_sessions > 1 else SoloStage(span)
+        is_shared = self._serves or self.options.max_sessions > 1
+        return LocalStage(span, self._worker) if is_shared else SoloStage(span)
 
     def _load_span(
-        self, file: GGUFFile, blocks: BlockSpan, context: int | None, *, arrives: bool
+        self,
+        file: GGUFFile,
+        blocks: BlockSpan,
+        context: int | None,
+        *,
+        num_kept: int = 0,
+        arrives: bool,
     ) -> tuple[Span, int]:
-        """A span, and how long a text in it may be: `context`, or what the model and memory allow."""
+        """A span, and how long a text in it may be: `context`, or what the model and memory allow.
+
+        It has room for `num_kept` tokens besides, which stay.
+        """
         architecture, h = read_model(file)
         device = find_device(self.options.device)
         is_host = device.kind == "cpu"
@@ -151,6 +186,7 @@ class Node:
         context_limit, num_cells = _cache_size(
             h, len(blocks), context, self.options.max_sessions, room_for
         )
+        num_cells += round_up(num_kept, CELL_QUANTUM)
         copies = room_for(Purpose.COPIES if is_host else Purpose.DEVICE_WEIGHTS)
         span = Span(
             file,

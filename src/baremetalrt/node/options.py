@@ -15,6 +15,7 @@ class ModelOptions:
 
     `context`: tokens of the longest text. `max_sessions`: texts at once. `repack`: matrices may be
     copied into the order in which they multiply fastest. `chat_template`: Jinja, instead of the model's.
+    `public_system`: a system text that everybody may know, which is computed once for all who send it.
     """
 
     device: str = "cpu"
@@ -23,3 +24,4 @@ class ModelOptions:
     max_sessions: int = 1
     repack: bool = True
     chat_template: str | None = None
+    public_system: str | None = None

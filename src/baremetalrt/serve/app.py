@@ -13,13 +13,13 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
 from baremetalrt import __version__
 from baremetalrt.core.errors import BareMetalError, UsageError
 from baremetalrt.core.ids import folded
-from baremetalrt.core.tasks import Tasks, note_failure
+from baremetalrt.core.tasks import Tasks, in_thread, note_failure
 from baremetalrt.node.adapter_shelf import AdapterShelf, parse_names
 from baremetalrt.node.model import Model
 from baremetalrt.node.node import Node
@@ -27,22 +27,20 @@ from baremetalrt.node.seeding import Seeding, arriving_error
 from baremetalrt.serve import metrics as prometheus
 from baremetalrt.serve.admission import Admission
 from baremetalrt.serve.gate import Gate, GateConfig
+from baremetalrt.serve.json_response import JsonResponse
 from baremetalrt.serve.openai import chat, completions, errors
-from baremetalrt.serve.openai.schema import (
-    MAX_BODY_BYTES,
-    ChatRequest,
-    CompletionRequest,
-    decode,
-)
+from baremetalrt.serve.openai.schema import ChatRequest, CompletionRequest, decode
+from baremetalrt.serve.requests import Bodies, unless_disconnected
 
 logger = logging.getLogger(__name__)
 
-_BODY_DEADLINE_S: Final = 30.0
 # 499, "client closed request", is nginx's; nobody is left to read it, but the metrics are.
 _CLIENT_GONE: Final = 499
 
 T = TypeVar("T", ChatRequest, CompletionRequest)
 Handler = Callable[[Request], Awaitable[Response]]
+# How a dialect answers one kind of request.
+Complete = Callable[[T, Model, prometheus.Metrics, AsyncExitStack], Awaitable[Response]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +75,7 @@ class Server:
         self._origins = config.gate.origins
         self._admission = Admission(max_active=config.max_active, max_waiting=config.max_waiting)
         self._metrics = prometheus.Metrics(self._admission)
+        self._bodies = Bodies()
         self._shelf = AdapterShelf()
         self._tasks = Tasks()
 
@@ -161,7 +160,7 @@ class Server:
     # endpoints
 
     async def _health(self, _request: Request) -> Response:
-        return JSONResponse(
+        return JsonResponse(
             {
                 "status": "ok",
                 "version": __version__,
@@ -177,8 +176,8 @@ class Server:
     async def _list_torrents(self, _request: Request) -> Response:
         seeding = self._seeding
         if seeding is None:
-            return JSONResponse({"object": "list", "port": 0, "data": []})
-        return JSONResponse(
+            return JsonResponse({"object": "list", "port": 0, "data": []})
+        return JsonResponse(
             {"object": "list", "port": seeding.port, "data": await seeding.status()}
         )
 
@@ -189,24 +188,33 @@ class Server:
             for name in await asyncio.to_thread(self._shelf.names_for, model):
                 card = {"id": f"{model.name}:{name}", "parent": model.name}
                 models.append(_model_card(model) | card)
-        return JSONResponse({"object": "list", "data": models})
+        return JsonResponse({"object": "list", "data": models})
 
     async def _get_model(self, request: Request) -> Response:
         model = await self._find_adapted(request.path_params["name"])
         parent = {"parent": model.base.name} if model.base else {}
-        return JSONResponse(_model_card(model) | parent)
+        return JsonResponse(_model_card(model) | parent)
 
     async def _chat(self, http: Request) -> Response:
-        request = decode(await _body(http), ChatRequest)
-        model = (await self._find_adapted(request.model)).owned_by(self._gate.owner(http))
-        response = await chat.complete(http, request, model, self._admission, self._metrics)
-        return response or Response(status_code=_CLIENT_GONE)
+        return await self._answer(http, ChatRequest, chat.complete)
 
     async def _complete(self, http: Request) -> Response:
-        request = decode(await _body(http), CompletionRequest)
-        model = (await self._find_adapted(request.model)).owned_by(self._gate.owner(http))
-        response = await completions.complete(http, request, model, self._admission, self._metrics)
-        return response or Response(status_code=_CLIENT_GONE)
+        return await self._answer(http, CompletionRequest, completions.complete)
+
+    async def _answer(self, http: Request, kind: type[T], complete: Complete[T]) -> Response:
+        """Everything that is done for a request, reading it included, is done in its turn."""
+        owner = self._gate.owner(http)
+        async with self._bodies.of(http) as body:
+
+            async def answering() -> Response:
+                async with AsyncExitStack() as held:
+                    await held.enter_async_context(self._admission.slot(owner))
+                    request = decode(body, kind)
+                    model = (await self._find_adapted(request.model)).owned_by(owner)
+                    return await complete(request, model, self._metrics, held)
+
+            answer = await unless_disconnected(http, answering())
+        return answer or Response(status_code=_CLIENT_GONE)
 
     async def _find_adapted(self, name: str) -> Model:
         """The model of that name, or, behind a colon, with adapters of the store: `base:a+b=0.5`."""
@@ -215,7 +223,7 @@ class Server:
             for base in models.values():
                 prefix, rest = name[: len(base.name) + 1], name[len(base.name) + 1 :]
                 if rest and folded(prefix) == f"{folded(base.name)}:":
-                    return await asyncio.to_thread(self._shelf.adapt, base, parse_names(rest))
+                    return await in_thread(self._shelf.adapt, base, parse_names(rest))
         return self._find(name)
 
     def _find(self, name: str) -> Model:
@@ -243,26 +251,12 @@ def _model_card(model: Model) -> dict[str, Any]:
     }
 
 
-async def _body(request: Request) -> bytes:
-    """The whole body, if it comes within bounds of size and time."""
-    body = bytearray()
-    try:
-        async with asyncio.timeout(_BODY_DEADLINE_S):
-            async for chunk in request.stream():
-                body += chunk
-                if len(body) > MAX_BODY_BYTES:
-                    raise HTTPException(413, f"the body is longer than {MAX_BODY_BYTES} bytes")
-    except TimeoutError as error:
-        raise HTTPException(408, "the body did not arrive in time") from error
-    return bytes(body)
-
-
 async def _http_error(_request: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else 500
     message = error.detail if isinstance(error, HTTPException) else str(error)
-    return JSONResponse(errors.body(message, status=status), status_code=status)
+    return JsonResponse(errors.body(message, status=status), status_code=status)
 
 
 async def _bug(_request: Request, error: Exception) -> Response:
     note_failure("answering a request", error)
-    return JSONResponse(errors.body("internal error", status=500), status_code=500)
+    return JsonResponse(errors.body("internal error", status=500), status_code=500)

@@ -1,7 +1,7 @@
 """Connections that end when their client says nothing, says it too slowly, or does not listen.
 
-uvicorn has a deadline for the pause between two requests alone. Its protocol for h11 is what knows how far
-a request is, so that the rest is added there.
+uvicorn has a deadline for the pause between two requests alone. Its protocol for h11 is what knows how
+far a request is, so that the rest is added there.
 """
 
 import asyncio
@@ -13,6 +13,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from baremetalrt.serve.idle_connections import ConnectionLimits, IdleConnections, Patience
 
 _NO_LIMIT: Final = 1 << 16
+
 
 def max_open_files() -> int:
     """How many files this process may open, connections among them."""

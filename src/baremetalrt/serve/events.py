@@ -22,5 +22,13 @@ class Listening:
     port: int
 
 
-Event = hosting.Event | Exposed | Listening
+@dataclass(frozen=True)
+class Preparing:
+    """A model computes the beginning that everybody may know, before anybody asks."""
+
+    model: str
+    num_tokens: int
+
+
+Event = hosting.Event | Exposed | Listening | Preparing
 OnEvent = Callable[[Event], None]

@@ -19,8 +19,8 @@ _ADDRESSES: Final = 4
 class ConnectionLimits:
     """Bounds of each connection, and of all that have sent no whole request.
 
-    `head_s`, `body_s`: how long a request may take to arrive. `stalled_s`: how long, in all, an answer may
-    wait for a client that does not read, besides what it needs at `least_bytes_per_s`.
+    `head_s`, `body_s`: how long a request may take to arrive. `stalled_s`: how long, in all, an answer
+    may wait for a client that does not read, besides what it needs at `least_bytes_per_s`.
     """
 
     max_idle: int

@@ -44,7 +44,9 @@ def bind(host: str, port: int) -> list[socket.socket]:
     sockets: list[socket.socket] = []
     try:
         for family, kind, protocol, _, address in dict.fromkeys(
-            socket.getaddrinfo(host.strip("[]") or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+            socket.getaddrinfo(
+                host.strip("[]") or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            )
         ):
             one = socket.socket(family, kind, protocol)
             sockets.append(one)
@@ -91,7 +93,8 @@ def listen(
         for one in sockets:
             one.listen(_BACKLOG)
     except OSError as error:
-        raise _refused(*one.getsockname()[:2], error) from error
+        address, number = one.getsockname()[:2]
+        raise _refused(address, number, error) from error
     # uvicorn shuts down gracefully, then raises the signal once more: this time it is for us.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     try:

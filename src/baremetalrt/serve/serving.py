@@ -2,8 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field, replace
 
 from baremetalrt.core.errors import UsageError
@@ -19,8 +19,8 @@ from baremetalrt.node.opening import Opening
 from baremetalrt.node.options import ModelOptions, SwarmOptions
 from baremetalrt.node.seeding import ArrivingModels, Seeding
 from baremetalrt.serve.app import Server, ServerConfig
-from baremetalrt.serve.events import Exposed, Listening, OnEvent
 from baremetalrt.serve.connections import max_open_files
+from baremetalrt.serve.events import Exposed, Listening, OnEvent, Preparing
 from baremetalrt.serve.idle_connections import limits_for
 from baremetalrt.serve.listen import bind, listen
 
@@ -62,7 +62,7 @@ def serve(request: ServeRequest, on_event: OnEvent) -> None:
     gate = request.server.gate
     # Before anything is loaded: nobody waits for a model to hear that the port is taken.
     sockets = bind(gate.host, request.port)
-    node = Node(request.options)
+    node = Node(request.options, serves=True)
     try:
         server = _assemble(node, found, request, share_config if shares else None, on_event)
         if not (gate.is_loopback or gate.api_keys):
@@ -134,7 +134,23 @@ def _assemble(
         if route.kind in ("lan", "swarm"):
             services += [answer_when_hosted(node, one, route, swarm, on_event) for one in found]
     services.append(keep_standing(request.share, share_config, swarm, seeding, peers=route.via))
+    if request.options.public_system:
+        services.insert(0, _computed_beginnings(node, on_event))
     return Server(node, request.server, seeding, services)
+
+
+@asynccontextmanager
+async def _computed_beginnings(node: Node, on_event: OnEvent) -> AsyncIterator[None]:
+    """What everybody may know is there before anybody asks."""
+    if not node.models:
+        raise UsageError(
+            "a public system text is computed by models that are here, and none is",
+            hint="drop --public-system, or name a model that is here",
+        )
+    for model in node.models.values():
+        on_event(Preparing(model.name, len(model.beginning)))
+        await model.compute_beginning()
+    yield
 
 
 def _load(node: Node, opening: Opening, on_event: OnEvent) -> None:

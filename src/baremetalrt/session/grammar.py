@@ -19,7 +19,8 @@ from baremetalrt.session.tokenizer import Tokenizer
 if TYPE_CHECKING:
     import llguidance
 
-_MAX_GRAMMAR_CHARS: Final = 1 << 20
+# What follows of them may take time that grows with the square of this: so, a second at most.
+_MAX_GRAMMAR_CHARS: Final = 1 << 16
 # One space after separators and none elsewhere: small models lose themselves in free white space.
 _JSON_STYLE: Final[Any] = {
     "whitespace_flexible": False,
@@ -45,7 +46,7 @@ def from_json_schema(schema: dict[str, Any] | bool) -> Grammar:
     import llguidance
 
     try:
-        text = json.dumps(schema)
+        text = json.dumps(schema, ensure_ascii=False)
         _check_length("JSON schema", text)
         source = llguidance.LLMatcher.grammar_from_json_schema(text, defaults=_JSON_STYLE)
     except (RecursionError, ValueError) as error:
@@ -67,14 +68,18 @@ def from_gbnf(text: str) -> Grammar:
         lark = gbnf_to_lark(text)
     except Exception as error:  # it raises nothing more special where a rule is missing
         raise _bad("grammar", str(error)) from error
-    return from_lark(lark)
+    return _of_lark(lark)
 
 
 def from_lark(text: str) -> Grammar:
     """Output that follows a grammar in llguidance's Lark notation."""
+    _check_length("grammar", text)
+    return _of_lark(text)
+
+
+def _of_lark(text: str) -> Grammar:
     import llguidance
 
-    _check_length("grammar", text)
     try:
         source = llguidance.LLMatcher.grammar_from_lark(text)
     except ValueError as error:

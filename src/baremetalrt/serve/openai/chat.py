@@ -1,17 +1,16 @@
 """`/v1/chat/completions`."""
 
-import asyncio
 import json
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, aclosing
 from typing import Any
 
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from baremetalrt.core.errors import UsageError
+from baremetalrt.core.tasks import in_thread
 from baremetalrt.node.model import Model
-from baremetalrt.serve.admission import Admission
+from baremetalrt.serve.json_response import JsonResponse
 from baremetalrt.serve.metrics import Metrics
 from baremetalrt.serve.openai import generation as g
 from baremetalrt.serve.openai.schema import ChatRequest, Message, TextPart
@@ -49,22 +48,30 @@ class _Choice:
 
 
 async def complete(
-    http: Request, request: ChatRequest, model: Model, admission: Admission, metrics: Metrics
-) -> Response | None:
-    """Answers a conversation, at once or as a stream of events."""
-    tools = read_tools(request, model.template.source)
+    request: ChatRequest, model: Model, metrics: Metrics, held: AsyncExitStack
+) -> Response:
+    """Answers a conversation, at once or as a stream of events. `held`: see `EventStream`."""
+    messages, tools = await in_thread(_read, request, model)
     prompt = await model.tokenize_chat(
-        [_for_template(m) for m in request.messages],
+        messages,
         tools=tools.for_template() if tools else None,
         variables=request.chat_template_kwargs,
     )
-    choices = await asyncio.to_thread(_choices, request, model, prompt, tools)
+    choices = await in_thread(_choices, request, model, prompt, tools)
     if request.stream:
-        slot = AsyncExitStack()
-        # Entered here, so that a full queue is an error with a status and not an event.
-        await slot.enter_async_context(admission.slot())
-        return g.EventStream(_events(request, model, choices, metrics), slot)
-    return await g.unless_disconnected(http, _whole(model, choices, admission, metrics))
+        return g.EventStream(_events(request, model, choices, metrics), held.pop_all())
+    return await _whole(model, choices, metrics)
+
+
+def _read(request: ChatRequest, model: Model) -> tuple[list[dict[str, Any]], ToolUse | None]:
+    """Messages as templates take them, and the tools. Takes a moment when they are large."""
+    model.require_room(sum(map(_num_chars, request.messages)))
+    return [_for_template(m) for m in request.messages], read_tools(request, model.template.source)
+
+
+def _num_chars(message: Message) -> int:
+    calls = message.tool_calls or ()
+    return len(_text(message.content)) + sum(len(call.function.arguments) for call in calls)
 
 
 def _choices(
@@ -90,11 +97,9 @@ def _choices(
     ]
 
 
-async def _whole(
-    model: Model, choices: list[_Choice], admission: Admission, metrics: Metrics
-) -> Response:
+async def _whole(model: Model, choices: list[_Choice], metrics: Metrics) -> Response:
     sessions = [choice.session for choice in choices]
-    async with admission.slot(), aclosing(g.run_choices(sessions, metrics)) as pieces:
+    async with aclosing(g.run_choices(sessions, metrics)) as pieces:
         async for piece in pieces:
             choice = choices[piece.choice]
             if piece.token is None:
@@ -105,7 +110,7 @@ async def _whole(
     answer = g.envelope("chat.completion", "chatcmpl", model.name)
     answer["choices"] = [_as_message(i, choice) for i, choice in enumerate(choices)]
     answer["usage"] = g.usage(sessions)
-    return JSONResponse(answer)
+    return JsonResponse(answer)
 
 
 def _as_message(index: int, choice: _Choice) -> dict[str, Any]:
@@ -165,7 +170,7 @@ def _logprobs(model: Model, token: Token) -> list[dict[str, Any]]:
 
     def entry(t: TokenLogprob) -> dict[str, Any]:
         text, raw = g.token_text(model.tokenizer, t.token)
-        return {"token": text, "logprob": t.logprob, "bytes": raw}
+        return {"token": text, "logprob": g.finite(t.logprob), "bytes": raw}
 
     return [entry(token.logprob) | {"top_logprobs": [entry(t) for t in token.alternatives]}]
 

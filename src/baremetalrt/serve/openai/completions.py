@@ -1,16 +1,15 @@
 """`/v1/completions`: continues a text as it is."""
 
-import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, aclosing
 from typing import Any
 
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from baremetalrt.core.errors import UsageError
+from baremetalrt.core.tasks import in_thread
 from baremetalrt.node.model import Model
-from baremetalrt.serve.admission import Admission
+from baremetalrt.serve.json_response import JsonResponse
 from baremetalrt.serve.metrics import Metrics
 from baremetalrt.serve.openai import generation as g
 from baremetalrt.serve.openai.schema import CompletionRequest
@@ -34,9 +33,12 @@ class _Choice:
     def add(self, model: Model, token: Token) -> None:
         if token.logprob is not None:
             self.tokens.append(g.token_text(model.tokenizer, token.logprob.token)[0])
-            self.token_logprobs.append(token.logprob.logprob)
+            self.token_logprobs.append(g.finite(token.logprob.logprob))
             self.top_logprobs.append(
-                {g.token_text(model.tokenizer, t.token)[0]: t.logprob for t in token.alternatives}
+                {
+                    g.token_text(model.tokenizer, t.token)[0]: g.finite(t.logprob)
+                    for t in token.alternatives
+                }
             )
             self.offsets.append(len(self.text))
         self.text += token.text
@@ -53,18 +55,15 @@ class _Choice:
 
 
 async def complete(
-    http: Request, request: CompletionRequest, model: Model, admission: Admission, metrics: Metrics
-) -> Response | None:
-    """Continues one or several prompts, at once or as a stream of events."""
+    request: CompletionRequest, model: Model, metrics: Metrics, held: AsyncExitStack
+) -> Response:
+    """Continues one or several prompts, at once or as a stream of events. `held`: see `EventStream`."""
     _refuse_unsupported(request)
-    choices, num_prompts = await asyncio.to_thread(_choices, request, model)
+    choices, num_prompts = await in_thread(_choices, request, model)
     if request.stream:
-        slot = AsyncExitStack()
-        await slot.enter_async_context(admission.slot())
-        return g.EventStream(_events(request, model, choices, num_prompts, metrics), slot)
-    return await g.unless_disconnected(
-        http, _whole(model, choices, num_prompts, admission, metrics)
-    )
+        events = _events(request, model, choices, num_prompts, metrics)
+        return g.EventStream(events, held.pop_all())
+    return await _whole(model, choices, num_prompts, metrics)
 
 
 def _choices(request: CompletionRequest, model: Model) -> tuple[list[_Choice], int]:
@@ -93,10 +92,10 @@ def _choices(request: CompletionRequest, model: Model) -> tuple[list[_Choice], i
 
 
 async def _whole(
-    model: Model, choices: list[_Choice], num_prompts: int, admission: Admission, metrics: Metrics
+    model: Model, choices: list[_Choice], num_prompts: int, metrics: Metrics
 ) -> Response:
     sessions = [choice.session for choice in choices]
-    async with admission.slot(), aclosing(g.run_choices(sessions, metrics)) as pieces:
+    async with aclosing(g.run_choices(sessions, metrics)) as pieces:
         async for piece in pieces:
             if piece.token is not None:
                 choices[piece.choice].add(model, piece.token)
@@ -111,7 +110,7 @@ async def _whole(
         for i, choice in enumerate(choices)
     ]
     answer["usage"] = g.usage(sessions, num_prompts)
-    return JSONResponse(answer)
+    return JsonResponse(answer)
 
 
 async def _events(

@@ -2,9 +2,8 @@
 
 from typing import Any
 
-from starlette.responses import JSONResponse
-
 from baremetalrt.core.errors import BareMetalError, UsageError, outcome
+from baremetalrt.serve.json_response import JsonResponse
 
 _CODES = {
     "context.exceeded": "context_length_exceeded",
@@ -31,7 +30,7 @@ def of(error: BareMetalError) -> tuple[int, dict[str, Any]]:
     return status, body(message, status=status, code=code, parameter=parameter)
 
 
-def response(error: BareMetalError) -> JSONResponse:
+def response(error: BareMetalError) -> JsonResponse:
     status, content = of(error)
     headers = {"retry-after": "1"} if status in (429, 503) else None
-    return JSONResponse(content, status_code=status, headers=headers)
+    return JsonResponse(content, status_code=status, headers=headers)

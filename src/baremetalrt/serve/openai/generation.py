@@ -1,21 +1,18 @@
 """What chat and plain completions share: options, running several choices, streaming, disconnects."""
 
 import asyncio
-import json
 import time
-from collections.abc import AsyncGenerator, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass
 from typing import Any, Final
 
 from sse_starlette import EventSourceResponse
-from sse_starlette.sse import SendTimeoutError
-from starlette.requests import Request
-from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from baremetalrt.core.errors import BareMetalError, UsageError
 from baremetalrt.core.tasks import Tasks
+from baremetalrt.serve.json_response import to_json
 from baremetalrt.serve.metrics import Metrics
 from baremetalrt.serve.openai import errors
 from baremetalrt.serve.openai.schema import ChatRequest, CompletionRequest
@@ -24,9 +21,9 @@ from baremetalrt.session.options import SampleOptions
 from baremetalrt.session.session import GenerationOptions, Session, Token
 from baremetalrt.session.tokenizer import Tokenizer
 
-# A client that stops reading holds a place in the queue: after this long it loses it.
-_STALLED_CLIENT_S: Final = 30.0
 _QUEUED_TOKENS: Final = 64
+# JSON has no endless numbers; OpenAI's clients know this one for what cannot be.
+_IMPOSSIBLE: Final = -9999.0
 
 
 def sampling_of(request: ChatRequest | CompletionRequest, choice: int) -> SampleOptions:
@@ -141,6 +138,11 @@ def token_text(tokenizer: Tokenizer, token: int) -> tuple[str, list[int]]:
     return raw.decode("utf-8", "replace"), list(raw)
 
 
+def finite(logprob: float) -> float:
+    """A log probability as JSON can say it."""
+    return max(logprob, _IMPOSSIBLE)
+
+
 def envelope(kind: str, prefix: str, model: str) -> dict[str, Any]:
     """The fields that every answer and every chunk begins with."""
     import uuid
@@ -153,41 +155,20 @@ def envelope(kind: str, prefix: str, model: str) -> dict[str, Any]:
     }
 
 
-async def unless_disconnected(
-    request: Request, answering: Coroutine[Any, Any, Response]
-) -> Response | None:
-    """The answer, or None when the client went away first; then it is made no further."""
-
-    async def gone() -> None:
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-
-    work, watcher = asyncio.create_task(answering), asyncio.create_task(gone())
-    try:
-        await asyncio.wait([work, watcher], return_when=asyncio.FIRST_COMPLETED)
-        return work.result() if work.done() else None
-    finally:
-        for task in (work, watcher):
-            task.cancel()
-        await asyncio.gather(work, watcher, return_exceptions=True)
-
-
 class EventStream(EventSourceResponse):
-    """Server-sent events. A client that leaves, or stops reading, closes the source of the events.
+    """Server-sent events. A client that leaves, or is hung up on, closes the source of the events.
 
     `held` is what the request holds meanwhile; it is let go in any case, even when nothing was sent.
     """
 
     def __init__(self, events: AsyncGenerator[dict[str, Any], None], held: AsyncExitStack) -> None:
-        super().__init__(_as_text(events), send_timeout=_STALLED_CLIENT_S, sep="\n")
+        super().__init__(_as_text(events), sep="\n")
         self._events = events
         self._held = held
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await super().__call__(scope, receive, send)
-        except SendTimeoutError:
-            pass  # nobody is left to be told
         finally:
             await self._events.aclose()
             await self._held.aclose()
@@ -204,4 +185,4 @@ async def _as_text(events: AsyncGenerator[dict[str, Any], None]) -> AsyncGenerat
 
 
 def _data(event: dict[str, Any]) -> bytes:
-    return f"data: {json.dumps(event, ensure_ascii=False)}\n\n".encode("utf-8", "replace")
+    return b"data: " + to_json(event) + b"\n\n"

@@ -11,7 +11,6 @@ import msgspec
 from baremetalrt.core.errors import UsageError
 from baremetalrt.core.text_input import decode_bom
 
-MAX_BODY_BYTES: Final = 16 * 1024 * 1024
 _MAX_CHOICES: Final = 16
 
 Count = Annotated[int, msgspec.Meta(ge=1)]

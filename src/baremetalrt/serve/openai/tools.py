@@ -199,7 +199,8 @@ class CallFinder:
 
     def _parse(self, text: str) -> list[Call]:
         try:
-            value = json.loads(text.strip().removeprefix(_PYTHON_TAG).strip())
+            inner = text.strip().removeprefix(_PYTHON_TAG).strip()
+            value = json.loads(inner, parse_constant=_no_json)
         except (ValueError, RecursionError):
             return []
         found = []
@@ -217,3 +218,8 @@ class CallFinder:
                 )
             )
         return found
+
+
+def _no_json(name: str) -> Any:
+    """`NaN` and endless numbers, which Python reads and nobody who gets the call would."""
+    raise ValueError(f"{name} is not JSON")
