@@ -1,9 +1,8 @@
 """Loads a span for peers, and says of this machine what they need to know."""
 
-import asyncio
-
 from baremetalrt import __version__
 from baremetalrt.core.spans import BlockSpan
+from baremetalrt.core.tasks import in_thread
 from baremetalrt.devices.survey import survey_library
 from baremetalrt.node.measurements import decode_step_s
 from baremetalrt.node.node import Node
@@ -27,4 +26,4 @@ async def load_hosted(
         span, stage = node.host(file, blocks, context)
         return Hosted(model, name, span, stage, decode_step_s(span), context)
 
-    return await asyncio.to_thread(work)
+    return await in_thread(work)

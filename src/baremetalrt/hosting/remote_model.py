@@ -10,6 +10,7 @@ from typing import Final
 from baremetalrt.blocks.architectures import read_model
 from baremetalrt.core.errors import CapacityError
 from baremetalrt.core.spans import BlockSpan
+from baremetalrt.core.tasks import in_thread
 from baremetalrt.hosting.events import OnEvent
 from baremetalrt.hosting.hostable import known_as, source_of
 from baremetalrt.hosting.neighbours import (
@@ -184,7 +185,7 @@ async def open_over(
         on_event=on_event,
     )
     try:
-        yield await asyncio.to_thread(node.load_route, opening, [chain], context)
+        yield await in_thread(node.load_route, opening, [chain], context)
     finally:
         await chain.close()
         await understudy.close()

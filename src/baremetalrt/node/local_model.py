@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
+from baremetalrt.core.tasks import in_thread
 from baremetalrt.node.events import Loaded, Loading, OnEvent
 from baremetalrt.node.opening import Opening
 from baremetalrt.node.options import ModelOptions
@@ -31,7 +32,7 @@ async def open_local(
 
     node = Node(options)
     try:
-        model = await asyncio.to_thread(node.load, opening)
+        model = await in_thread(node.load, opening)
         on_event(Loaded(model.name, model.context_limit))
         yield model
     finally:
@@ -60,8 +61,9 @@ async def open_arriving(
     ):
         node = asyncio.ensure_future(asyncio.to_thread(make_node))
         try:
+            # Whoever is cancelled while it waits for the node leaves it to be closed below.
             model = await load_arriving(
-                node,
+                asyncio.shield(node),
                 client,
                 reference,
                 peers=swarm.peers,
@@ -103,7 +105,7 @@ async def load_arriving(
     on_torrent(torrent, file)
     fetched = FetchedModel(torrent, file)
     opening = Opening(fetched.stored, file)
-    model = await asyncio.to_thread((await node).load, opening, torrent)
+    model = await in_thread((await node).load, opening, torrent)
     torrent.entry.note_use(model.hyperparameters.num_blocks, time.time())
     torrent.set_units([file.header_ranges, *model.unit_ranges()])
     return model

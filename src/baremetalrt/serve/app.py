@@ -17,7 +17,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from baremetalrt import __version__
-from baremetalrt.core.errors import BareMetalError, UsageError
+from baremetalrt.core.errors import BareMetalError, CapacityError, UsageError
 from baremetalrt.core.ids import folded
 from baremetalrt.core.tasks import Tasks, in_thread, note_failure
 from baremetalrt.node.adapter_shelf import AdapterShelf, parse_names
@@ -151,6 +151,9 @@ class Server:
                 response = await _http_error(request, error)
             except ClientDisconnect:
                 response = Response(status_code=_CLIENT_GONE)
+            except asyncio.CancelledError:
+                # Nobody but the server under us ends this, and only as it ends itself.
+                response = errors.response(_ending())
             known = path if not path.startswith("/v1/models/") else "/v1/models/{name}"
             self._metrics.count_request(known, response.status_code)
             return response
@@ -239,6 +242,12 @@ class Server:
             parameter="model",
             hint="served: " + ", ".join(self._node.models),
         )
+
+
+def _ending() -> CapacityError:
+    return CapacityError(
+        "the server is ending", code="server.ending", hint="ask again when it is back"
+    )
 
 
 def _model_card(model: Model) -> dict[str, Any]:

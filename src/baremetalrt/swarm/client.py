@@ -17,7 +17,7 @@ import libtorrent as lt
 from baremetalrt.core.addresses import format_address
 from baremetalrt.core.errors import UsageError
 from baremetalrt.core.magnet_links import MagnetLink
-from baremetalrt.core.tasks import Tasks
+from baremetalrt.core.tasks import Tasks, in_thread
 from baremetalrt.membership.authority import Membership, find_membership, utc_now
 from baremetalrt.swarm.alert_handlers import alert_handlers
 from baremetalrt.swarm.alerts import Alerts, TorrentGoneError, key_of, key_of_params
@@ -71,7 +71,7 @@ class SwarmClient:
         self.listen_port = self.secure_port = 0
 
     async def __aenter__(self) -> Self:
-        self._session: lt.session = await asyncio.to_thread(self._start_session)
+        self._session: lt.session = await in_thread(self._start_session)
         self.dht = Dht(self._session, self.config)
         self._alerts = Alerts(self._session, alert_handlers(self._of_handle, self.dht))
         self._is_open = True
@@ -136,7 +136,7 @@ class SwarmClient:
             IntegrityError: what is kept of it is damaged.
         """
         stack = contextlib.ExitStack()
-        await asyncio.to_thread(stack.enter_context, stored.entry.locked())
+        await in_thread(stack.enter_context, stored.entry.locked())
         try:
             addresses = await self._resolve(peers)
             handle, have = await self._launch(stored, addresses, on_check)
