@@ -1,0 +1,72 @@
+"""Whatever a model writes can be sent as JSON, and read by who asked."""
+
+import asyncio
+import json
+
+import pytest
+
+from baremetalrt.core.tasks import in_thread
+from baremetalrt.serve.json_response import JsonResponse
+from baremetalrt.serve.openai.generation import finite
+from baremetalrt.serve.openai.schema import Function, Tool
+from baremetalrt.serve.openai.tools import CallFinder, ToolUse
+
+
+def strictly(text: str | bytes) -> object:
+    """Read as clients in other languages do: NaN is no JSON."""
+
+    def refuse(name: str) -> object:
+        raise ValueError(name)
+
+    return json.loads(text, parse_constant=refuse)
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity"])
+def test_a_call_with_numbers_that_are_none_is_text(number: str) -> None:
+    """Its arguments could be read by nobody."""
+    finder = CallFinder(ToolUse("hermes", (Tool(function=Function(name="get")),), None))
+    written = f'<tool_call>{{"name": "get", "arguments": {{"x": {number}}}}}</tool_call>'
+    shown, calls = finder.add(written)
+    rest, more = finder.finish()
+    assert shown + rest == written and not calls + more
+
+
+def test_half_a_character_is_replaced() -> None:
+    """JSON can escape it, so a model can write it in a call; UTF-8 cannot say it."""
+    finder = CallFinder(ToolUse("hermes", (Tool(function=Function(name="get")),), None))
+    _, calls = finder.add('<tool_call>{"name": "get", "arguments": {"x": "\\ud83d"}}</tool_call>')
+    answer = JsonResponse({"calls": [call.as_openai() for call in calls]})
+    found = strictly(bytes(answer.body))
+    assert isinstance(found, dict) and "get" in str(found["calls"])
+
+
+def test_what_cannot_be_has_a_log_probability_all_the_same() -> None:
+    assert strictly(bytes(JsonResponse([finite(float("-inf")), finite(-0.5)]).body)) == [
+        -9999.0,
+        -0.5,
+    ]
+
+
+def test_who_is_cancelled_waits_for_its_thread() -> None:
+    """So that what it counts, or holds, is held as long as it is used."""
+
+    async def work() -> None:
+        begun, may_end, ended = asyncio.Event(), asyncio.Event(), []
+        loop = asyncio.get_running_loop()
+
+        def call() -> None:
+            loop.call_soon_threadsafe(begun.set)
+            asyncio.run_coroutine_threadsafe(may_end.wait(), loop).result(60)
+            ended.append(True)
+
+        task = asyncio.create_task(in_thread(call))
+        await begun.wait()
+        task.cancel()
+        await asyncio.sleep(0.05)
+        assert not task.done()
+        may_end.set()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert ended
+
+    asyncio.run(work())
