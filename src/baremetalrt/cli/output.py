@@ -21,8 +21,11 @@ def print_json(value: object) -> None:
 
 
 def note(line: str) -> None:
-    """A line for people."""
-    print(line, file=sys.stderr, flush=True)
+    """A line for people; where they have hung up, nobody needs it."""
+    try:
+        print(line, file=sys.stderr, flush=True)
+    except OSError:
+        pass
 
 
 def note_error(error: BareMetalError) -> None:

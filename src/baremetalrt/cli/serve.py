@@ -106,7 +106,8 @@ def command(
 
     Listens on this machine alone unless --host says otherwise. Without MODEL: the embedded default. A
     MODEL may be a magnet link: it answers as it arrives. Torrents that `bmrt ls` lists are seeded, and
-    fetched where something is missing; /torrents says how they are. SIGHUP reads config.toml again.
+    fetched where something is missing; /torrents says how they are. SIGHUP reads config.toml again;
+    what options say holds on. A server whose terminal closes ends, unless `nohup` started it.
 
     With --share, or `enabled = true` under [share] in config.toml, the models are computed for members
     of the private swarm, who call with `bmrt run --route lan`. Where a model does not fit, the blocks

@@ -18,9 +18,9 @@ from baremetalrt.node.node import Node
 from baremetalrt.swarm import catalog
 from baremetalrt.swarm.alerts import TorrentGoneError
 from baremetalrt.swarm.client import SwarmClient
-from baremetalrt.swarm.config import SwarmConfig, load_swarm_config
 from baremetalrt.swarm.eviction import evict, plan_collection
 from baremetalrt.swarm.fetching import FetchedModel, blocks_here, wait_for_header
+from baremetalrt.swarm.options import SwarmOptions
 from baremetalrt.swarm.stored_torrent import StoredTorrent
 from baremetalrt.swarm.torrent import Torrent
 from baremetalrt.weights.gguf import GGUFFile
@@ -43,9 +43,11 @@ class ArrivingModels:
 class Seeding:
     """Everything runs on the event loop of the server, between `start` and `stop`."""
 
-    def __init__(self, node: Node, config: SwarmConfig, arriving: ArrivingModels) -> None:
+    def __init__(self, node: Node, swarm: SwarmOptions, arriving: ArrivingModels) -> None:
+        """`swarm`: what the command line says; `config.toml` has the rest, now and later."""
         self._node = node
-        self._config = config
+        self._options = swarm
+        self._config = swarm.config()
         self._arriving = arriving
         self._client: SwarmClient | None = None
         self._starting = asyncio.Lock()
@@ -97,15 +99,21 @@ class Seeding:
             self._client = None
 
     async def reload(self) -> None:
-        """Reads `config.toml` again, and takes over its limits and its metered switch while running."""
+        """Reads `config.toml` again, below what the command line says.
+
+        While torrents run, that is about limits, the disk budget and the metered switch.
+        """
         try:
-            config = await asyncio.to_thread(load_swarm_config)
+            config = await asyncio.to_thread(self._options.config)
         except BareMetalError as error:
             _log.error("settings are left as they were: %s", error.message)
             return
-        self._config = config
+        before, self._config = self._config, config
         if self._client is not None:
-            await self._client.set_limits(config)
+            self._config = before.taking_over(config)
+            if self._config != config:
+                _log.warning("some of the settings count from the next start of the server on")
+            await self._client.set_limits(self._config)
             if config.metered:
                 for torrent in self.torrents:
                     if torrent.entry.id not in self._used:

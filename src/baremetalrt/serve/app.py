@@ -27,6 +27,7 @@ from baremetalrt.node.seeding import Seeding, arriving_error
 from baremetalrt.serve import metrics as prometheus
 from baremetalrt.serve.admission import Admission
 from baremetalrt.serve.gate import Gate, GateConfig
+from baremetalrt.serve.hangup import Beginnings, watch_hangups
 from baremetalrt.serve.json_response import JsonResponse
 from baremetalrt.serve.openai import chat, completions, errors
 from baremetalrt.serve.openai.schema import ChatRequest, CompletionRequest, decode
@@ -78,6 +79,7 @@ class Server:
         self._bodies = Bodies()
         self._shelf = AdapterShelf()
         self._tasks = Tasks()
+        self._begun = Beginnings.now() if hasattr(signal, "SIGHUP") else None
 
     def application(self) -> Starlette:
         """The ASGI application."""
@@ -129,13 +131,13 @@ class Server:
                 await stack.enter_async_context(one)
             if self._seeding is not None:
                 await self._seeding.start()
-                if hasattr(signal, "SIGHUP"):
-                    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload)
+            if self._begun is not None:
+                watch_hangups(self._begun, self._reload)
             yield
 
     def _reload(self) -> None:
-        assert self._seeding is not None
-        self._tasks.start("reading the settings again", self._seeding.reload())
+        if self._seeding is not None:
+            self._tasks.start("reading the settings again", self._seeding.reload())
 
     def _guard(self, handler: Handler, *, needs_key: bool = True) -> Handler:
         """Checks who asks, counts, and turns our errors into answers."""

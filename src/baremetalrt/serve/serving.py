@@ -164,4 +164,4 @@ def _seeding(node: Node, request: ServeRequest, arriving: Sequence[str]) -> Seed
         return None
     swarm = request.swarm
     models = ArrivingModels(references=tuple(arriving), peers=swarm.peers, swarm=swarm.swarm)
-    return Seeding(node, swarm.config(), models)
+    return Seeding(node, swarm, models)

@@ -1,6 +1,6 @@
 """How this machine takes part in swarms: the section `[swarm]` of `config.toml`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Final
 
 import msgspec
@@ -36,6 +36,16 @@ class SwarmConfig:
     upload_limit: Bytes = 0
     disk_budget: Bytes = 0
     local_hosts: tuple[str, ...] = ()
+
+    def taking_over(self, newer: "SwarmConfig") -> "SwarmConfig":
+        """What of `newer` can change while torrents run: limits, the budget, the metered switch."""
+        return replace(
+            self,
+            metered=newer.metered,
+            download_limit=newer.download_limit,
+            upload_limit=newer.upload_limit,
+            disk_budget=newer.disk_budget,
+        )
 
 
 def load_swarm_config() -> SwarmConfig:
