@@ -31,6 +31,7 @@ from baremetalrt.session.session import GenerationOptions
 from baremetalrt.weights.store import default_model
 from commands import bmrt
 from peers_kit import PeerProcess, Relay, at_home, founder, member
+from swarm_kit import LOOPBACK, free_ports
 
 SPANS = ("0:10", "10:20", "20:30")
 PROMPT = [3 + i * 7 % 900 for i in range(600)]
@@ -306,6 +307,50 @@ def test_a_peer_that_comes_back_is_used_again(machines: Machines) -> None:
     with at_home(machines.caller):
         assert asyncio.run(answer()) == expected
     assert sum(isinstance(event, StageReplaced) for event in told) == 2
+
+
+def test_a_host_that_comes_back_with_other_blocks_is_used_again(machines: Machines) -> None:
+    """On a route that stays open: whether somebody asked in vain meanwhile, or hosts changed places."""
+    ports = free_ports(2)
+    homes = [member(machines.folder / f"changing-{i}", machines.caller) for i in range(2)]
+    running: list[PeerProcess] = []
+    addresses = [f"{LOOPBACK}:{port}" for port in ports]
+
+    def host(*spans: str) -> None:
+        while running:
+            running.pop().__exit__()
+        for blocks, home, port in zip(spans, homes, ports, strict=False):
+            running.append(PeerProcess(machines.model, blocks, home, port=port))
+        for peer in running:
+            peer.wait_until_it_listens()
+
+    async def play() -> None:
+        node = Node(ModelOptions(context=1024, num_threads=1))
+        async with (
+            Neighbours(the_membership(None), addresses) as neighbours,
+            open_over(node, machines.opening(), neighbours, takes_over=False) as model,
+        ):
+
+            async def answer() -> list[int | None]:
+                return [token.id async for token in model.session(PROMPT[:5], GREEDY).generate()]
+
+            assert await answer() == expected
+            await asyncio.to_thread(host)
+            with pytest.raises(CapacityError, match="no other peer has them"):
+                await answer()
+            await asyncio.to_thread(host, "0:15", "15:30")
+            assert await answer() == expected
+            await asyncio.to_thread(host, "15:30", "0:15")
+            assert await answer() == expected
+        node.close()
+
+    expected = alone(*PROMPT[:5])
+    try:
+        host("0:30")
+        with at_home(machines.caller):
+            asyncio.run(play())
+    finally:
+        host()
 
 
 def test_a_text_goes_on_when_it_is_cut_back_behind_a_recovery(machines: Machines) -> None:

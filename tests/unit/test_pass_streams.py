@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from baremetalrt.core.errors import UsageError
 from baremetalrt.hosting.neighbours import literal_addresses
 from baremetalrt.peers import compute_pb2 as pb
 from baremetalrt.peers.pass_streams import PassStreams
@@ -119,7 +120,9 @@ def test_callers_look_names_up_themselves(address: str, literal: str) -> None:
 
 def test_what_is_no_address_is_nobody() -> None:
     for address in ("", "peer", "peer:port", "nowhere.invalid:7470"):
-        assert asyncio.run(literal_addresses(address)) == []
+        with pytest.raises(UsageError) as caught:
+            asyncio.run(literal_addresses(address))
+        assert "Errno" not in caught.value.message
 
 
 def test_connections_do_not_pile_up(tmp_path: Path) -> None:

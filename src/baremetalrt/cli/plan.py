@@ -8,8 +8,8 @@ import click
 
 from baremetalrt.cli import options, output
 from baremetalrt.core.units import format_bytes
+from baremetalrt.hosting.open_model import find_named
 from baremetalrt.hosting.options import RouteOptions
-from baremetalrt.node.naming import find_whole_model
 from baremetalrt.node.options import ModelOptions, SwarmOptions
 
 if TYPE_CHECKING:
@@ -41,31 +41,31 @@ def command(
 ) -> None:
     """Show which blocks of a model should run on which machine, and the seconds per token to expect.
 
-    Asks the peers of the private swarm, if this machine is in one, and times a few blocks here. Speeds
+    Asks the peers of the private swarm, if this machine is in one, and times a few blocks here. Of MODEL,
+    the header is enough, and peers that host it have that. Speeds
     are those of decoding one text; links between two other machines are not measured, but taken to be
     like those from here.
     """
     from baremetalrt.hosting.plans import PlanRequest, make_plan
 
-    stored = find_whole_model(model)
     request = PlanRequest(
-        model=stored,
+        model=find_named(model, route),
         options=replace(options, max_sessions=sessions),
         route=route,
         swarm=swarm,
         budget_bytes=memory,
         measures=measure,
     )
-    report = _describe(stored.name, sessions, asyncio.run(make_plan(request)))
+    report = _describe(sessions, asyncio.run(make_plan(request)))
     if as_json:
         output.print_json(report)
     else:
         _print(report)
 
 
-def _describe(model: str, sessions: int, plan: "Plan") -> dict[str, Any]:
+def _describe(sessions: int, plan: "Plan") -> dict[str, Any]:
     return {
-        "model": model,
+        "model": plan.model,
         "context": plan.context,
         "sessions": sessions,
         "devices": [

@@ -9,6 +9,7 @@ from typing import Final
 from baremetalrt.core.errors import CapacityError
 from baremetalrt.core.spans import BlockSpan
 from baremetalrt.core.units import format_bytes
+from baremetalrt.placement.profiles import Demand, Sizes
 from baremetalrt.placement.span_choice import HostedBlocks, choose_span, should_move
 
 # Looks come at this share of the interval, more or less: two machines do not look at the same time.
@@ -36,6 +37,28 @@ def first_span(
     # How fast this machine is matters little for where it is needed.
     typical = statistics.median([one.tokens_per_s for one in others] or [1.0])
     return choose_span(num_blocks, others, max_blocks=max_blocks, tokens_per_s=typical)
+
+
+def why_not_all(
+    sizes: Sizes, demand: Demand, num_blocks: int, room_bytes: int, *, is_given: bool
+) -> str | None:
+    """Why only some blocks fit, and what would let more in; None where all do. `is_given`: room."""
+    max_blocks = sizes.max_blocks(room_bytes)
+    if max_blocks >= num_blocks:
+        return None
+    first = BlockSpan(0, 1)
+    cells_bytes = sizes.cells_bytes
+    weights_bytes = (sizes.held[num_blocks] - num_blocks * cells_bytes) // num_blocks
+    ends_bytes = sizes.held_bytes(first) - (sizes.held[1] - sizes.held[0])
+    texts = f"{demand.num_sessions} texts of {demand.context} tokens"
+    less = "a smaller --context or --parallel makes room for more blocks" + (
+        ", and so does a larger --share-memory" if is_given else ""
+    )
+    return (
+        f"{format_bytes(room_bytes)} hold {max_blocks} of {num_blocks} blocks: each takes "
+        f"{format_bytes(weights_bytes)} of weights and {format_bytes(cells_bytes)} of keys and values "
+        f"for {texts}, and the first and last ones {format_bytes(ends_bytes)} more; {less}"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

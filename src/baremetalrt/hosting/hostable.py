@@ -7,22 +7,26 @@ from typing import Final, Protocol
 
 from baremetalrt.blocks.architectures import read_model
 from baremetalrt.core.errors import UsageError
-from baremetalrt.core.ids import is_infohash
+from baremetalrt.core.ids import is_infohash, is_magnet_or_hash
+from baremetalrt.core.magnet_links import parse_magnet_link
 from baremetalrt.core.spans import BlockSpan
-from baremetalrt.hosting.neighbours import Neighbour
+from baremetalrt.hosting.neighbour import Neighbour
 from baremetalrt.membership.authority import Membership
 from baremetalrt.node.fetching import fetch_span
+from baremetalrt.node.naming import find_torrent
 from baremetalrt.peers.compute_pb2 import HostedSpan
 from baremetalrt.placement.span_choice import HostedBlocks, weakest_model
 from baremetalrt.swarm.client import SwarmClient
 from baremetalrt.swarm.fetching import FetchedModel, TorrentSource, fetch_header
 from baremetalrt.swarm.metainfo import Metainfo
+from baremetalrt.swarm.obtaining import is_torrent_reference
 from baremetalrt.swarm.publishing import find_torrent_of, torrent_of
 from baremetalrt.weights.content import content_id
 from baremetalrt.weights.gguf import GGUFFile
 from baremetalrt.weights.store import StoredModel
 
 _MAX_PORT: Final = 1 << 16
+_MIN_PREFIX_CHARS: Final = 8
 
 
 class Swarms(Protocol):
@@ -140,8 +144,8 @@ def needed_most(neighbours: Sequence[Neighbour], swarm: str) -> TorrentSource | 
 
 
 def source_of(neighbours: Sequence[Neighbour], model: str, swarm: str) -> TorrentSource | None:
-    """Who seeds a model, by its content or by its name; None if nobody says so."""
-    seeded = [(peer, s.source) for peer, s in _seeded(neighbours) if model in (s.model, s.name)]
+    """Who seeds a model, by the id of its content; None if nobody says so."""
+    seeded = [(peer, s.source) for peer, s in _seeded(neighbours) if s.model == model]
     if not seeded:
         return None
     first = seeded[0][1]
@@ -149,4 +153,50 @@ def source_of(neighbours: Sequence[Neighbour], model: str, swarm: str) -> Torren
         first.torrent,
         [peer for peer, source in seeded if source.torrent == first.torrent],
         swarm if first.is_private else None,
+    )
+
+
+def hosted_as(neighbours: Sequence[Neighbour], reference: str) -> str | None:
+    """The content that peers host under a name; also by (the beginning of) its id, or by its torrent.
+
+    Raises:
+        UsageError: peers call several models that.
+    """
+    is_link = is_magnet_or_hash(reference)
+    names = parse_magnet_link(reference).infohashes if is_link else [reference]
+    wanted = {name.lower() for name in names}
+    beginnings = tuple(name for name in wanted if len(name) >= _MIN_PREFIX_CHARS)
+    found = {
+        span.model
+        for one in neighbours
+        for span in one.spans
+        if wanted & {span.name.lower(), span.model.lower(), span.source.torrent.lower()}
+        or span.model.startswith(beginnings)
+    }
+    if len(found) > 1:
+        raise UsageError(
+            f"peers call {len(found)} models {reference!r}: {', '.join(sorted(found))[:300]}",
+            code="model.ambiguous",
+            parameter="model",
+            hint="name one by the beginning of its content: `bmrt ps --json` lists them",
+        )
+    return next(iter(found), None)
+
+
+def with_seeds(
+    neighbours: Sequence[Neighbour], own: TorrentSource, content: str, swarm: str
+) -> TorrentSource | None:
+    """Where a content is to be had, whatever named it, with the peers that seed it.
+
+    None: no peer seeds it, and what was
+    named is no torrent either.
+    """
+    is_torrent = is_torrent_reference(own.reference) or find_torrent(own.reference) is not None
+    found = source_of(neighbours, content, swarm)
+    if found is None:
+        return own if is_torrent else None
+    return TorrentSource(
+        own.reference if is_torrent else found.reference,
+        [*own.peers, *found.peers],
+        own.swarm or found.swarm,
     )

@@ -4,132 +4,33 @@ import asyncio
 import logging
 import socket
 import statistics
-import string
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from math import inf
-from typing import Any, Final, Self
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final, Self
 
 from baremetalrt.core.addresses import format_address, parse_address
 from baremetalrt.core.errors import BareMetalError, UsageError
-from baremetalrt.core.spans import BlockSpan
+from baremetalrt.core.network_reasons import describe_failure
+from baremetalrt.hosting.address_book import AddressBook
+from baremetalrt.hosting.neighbour import Neighbour, is_sane
 from baremetalrt.hosting.rendezvous import DhtLookup
 from baremetalrt.membership.authority import Membership, find_membership, utc_now
 from baremetalrt.membership.identity import identity_of
 from baremetalrt.membership.renewing import keep_renewed
 from baremetalrt.peers.caller import Channels, NoAnswerError
-from baremetalrt.peers.compute_pb2 import Description, HostedSpan
 from baremetalrt.peers.discovery import LocalNetwork, find_peers
-from baremetalrt.peers.remote_span import RemoteSpan
 from baremetalrt.peers.wire import VERSION
 from baremetalrt.placement.profiles import DeviceProfile, Link, Network
 from baremetalrt.swarm.config import load_swarm_config
 
 _log = logging.getLogger("baremetalrt.peers")
 HERE: Final = "here"
-# More than any model has; what peers say bounds what is built of it.
-_MAX_BLOCKS: Final = 4096
-_MAX_NAME: Final = 128
-_MAX_SPANS: Final = 1024
-_ID_DIGITS: Final = 40
 # Of a name with more addresses, the first ones are tried.
 _MAX_LITERALS: Final = 4
 _DESCRIBE_TIMEOUT_S: Final = 5.0
 _DISCOVERY_TIMEOUT_S: Final = 3.0
 # Nobody measures it: that of a good home network.
 _BYTES_PER_S: Final = 100e6
-
-
-@dataclass(frozen=True)
-class Neighbour:
-    """A peer that answered. `about` is what it says of itself."""
-
-    address: str
-    about: Description
-    round_trip_s: float
-
-    @property
-    def id(self) -> str:
-        return self.about.id
-
-    @property
-    def host(self) -> str:
-        """Its address without the port."""
-        return self.address.rpartition(":")[0]
-
-    @property
-    def spans(self) -> list[HostedSpan]:
-        """What it hosts, but for what cannot be."""
-        return [span for span in self.about.spans if _is_sound(span)]
-
-    def spans_of(self, model: str) -> list[RemoteSpan]:
-        """What it hosts of a model."""
-        return [
-            RemoteSpan(
-                self.id,
-                self.address,
-                model,
-                BlockSpan(s.start, s.end),
-                s.num_blocks,
-                token_s=s.step_s or None,
-            )
-            for s in self.spans
-            if s.model == model
-        ]
-
-    def report(self) -> dict[str, Any]:
-        """What is known of it, for people and programs; names from elsewhere made harmless."""
-        about = self.about
-        return {
-            "id": self.id,
-            "address": self.address,
-            "round_trip_s": round(self.round_trip_s, 6),
-            "bytes_per_s": round(1 / self.byte_s) if self.byte_s else None,
-            "budget_bytes": about.budget_bytes,
-            "release": _printable(about.release),
-            "library": _printable(about.library),
-            "spans": [
-                {
-                    "model": _printable(s.model),
-                    "name": _printable(s.name),
-                    "start": s.start,
-                    "end": s.end,
-                    "num_blocks": s.num_blocks,
-                    "num_bytes": s.num_bytes,
-                    "num_cells": s.num_cells,
-                    "context": s.context,
-                    "num_texts": s.num_texts,
-                    "step_s": s.step_s,
-                }
-                for s in self.spans
-            ],
-        }
-
-    @property
-    def byte_s(self) -> float | None:
-        """Seconds for each byte that a step reads; None where the peer has not measured it."""
-        return self.about.byte_s or None
-
-    def profile(self) -> DeviceProfile | None:
-        """What placement knows of it; None where nobody knows how fast it is."""
-        if self.byte_s is None:
-            return None
-        return DeviceProfile(id=self.id, budget_bytes=self.about.budget_bytes, byte_s=self.byte_s)
-
-
-def _is_sane(about: Description) -> bool:
-    is_id = len(about.id) == _ID_DIGITS and set(about.id) <= set(string.hexdigits)
-    return is_id and 0 <= about.byte_s < inf and len(about.spans) <= _MAX_SPANS
-
-
-def _is_sound(span: HostedSpan) -> bool:
-    """Whether what a peer says of a span can be."""
-    return span.start < span.end <= span.num_blocks <= _MAX_BLOCKS and 0 <= span.step_s < inf
-
-
-def _printable(text: str) -> str:
-    """Without what a terminal would obey, and not endless."""
-    return "".join(c if c.isprintable() else "?" for c in text[:_MAX_NAME])
 
 
 class Neighbours:
@@ -144,22 +45,26 @@ class Neighbours:
         addresses: Sequence[str] = (),
         network: LocalNetwork | None = None,
         dht: DhtLookup | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.membership = membership
         self.identity = identity_of(membership)
         self.channels = Channels(self.identity)
         self._network = network
         self._dht = dht
-        # In the order in which they became known.
-        self._addresses = dict.fromkeys(addresses)
+        self._clock = clock
+        self._book = AddressBook(addresses)
         self._ids: dict[str, str] = {}
+        # who was asked last and did not answer, with the reason in words
+        self.refusals: dict[str, str] = {}
 
     async def look(
         self, avoid: frozenset[str] = frozenset(), *, model: str | None = None
     ) -> list[Neighbour]:
         """Who answers now, found or known before; beyond the local network, who hosts `model`."""
         for found in await asyncio.gather(self._look_near(), self._look_on_dht(model)):
-            self._addresses.update(dict.fromkeys(found))
+            self._book.note(found, self._clock())
         return await self.ask(avoid)
 
     async def _look_near(self) -> Sequence[str]:
@@ -169,7 +74,7 @@ class Neighbours:
             return await find_peers(self._network, timeout_s=_DISCOVERY_TIMEOUT_S)
         except OSError as error:
             # No such interface, or none that can multicast: those who were named remain.
-            _log.warning("cannot look around on the local network: %s", error)
+            _log.warning("cannot look around on the local network: %s", describe_failure(error))
             return []
 
     async def _look_on_dht(self, model: str | None) -> Sequence[str]:
@@ -178,15 +83,24 @@ class Neighbours:
     async def ask(self, avoid: frozenset[str] = frozenset()) -> list[Neighbour]:
         """Who of those already known answers now; `avoid` names peers that are not to be asked."""
         # A peer that does not answer is not waited for twice.
-        asked = [address for address in self._addresses if self._ids.get(address) not in avoid]
+        known = self._book.addresses(self._clock())
+        asked = [address for address in known if self._ids.get(address) not in avoid]
+        self.refusals.clear()
         answers = await asyncio.gather(*(self._ask(address) for address in asked))
         # One that has several addresses is one peer.
         return list({one.id: one for one in answers if one is not None}.values())
 
     async def _ask(self, address: str) -> Neighbour | None:
         # Hosts pass rows on to addresses, and look up no names for others.
-        for literal in await literal_addresses(address):
+        try:
+            literals = await literal_addresses(address)
+        except UsageError as error:
+            self._refused(address, error.message)
+            return None
+        for literal in literals:
             if (found := await self._ask_at(literal, address)) is not None:
+                self.refusals.pop(address, None)
+                self._book.note((address,), self._clock())
                 return found
         return None
 
@@ -196,16 +110,17 @@ class Neighbours:
                 literal, timeout_s=_DESCRIBE_TIMEOUT_S
             )
         except NoAnswerError as error:
-            _log.warning("%s does not answer: %s", address, error)
+            self._refused(address, f"{address} does not answer: {error}")
             return None
         if about.version != VERSION:
-            _log.warning("%s speaks version %d of the protocol", address, about.version)
+            said = f"version {about.version} of the protocol"
+            self._refused(address, f"{address} speaks {said}, not {VERSION}")
             return None
-        if not _is_sane(about):
-            _log.warning("%s says impossible things of itself", address)
+        if not is_sane(about):
+            self._refused(address, f"{address} says impossible things of itself")
             return None
         if about.id in self.identity.expelled:
-            _log.warning("%s was put out of the swarm", address)
+            self._refused(address, f"{address} was put out of the swarm")
             return None
         self._ids[address] = about.id
         if about.renews:
@@ -232,6 +147,10 @@ class Neighbours:
         except BareMetalError as error:
             _log.warning("%s: %s", creator, error.message)
 
+    def _refused(self, address: str, why: str) -> None:
+        self.refusals[address] = why
+        _log.warning("%s", why)
+
     async def __aenter__(self) -> Self:
         return self
 
@@ -240,13 +159,18 @@ class Neighbours:
 
 
 async def literal_addresses(address: str) -> list[str]:
-    """`HOST:PORT` with the numbers that a name stands for; none where nobody knows the name."""
+    """`HOST:PORT` with the numbers that a name stands for.
+
+    Raises:
+        UsageError: it is no address, or nobody knows the name.
+    """
+    host, port = parse_address(address)
     try:
-        host, port = parse_address(address)
         found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except (UsageError, OSError) as error:
-        _log.warning("%s is not known: %s", address, error)
-        return []
+    except (OSError, UnicodeError) as error:
+        raise UsageError(
+            f"no address for {address}: {describe_failure(error)}", code="peer.unknown"
+        ) from error
     hosts = dict.fromkeys(str(where[0]) for *_, where in found)
     return [format_address(one, port) for one in hosts][:_MAX_LITERALS]
 

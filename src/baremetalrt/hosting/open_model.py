@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 from baremetalrt.core.errors import BareMetalError, UsageError
@@ -77,7 +77,9 @@ async def open_model(request: OpenRequest, on_event: "OnEvent") -> AsyncIterator
     from baremetalrt.node.local_model import open_arriving, open_local
 
     model, options = request.model, request.options
-    if await runs_on_peers(model, options, request.route, request.swarm, on_event):
+    # Adapters are computed here: whether peers were faster without them does not matter.
+    route = replace(request.route, kind="local") if _keeps_here(request) else request.route
+    if await runs_on_peers(model, options, route, request.swarm, on_event):
         if request.adapters:
             raise UsageError(
                 "adapters are computed on this machine alone, not on peers",
@@ -102,6 +104,14 @@ async def open_model(request: OpenRequest, on_event: "OnEvent") -> AsyncIterator
         async with open_local(model, options, on_event) as opened:
             yield OpenedModel(await adapted(opened, request.adapters))
         await _look_after(model, on_event)
+
+
+def _keeps_here(request: OpenRequest) -> bool:
+    """Whether a model stays here for its adapters, though nobody has said so."""
+    is_unasked = bool(request.adapters) and not request.route.is_over_peers
+    if not is_unasked or not isinstance(request.model, Opening):
+        return False
+    return _fits_here(request.model.stored.path.stat().st_size)
 
 
 async def _look_after(opening: Opening, on_event: "OnEvent") -> None:

@@ -4,20 +4,34 @@ import asyncio
 import itertools
 import statistics
 import time
-from collections.abc import Sequence
-from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from baremetalrt.core.errors import UsageError
 from baremetalrt.devices.budget import Purpose
+from baremetalrt.hosting.headers import Header, find_header, header_here
 from baremetalrt.hosting.hostable import known_as
 from baremetalrt.hosting.neighbours import HERE, Neighbours, links_between, profiles_of
 from baremetalrt.hosting.options import RouteOptions
-from baremetalrt.hosting.remote_model import find_neighbours, hosted_route, open_over
-from baremetalrt.node.measurements import Measure, demand_of, measure_here, profile_model
+from baremetalrt.hosting.remote_model import find_neighbours, open_over
+from baremetalrt.hosting.routes import hosted_route
+from baremetalrt.node.events import ignore
+from baremetalrt.node.measurements import (
+    Measure,
+    demand_of,
+    measurable,
+    measure_here,
+    profile_model,
+)
 from baremetalrt.node.model import Model
-from baremetalrt.node.naming import has_private_swarm
+from baremetalrt.node.naming import (
+    NamedModel,
+    TorrentReference,
+    find_whole_model,
+    has_private_swarm,
+)
 from baremetalrt.node.node import Node
 from baremetalrt.node.opening import Opening
 from baremetalrt.node.options import ModelOptions
@@ -26,6 +40,7 @@ from baremetalrt.placement.planning import plan
 from baremetalrt.placement.profiles import DeviceProfile
 from baremetalrt.session.options import SampleOptions
 from baremetalrt.session.session import GenerationOptions
+from baremetalrt.swarm.client import SwarmClient
 from baremetalrt.swarm.options import SwarmOptions
 from baremetalrt.weights.store import StoredModel
 
@@ -34,12 +49,13 @@ _MEASURED_TOKENS: Final = 33
 
 @dataclass(frozen=True, kw_only=True)
 class PlanRequest:
-    """What is planned for. `budget_bytes`: what this machine gives, None for most of what is free.
+    """What is planned for: of the model, the header is enough.
 
-    `measures`: the route over what is hosted now is timed, too.
+    `budget_bytes`: what this machine gives, None for most of what is free. `measures`: the route over
+    what is hosted now is timed, too.
     """
 
-    model: StoredModel
+    model: NamedModel
     options: ModelOptions
     route: RouteOptions
     swarm: SwarmOptions
@@ -54,6 +70,7 @@ class Plan:
     `unmeasured` are peers that answer and do not say how fast they are: no plan counts on them.
     """
 
+    model: str
     context: int
     devices: Sequence[DeviceProfile]
     best: Placement
@@ -70,13 +87,19 @@ async def make_plan(request: PlanRequest, measure: Measure = measure_here) -> Pl
         CapacityError: there is no room for the model.
     """
     is_alone = not request.route.via and request.swarm.swarm is None and not has_private_swarm()
-    opening = Opening(request.model)
     async with AsyncExitStack() as stack:
-        neighbours = None
+        neighbours = client = None
         if not is_alone:
             found = find_neighbours(request.route, request.swarm)
-            neighbours, _ = await stack.enter_async_context(found)
-        plan_ = await plan_over(opening, request.options, neighbours, request.budget_bytes, measure)
+            neighbours, client = await stack.enter_async_context(found)
+        header = None
+        if isinstance(request.model, TorrentReference):
+            finding = _find_header(request.model.reference, neighbours, client, request.swarm)
+            header = await stack.enter_async_context(finding)
+        opening = _opening(request.model, header)
+        plan_ = await plan_over(
+            opening, request.options, neighbours, request.budget_bytes, measure, header
+        )
         if not request.measures:
             return plan_
         if neighbours is None or plan_.hosted is None:
@@ -85,8 +108,31 @@ async def make_plan(request: PlanRequest, measure: Measure = measure_here) -> Pl
                 code="route.incomplete",
                 hint="`bmrt bench` measures this machine, `bmrt ps` lists what peers host",
             )
-        measured_s = await measured_token_s(opening, request.options, neighbours)
-        return Plan(**{**vars(plan_), "measured_token_s": measured_s})
+        measured_s = await measured_token_s(opening, request.options, neighbours, header)
+        return replace(plan_, measured_token_s=measured_s)
+
+
+@asynccontextmanager
+async def _find_header(
+    reference: str, neighbours: Neighbours | None, client: SwarmClient | None, swarm: SwarmOptions
+) -> AsyncIterator[Header]:
+    """The header from the disk, or else from peers; raises like `find_header`."""
+    here = await asyncio.to_thread(header_here, reference)
+    if here is not None:
+        yield here
+    elif neighbours is None:
+        # Nobody can be asked: what is missing is said as for every other use.
+        await asyncio.to_thread(find_whole_model, reference)
+    else:
+        async with find_header(reference, neighbours, client, swarm, ignore) as found:
+            yield found
+
+
+def _opening(model: NamedModel, header: Header | None) -> Opening:
+    if isinstance(model, StoredModel):
+        return Opening(model)
+    assert header is not None
+    return Opening(header.stored, header.file)
 
 
 async def plan_over(
@@ -95,8 +141,12 @@ async def plan_over(
     neighbours: Neighbours | None,
     budget_bytes: int | None,
     measure: Measure = measure_here,
+    header: Header | None = None,
 ) -> Plan:
-    """The plan over these peers; raises `CapacityError` like `placement.planning.plan`."""
+    """The plan over these peers; raises `CapacityError` like `placement.planning.plan`.
+
+    Where not all of the model is here, `header` knows what is.
+    """
     file = opening.file
     demand = demand_of(file, options)
 
@@ -104,7 +154,8 @@ async def plan_over(
         node = Node(options)
         room = node.ledger.room_for(Purpose.SHARING) if budget_bytes is None else budget_bytes
         try:
-            return DeviceProfile(id=HERE, budget_bytes=room, byte_s=measure(node, file))
+            timed = measurable(file, header.has_weights if header else None)
+            return DeviceProfile(id=HERE, budget_bytes=room, byte_s=measure(node, timed))
         finally:
             node.close()
 
@@ -114,19 +165,19 @@ async def plan_over(
     best = plan(profile_model(file), devices, links_between(known), caller=HERE, demand=demand)
     hosted = None
     if known:
-        wanted = await asyncio.to_thread(known_as, file)
+        wanted = header.content if header else await asyncio.to_thread(known_as, file)
         hosted = hosted_route(file, wanted, known)
     unmeasured = tuple(one.id for one in known if one.byte_s is None)
-    return Plan(demand.context, devices, best, hosted, unmeasured)
+    return Plan(opening.stored.name, demand.context, devices, best, hosted, unmeasured)
 
 
 async def measured_token_s(
-    opening: Opening, options: ModelOptions, neighbours: Neighbours
+    opening: Opening, options: ModelOptions, neighbours: Neighbours, header: Header | None = None
 ) -> float:
     """Median seconds per token over the route that a run would take now."""
     node = Node(options)
     try:
-        async with open_over(node, opening, neighbours) as model:
+        async with open_over(node, opening, neighbours, header=header) as model:
             return await _token_s(model)
     finally:
         await asyncio.to_thread(node.close)

@@ -9,25 +9,25 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
 from random import Random
-from typing import Final, Self
+from typing import Self
 
 from baremetalrt.blocks.needs import require_blocks
-from baremetalrt.core.errors import BareMetalError, CapacityError, UsageError
+from baremetalrt.core.errors import BareMetalError, CapacityError
+from baremetalrt.core.network_reasons import describe_failure
 from baremetalrt.core.spans import BlockSpan
 from baremetalrt.core.tasks import Tasks, note_failure
 from baremetalrt.core.units import format_bytes
 from baremetalrt.devices.budget import Purpose
-from baremetalrt.hosting.choice import MoveChoice, Situation, first_span
+from baremetalrt.hosting.announcing import announce_on_dht
+from baremetalrt.hosting.choice import MoveChoice, Situation, first_span, why_not_all
 from baremetalrt.hosting.hostable import (
     HostableModel,
     Swarms,
     hosted_by,
-    needed_most,
     open_hostable,
 )
 from baremetalrt.hosting.hosted_span import host_profile, load_hosted
-from baremetalrt.hosting.neighbours import Neighbour, Neighbours
-from baremetalrt.hosting.rendezvous import dht_lookup, rendezvous
+from baremetalrt.hosting.surroundings import Surroundings
 from baremetalrt.membership.authority import Membership
 from baremetalrt.membership.identity import identity_of
 from baremetalrt.membership.renewing import Renewals
@@ -41,12 +41,9 @@ from baremetalrt.placement.profiles import Sizes
 from baremetalrt.placement.span_choice import HostedBlocks
 from baremetalrt.swarm.fetching import TorrentSource
 from baremetalrt.swarm.metainfo import Metainfo
-from baremetalrt.weights.store import StoredModel, default_model
+from baremetalrt.weights.store import StoredModel
 
 _log = logging.getLogger("baremetalrt.peers")
-# Nodes of the DHT forget within half an hour.
-_FIRST_ANNOUNCE_S: Final = 2.0
-_ANNOUNCE_S: Final = 600.0
 
 
 @dataclass(frozen=True)
@@ -106,6 +103,7 @@ class Sharing:
         self._stack = AsyncExitStack()
         self._tasks = Tasks()
         self._holdings: list[_Holding] = []
+        self._is_news = asyncio.Event()
         self._budget = self._left = 0
         self._chance = Random()
 
@@ -140,6 +138,9 @@ class Sharing:
         await self._host.listen(config.address)
         await self._stack.enter_async_context(self._host)
         await self._stack.enter_async_context(self._tasks)
+        self._around = Surroundings(
+            self._membership, self._host.identity.id, config.peers, config.network, self._swarms
+        )
         if all(m is not None and isinstance(m.model, StoredModel) for m in self._to_host):
             await self._host_all()
         else:
@@ -149,7 +150,14 @@ class Sharing:
         shown = config.address.rpartition(":")[0]
         _log.info("peer %s at %s:%d", self._host.identity.id, shown, self._host.port)
         if self._swarms is not None:
-            announce = partial(self._announce_on_dht, self._swarms)
+            announce = partial(
+                announce_on_dht,
+                self._swarms,
+                self._membership,
+                self._host.port,
+                self._models_hosted,
+                self._is_news,
+            )
             self._tasks.persist("nobody is told on the DHT", announce)
 
     # telling others
@@ -162,25 +170,15 @@ class Sharing:
             try:
                 await self._stack.enter_async_context(announcement)
             except OSError as error:
-                raise CapacityError(str(error), code="discovery.network") from error
+                raise CapacityError(describe_failure(error), code="discovery.network") from error
 
         try:
             await announce()
         except CapacityError:
             self._tasks.persist("nobody is told on the local network", announce)
 
-    async def _announce_on_dht(self, swarms: Swarms) -> None:
-        """Says on the DHT where this machine answers: often at first, while hardly any node is known."""
-        dht = (await swarms.running_client()).dht
-        if not dht.is_on:
-            return
-        dht.map_port(self._host.port)
-        pause_s = _FIRST_ANNOUNCE_S
-        while True:
-            for model in (None, *sorted({h.hosted.model for h in self._holdings})):
-                dht.announce(rendezvous(self._membership, model), self._host.port)
-            await asyncio.sleep(pause_s)
-            pause_s = min(2 * pause_s, _ANNOUNCE_S)
+    def _models_hosted(self) -> set[str]:
+        return {holding.hosted.model for holding in self._holdings}
 
     # what is hosted at first
 
@@ -193,7 +191,9 @@ class Sharing:
         failed: BareMetalError | None = None
         for shared in list(self._to_host):
             try:
-                await self._host_one(shared or await self._whatever_is_needed())
+                await self._host_one(
+                    shared or SharedModel(await self._around.whatever_is_needed(), None)
+                )
                 self._to_host.remove(shared)
             except BareMetalError as error:
                 failed = failed or error
@@ -202,7 +202,8 @@ class Sharing:
 
     async def _host_one(self, shared: SharedModel) -> None:
         left = self._left
-        model = await open_hostable(shared.model, self._membership, self._swarms)
+        source = await self._around.with_seeds(shared.model)
+        model = await open_hostable(source, self._membership, self._swarms)
         sizes = self._sizes(model)
         if shared.blocks is not None:
             require_blocks(model.num_blocks, shared.blocks)
@@ -218,29 +219,21 @@ class Sharing:
         await self._begin(model, blocks, left, is_chosen=shared.blocks is None)
         self._left -= needed
 
-    async def _whatever_is_needed(self) -> SharedModel:
-        needed = needed_most(await self._others(), self._membership.name) if self._swarms else None
-        model = needed or default_model()
-        if model is None:
-            raise UsageError("there is nothing to host", hint="name a model")
-        return SharedModel(model, None)
-
-    async def _others(self) -> list[Neighbour]:
-        config, lookup = self._config, None
-        if self._swarms is not None:
-            lookup = dht_lookup(await self._swarms.running_client(), self._membership)
-        async with Neighbours(self._membership, config.peers, config.network, lookup) as neighbours:
-            found = await neighbours.look()
-        return [one for one in found if one.id != self._host.identity.id]
-
     def _sizes(self, model: HostableModel) -> Sizes:
         return Sizes(profile_model(model.file), demand_of(model.file, self._node.options))
 
     async def _first_span(self, model: HostableModel, sizes: Sizes, room_bytes: int) -> BlockSpan:
         max_blocks = sizes.max_blocks(room_bytes)
+        demand, is_given = (
+            demand_of(model.file, self._node.options),
+            bool(self._config.budget_bytes),
+        )
+        why = why_not_all(sizes, demand, model.num_blocks, room_bytes, is_given=is_given)
+        if why is not None:
+            _log.info("%s: %s", model.name, why)
         # Nobody needs to be asked about a model that fits, or about none.
         is_clear = max_blocks in (0, model.num_blocks)
-        others = [] if is_clear else hosted_by(await self._others(), model.content_id)
+        others = [] if is_clear else hosted_by(await self._around.others(), model.content_id)
         return first_span(model.num_blocks, max_blocks, others, room_bytes=room_bytes)
 
     async def _begin(
@@ -259,6 +252,7 @@ class Sharing:
         holding = _Holding(model, hosted, room_bytes, is_chosen)
         self._host.hosted.append(hosted)
         self._holdings.append(holding)
+        self._is_news.set()
         speeds = [
             byte_s(h.model.file, h.hosted.span.blocks, h.hosted.step_s) for h in self._holdings
         ]
@@ -281,7 +275,7 @@ class Sharing:
     async def _fetch(self, model: HostableModel, blocks: BlockSpan) -> None:
         if model.fetched is not None:
             _log.info("fetching blocks %s of %s", blocks, model.name)
-            await model.fetch(self._swarms, blocks, await self._others())
+            await model.fetch(self._swarms, blocks, await self._around.others())
 
     async def _seeded_at(self, metainfo: Metainfo) -> SeededAt | None:
         if self._swarms is None:
@@ -315,7 +309,7 @@ class Sharing:
             num_blocks=model.num_blocks,
             max_blocks=self._sizes(model).max_blocks(holding.room_bytes),
             mine=HostedBlocks(hosted.span.blocks, 1 / hosted.step_s),
-            others=hosted_by(await self._others(), model.content_id),
+            others=hosted_by(await self._around.others(), model.content_id),
             num_texts=self._host.num_texts(hosted),
         )
 

@@ -12,6 +12,7 @@ from baremetalrt.core.errors import BareMetalError, CapacityError
 from baremetalrt.core.spans import BlockSpan
 from baremetalrt.core.units import format_bytes
 from baremetalrt.devices.budget import Purpose
+from baremetalrt.hosting.headers import HasWeights
 from baremetalrt.hosting.hosted_span import host_profile, load_hosted
 from baremetalrt.membership.identity import Identity
 from baremetalrt.node.measurements import profile_model
@@ -20,7 +21,6 @@ from baremetalrt.node.opening import Opening
 from baremetalrt.peers.host import Host
 from baremetalrt.peers.remote_span import RemoteSpan
 from baremetalrt.placement.profiles import Demand, Sizes
-from baremetalrt.session.arriving_stage import WeightSource
 
 _log = logging.getLogger("baremetalrt.peers")
 
@@ -35,15 +35,15 @@ class Understudy:
         identity: Identity,
         model: str,
         context: int,
-        source: WeightSource | None,
+        has_weights: HasWeights | None,
     ) -> None:
-        """`model` is the id of its content; `source` knows which weights are here, None: all of them."""
+        """`model` is the id of its content; `has_weights`: which are here, None: all of them."""
         self._node = node
         self._opening = opening
         self._identity = identity
         self._model = model
         self._demand = Demand(context, node.options.max_sessions)
-        self._source = source
+        self._has_weights = has_weights
         self._stack = AsyncExitStack()
         self._host: Host | None = None
         self._taken: dict[BlockSpan, RemoteSpan] = {}
@@ -72,7 +72,7 @@ class Understudy:
                 f"{format_bytes(needed)} are needed, {format_bytes(room)} are free",
                 code="share.no-room",
             )
-        if self._source is not None and not self._source.has(span_needs(file, lost.blocks)):
+        if self._has_weights and not self._has_weights(span_needs(file, lost.blocks)):
             raise CapacityError("the weights are not here", code="share.no-weights")
         name, context = self._opening.stored.name, self._demand.context
         one = await load_hosted(self._node, file, name, self._model, lost.blocks, context)

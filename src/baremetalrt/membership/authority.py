@@ -58,8 +58,8 @@ class Membership:
     """A private swarm that this machine belongs to, and the files that prove it.
 
     `name` is the swarm's name here; `authority_name` the one its creator gave it, which stands in
-    every certificate. `fingerprint` is the SHA-256 of the authority's certificate. `expires_at` is
-    when this member's own certificate does (UTC).
+    every certificate. `fingerprint` is the SHA-256 of the authority's certificate. `valid_from` and
+    `expires_at` are those of this member's own certificate (UTC).
     """
 
     name: str
@@ -69,6 +69,7 @@ class Membership:
     fingerprint: bytes
     expires_at: datetime
     is_creator: bool
+    valid_from: datetime
 
     @property
     def id(self) -> str:
@@ -109,8 +110,15 @@ class Membership:
         """Nothing, while the others let this member in.
 
         Raises:
-            UsageError: this member's certificate has expired, or it was put out.
+            UsageError: this member's certificate has expired, it was put out, or a clock is wrong.
         """
+        if now < self.valid_from:
+            raise UsageError(
+                f"the certificate for the swarm {self.name} is valid from {self.valid_from:%Y-%m-%d} on, "
+                f"and the clock of this machine says {now:%Y-%m-%d %H:%M} UTC",
+                code="swarm.clock",
+                hint="set the clock of this machine; if it is right, that of the swarm's creator was not",
+            )
         if self.id in self.expelled:
             raise UsageError(
                 f"this machine was put out of the swarm {self.name}",
@@ -122,8 +130,8 @@ class Membership:
             raise UsageError(
                 f"the certificate for the swarm {self.name} expired on {self.expires_at:%Y-%m-%d}",
                 code="swarm.expired",
-                hint="is the clock of this machine right? If so, `bmrt swarm join` with a new "
-                "invitation from its creator renews it",
+                hint="`bmrt swarm join` with a new invitation from its creator renews it; if this is not "
+                f"{now:%Y-%m-%d}, set the clock of this machine",
             )
 
 
@@ -380,4 +388,5 @@ def _load(folder: Path) -> Membership:
         fingerprint=authority.fingerprint(hashes.SHA256()),
         expires_at=certificate.not_valid_after_utc,
         is_creator=(folder / "authority.key").exists(),
+        valid_from=certificate.not_valid_before_utc,
     )

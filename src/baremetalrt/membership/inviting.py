@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from baremetalrt.core.addresses import format_address
 from baremetalrt.core.errors import BareMetalError, UsageError
+from baremetalrt.core.network_reasons import describe_failure
 from baremetalrt.core.tasks import Tasks
 from baremetalrt.membership.authority import Membership, load_authority, utc_now
 from baremetalrt.membership.certificates import peer_id
@@ -77,7 +78,7 @@ class InvitationServer:
             )
         except OSError as error:
             raise UsageError(
-                f"cannot listen on {format_address(self._host, self.port)}: {error.strerror or error}",
+                f"cannot listen on {format_address(self._host, self.port)}: {describe_failure(error)}",
                 code="swarm.listen",
                 parameter="port",
                 hint="name an address of this machine with --address, or another --port",
@@ -102,7 +103,7 @@ class InvitationServer:
                 connection, address = await loop.sock_accept(self._socket)
             except OSError as error:
                 # Too many open files, or a caller who hung up: neither is a reason to stop.
-                _log.warning("could not accept a connection: %s", error)
+                _log.warning("could not accept a connection: %s", describe_failure(error))
                 await asyncio.sleep(0.1)
                 continue
             host = str(address[0]).removeprefix("::ffff:")
@@ -120,15 +121,13 @@ class InvitationServer:
         try:
             reader, writer = await self._encrypt(connection)
         except (OSError, EOFError) as error:
-            _log.warning(
-                "refused %s: no TLS 1.3 connection: %s", caller, error or type(error).__name__
-            )
+            _log.warning("refused %s: no TLS 1.3 connection: %s", caller, describe_failure(error))
             connection.close()
             return
         try:
             await self._admit(reader, writer, caller)
         except (OSError, EOFError) as error:
-            _log.warning("lost %s: %s", caller, error or type(error).__name__)
+            _log.warning("lost %s: %s", caller, describe_failure(error))
         finally:
             await close(writer)
 

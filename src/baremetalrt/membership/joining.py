@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from baremetalrt.core.addresses import parse_address
 from baremetalrt.core.errors import IntegrityError, UsageError
+from baremetalrt.core.network_reasons import describe_failure
 from baremetalrt.membership.authority import (
     Membership,
     check_name,
@@ -131,13 +132,13 @@ async def _ask(
         try:
             reader, writer = await _connect(address)
         except (OSError, EOFError) as error:
-            reasons.append(f"{address}: {_reason(error)}")
+            reasons.append(f"{address}: {describe_failure(error)}")
             continue
         try:
             try:
                 authority = await _recognize(reader, writer, address, invitation, now)
             except (OSError, EOFError) as error:
-                reasons.append(f"{address}: {_reason(error)}")
+                reasons.append(f"{address}: {describe_failure(error)}")
                 continue
             except IntegrityError as error:
                 # Elsewhere, a private address belongs to another machine: the next one may be right.
@@ -223,7 +224,7 @@ async def _obtain(
         is_ours = certificate.public_key() == key.public_key()
     except (OSError, EOFError) as error:
         raise UsageError(
-            f"the inviter hung up before the certificate arrived: {_reason(error)}",
+            f"the inviter hung up before the certificate arrived: {describe_failure(error)}",
             code="invitation.interrupted",
             hint="try again; if the invitation is used up by then, ask for a new one",
         ) from error
@@ -243,13 +244,3 @@ def _useless(address: str, why: str) -> IntegrityError:
         source=address,
         code="invitation.failed",
     )
-
-
-def _reason(error: BaseException) -> str:
-    if isinstance(error, TimeoutError):
-        return "no answer in time"
-    if isinstance(error, EOFError):
-        return "it hung up"
-    if isinstance(error, ConnectionRefusedError):
-        return "nobody listens there"
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__

@@ -2,15 +2,17 @@
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import numpy as np
 
 from baremetalrt.blocks.architectures import read_model
 from baremetalrt.blocks.kv_cache import cell_bytes
+from baremetalrt.blocks.needs import span_needs
 from baremetalrt.blocks.span import Slice, Span
-from baremetalrt.core.spans import BlockSpan
+from baremetalrt.core.errors import UsageError
+from baremetalrt.core.spans import BlockSpan, ByteRange
 from baremetalrt.node.node import Node
 from baremetalrt.node.options import ModelOptions
 from baremetalrt.placement.profiles import Demand, ModelProfile, Sizes
@@ -76,12 +78,35 @@ def byte_s(file: GGUFFile, blocks: BlockSpan, step_s: float) -> float:
 Measure = Callable[[Node, GGUFFile], float]
 
 
-def measure_here(node: Node, file: GGUFFile) -> float:
-    """`byte_s` of this machine by a few blocks, of the model itself if they are here."""
-    blocks = BlockSpan(0, min(_PROBE_BLOCKS, len(file.blocks)))
+def measurable(
+    file: GGUFFile, has_weights: Callable[[Sequence[ByteRange]], bool] | None = None
+) -> GGUFFile:
+    """What is timed: the model itself, if the blocks for that are here, or the embedded default.
+
+    `has_weights` knows what is here, None for all. What has not come yet reads as zeros, much too fast.
+
+    Raises:
+        UsageError: neither is here.
+    """
+    needs = span_needs(file, _probed(file))
+    if not file.missing(needs) and (has_weights is None or has_weights(needs)):
+        return file
     default = default_model()
-    if file.missing(file.byte_ranges(blocks)) and default is not None:
-        file = GGUFFile.open(default.path)
-        blocks = BlockSpan(0, min(_PROBE_BLOCKS, len(file.blocks)))
+    if default is None:
+        raise UsageError(
+            "this machine has no blocks to time itself by",
+            code="model.not-found",
+            hint="`make run` installs the embedded default; or `bmrt pull` the model with --blocks 0:4",
+        )
+    return GGUFFile.open(default.path)
+
+
+def _probed(file: GGUFFile) -> BlockSpan:
+    return BlockSpan(0, min(_PROBE_BLOCKS, len(file.blocks)))
+
+
+def measure_here(node: Node, file: GGUFFile) -> float:
+    """`byte_s` of this machine by a few blocks; they have to be here."""
+    blocks = _probed(file)
     span, _ = node.host(file, blocks, _PROBE_CONTEXT)
     return byte_s(file, blocks, decode_step_s(span))

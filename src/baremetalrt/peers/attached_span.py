@@ -10,6 +10,8 @@ from baremetalrt.peers.remote_span import RemoteSpan
 _SLACK: Final = 8.0
 _SHORTEST_LAG_S: Final = 120.0
 _LONGEST_LAG_S: Final = 900.0
+# What a stage says that answers, and hosts other blocks by now.
+NOT_HOSTED: Final = "span.not-hosted"
 
 
 class Blame(Enum):
@@ -38,12 +40,14 @@ class AttachedSpan:
     """A span of a peer with a text in it.
 
     `length`: tokens of the text that it has, and `is_complete`: it kept all rows of it, both as it says.
-    `follows`: who it was told to pass its rows to. `pending`: the commands that it has not answered.
+    `has_moved`: it is lost because it hosts other blocks now. `follows`: who it passes its rows to.
+    `pending`: the commands that it has not answered.
     `since`: when it was last seen to get on, or was given something to do; None while there is nothing.
     """
 
     span: RemoteSpan
     lost: str | None = None
+    has_moved: bool = False
     follows: "AttachedSpan | None" = field(default=None, repr=False)
     length: int = 0
     is_complete: bool = True

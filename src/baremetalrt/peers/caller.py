@@ -10,14 +10,15 @@ import grpc
 
 from baremetalrt.core.errors import CapacityError
 from baremetalrt.core.tasks import Tasks
+from baremetalrt.membership.authority import utc_now
 from baremetalrt.membership.certificates import peer_name
 from baremetalrt.membership.identity import Identity
 from baremetalrt.peers import compute_pb2 as pb
+from baremetalrt.peers.failures import CLOSED, describe_call
 from baremetalrt.peers.remote_span import RemoteSpan
 from baremetalrt.peers.tls import secure_channel
 from baremetalrt.peers.wire import SERVICE
 
-_CLOSED: Final = "the connection is closed"
 _EXPELLED: Final = "it was put out of the swarm"
 _log = logging.getLogger("baremetalrt.peers")
 
@@ -53,7 +54,7 @@ class Channels:
         try:
             return await self._describe(address, timeout_s)
         except grpc.aio.AioRpcError as error:
-            raise NoAnswerError(_why(error)) from error
+            raise NoAnswerError(describe_call(error, utc_now())) from error
 
     async def _describe(self, address: str, timeout_s: float) -> tuple[pb.Description, float]:
         expelled = self._identity.expelled
@@ -107,7 +108,7 @@ class Channels:
             try:
                 renewed: pb.Renewed = await call(pb.RenewRequest(), timeout=timeout_s)
             except grpc.aio.AioRpcError as error:
-                raise NoAnswerError(_why(error)) from error
+                raise NoAnswerError(describe_call(error, utc_now())) from error
         return renewed
 
     async def close(self) -> None:
@@ -180,12 +181,12 @@ class StageCall:
         await self.close()
 
     async def _write(self) -> None:
-        why = _CLOSED
+        why = CLOSED
         try:
             while True:
                 await self._call.write(await self._outbox.get())
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
-            why = _why(error)
+            why = describe_call(error, utc_now())
         finally:
             self.lose(why)
 
@@ -197,7 +198,7 @@ class StageCall:
                     self._ended.set()
                 self._on_report(report)
         except grpc.aio.AioRpcError as error:
-            why = _why(error)
+            why = describe_call(error, utc_now())
         finally:
             self.lose(why)
 
@@ -208,9 +209,3 @@ class StageCall:
         if not self._is_lost:
             self._is_lost = True
             self._on_lost(why)
-
-
-def _why(error: BaseException) -> str:
-    if isinstance(error, grpc.aio.AioRpcError):
-        return f"{error.code().name.lower().replace('_', ' ')}: {error.details()}"
-    return _CLOSED

@@ -7,7 +7,7 @@ import asyncio
 import hashlib
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -20,8 +20,8 @@ from baremetalrt.core.tasks import Tasks
 from baremetalrt.peers import compute_pb2 as pb
 from baremetalrt.peers.activations import Activations
 from baremetalrt.peers.attached_span import AttachedSpan, Blame, Fault
-from baremetalrt.peers.backoff import Backoff
 from baremetalrt.peers.caller import Channels, StageCall
+from baremetalrt.peers.chain_route import ChainRoute, FindReplacement, PlanRoute
 from baremetalrt.peers.events import StageLost, StageReplaced
 from baremetalrt.peers.recovery import Recovery, RefusedRowsError
 from baremetalrt.peers.remote_span import RemoteSpan
@@ -50,8 +50,6 @@ from baremetalrt.peers.wire import (
 from baremetalrt.session.stage import CHUNK_TOKENS, Place
 
 _CLOSE_TIMEOUT_S: Final = 1.0
-# Whoever steps in may have to fetch and load weights first.
-_REPLACE_TIMEOUT_S: Final = 600.0
 # Chunks of a prompt on their way at once, so that no stage waits for another.
 _MAX_OUTSTANDING: Final = 3
 
@@ -59,9 +57,6 @@ _MAX_OUTSTANDING: Final = 3
 _SCOPE_KEY: Final = secrets.token_bytes(32)
 
 _BLAMES: Final = {pb.BLAME_PREVIOUS: Blame.PREVIOUS, pb.BLAME_NEXT: Blame.NEXT}
-
-# Who else has the blocks of a span, in order: told what is lost and who must not be asked.
-FindReplacement = Callable[[RemoteSpan, frozenset[str]], Awaitable[Sequence[RemoteSpan]]]
 
 
 @dataclass(eq=False)
@@ -84,9 +79,8 @@ class RemoteChain:
 
     When a peer is lost, `find_replacement` names another one, or several that have its blocks
     together. They are given what the lost one had been given, by the stage before it, in steps of the
-    same shapes: so the tokens that follow are the same. Survivors keep what they have.
-
-    `spans` is the route of texts that begin now; a text that lost nothing goes on where it began.
+    same shapes: so the tokens that follow are the same. Survivors keep what they have. `plan` finds the
+    best route of all, for texts that begin after that: see `ChainRoute`.
     """
 
     chunk_tokens = CHUNK_TOKENS
@@ -96,6 +90,7 @@ class RemoteChain:
         channels: Channels,
         spans: Sequence[RemoteSpan],
         find_replacement: FindReplacement,
+        plan: PlanRoute | None = None,
         *,
         row_width: int,
         activations: Activations = "f32",
@@ -109,14 +104,15 @@ class RemoteChain:
         self._encoding = ENCODINGS[activations]
         self._row_width = row_width
         self._channels = channels
-        self.spans = list(spans)
         self._is_end = spans[-1].blocks.end == spans[-1].num_blocks
-        self._find_replacement = find_replacement
-        self._on_event = on_event
         self._clock = clock
         self._ending = Tasks()
-        self._replacing = asyncio.Lock()
-        self._backoff = Backoff()
+        self._route = ChainRoute(spans, find_replacement, plan, on_event=on_event, clock=clock)
+
+    @property
+    def spans(self) -> Sequence[RemoteSpan]:
+        """The route of texts that begin now."""
+        return self._route.spans
 
     # the five calls of a stage
 
@@ -128,6 +124,7 @@ class RemoteChain:
         Raises:
             CapacityError: a peer has no room, or is gone and nobody can replace it.
         """
+        await self._route.begin()
         recovery = Recovery(self.spans, capacity, self._check, chunk_tokens=CHUNK_TOKENS)
         place = ChainPlace(recovery, scope=scope_of(owner))
         # Rows of a beginning that peers remember could not be given to a peer that replaces one.
@@ -171,7 +168,10 @@ class RemoteChain:
         return np.empty((0, self._row_width), dtype=np.float32)
 
     def release(self, place: Place, *, keep: bool) -> None:
-        for call in _chain(place).calls.values():
+        chain = _chain(place)
+        if chain.text.error is None and chain.length:
+            self._route.note_success(chain.text.stages)
+        for call in chain.calls.values():
             self._ending.start(
                 f"the end of a text at {call.span.id[:8]}",
                 call.finish(keep=keep, timeout_s=_CLOSE_TIMEOUT_S),
@@ -179,6 +179,7 @@ class RemoteChain:
 
     async def close(self) -> None:
         """Waits until the peers know of texts that ended."""
+        await self._route.close()
         await self._ending.finished()
 
     def _check(self, step: Step, result: pb.Result) -> NDArray[np.float32]:
@@ -228,7 +229,7 @@ class RemoteChain:
                 if stage in place.calls:
                     await place.calls.pop(stage).close()
             case Replace(stage, why):
-                place.text.replaced(stage, await self._replace(stage.span, why))
+                place.text.replaced(stage, await self._route.replace(stage, why))
                 place.changed.set()
 
     def _attach(self, place: ChainPlace, stage: AttachedSpan) -> StageCall:
@@ -242,29 +243,6 @@ class RemoteChain:
 
         text = secrets.token_bytes(TEXT_BYTES)
         return StageCall(self._channels, stage.span, text, on_report=on_report, on_lost=on_lost)
-
-    async def _replace(self, span: RemoteSpan, why: str) -> Sequence[RemoteSpan]:
-        """Who has the blocks of a lost span from now on; nobody, if nobody is found."""
-        async with self._replacing:
-            # Unless another text has found somebody before.
-            if span in self.spans:
-                self._on_event(StageLost(span.id, span.blocks, why))
-                self._backoff.note_loss(span.id, self._clock())
-                avoided = self._backoff.avoided(self._clock())
-                found = await self._find(span, avoided)
-                for one in found:
-                    self._on_event(StageReplaced(one.id, one.blocks))
-                if found:
-                    index = self.spans.index(span)
-                    self.spans[index : index + 1] = found
-        return [one for one in self.spans if one.blocks.is_within(span.blocks) and one != span]
-
-    async def _find(self, span: RemoteSpan, avoided: frozenset[str]) -> Sequence[RemoteSpan]:
-        try:
-            async with asyncio.timeout(_REPLACE_TIMEOUT_S):
-                return await self._find_replacement(span, avoided)
-        except TimeoutError:
-            return ()
 
 
 def _take(text: Recovery, stage: AttachedSpan, report: pb.Report) -> None:

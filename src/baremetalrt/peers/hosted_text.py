@@ -13,6 +13,7 @@ from baremetalrt.core.spans import BlockSpan
 from baremetalrt.core.tasks import Tasks, note_failure
 from baremetalrt.core.units import MIB
 from baremetalrt.peers import compute_pb2 as pb
+from baremetalrt.peers.attached_span import NOT_HOSTED
 from baremetalrt.peers.bounded_queue import Allowance, BoundedQueue
 from baremetalrt.peers.hosted import Hosted
 from baremetalrt.peers.pass_streams import PassStream
@@ -213,7 +214,7 @@ class HostedText:
         self._part = BlockSpan(request.start, request.end)
         hosted = self._host.find(request.model, self._part)
         if hosted is None:
-            raise _FaultError("span.not-hosted", "this span is not hosted here")
+            raise _FaultError(NOT_HOSTED, "this span is not hosted here")
         _require_length(hosted, request.capacity)
         if len(request.tokens) > request.capacity:
             raise StepError("step.capacity", "more tokens than there is to be room for")

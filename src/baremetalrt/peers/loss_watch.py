@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from baremetalrt.core.errors import CapacityError
-from baremetalrt.peers.attached_span import AttachedSpan, Blame, Fault
+from baremetalrt.peers.attached_span import NOT_HOSTED, AttachedSpan, Blame, Fault
 
 # While a caller waits, it asks every stage for a sign of life so often; after so many questions without
 # an answer, a stage is gone.
@@ -135,6 +135,7 @@ class LossWatch:
         # A peer cannot blame somebody outside of the route.
         accused = stages[named] if 0 <= named < len(stages) else stage
         if fault.blame is not Blame.NEXT or accused is stage:
+            stage.has_moved = accused is stage and fault.code == NOT_HOSTED
             raise StageLostError(self.blamed(stage, accused), str(fault))
         # A neighbour that is gone is gone for the caller, too: for that, nobody has to be believed.
         self._accusation = _Accusation(stage, accused, str(fault), accused.num_probe_answers)

@@ -85,7 +85,9 @@ class Sizes:
         self._model = model
         self._kept_bytes = model.row_bytes * demand.context * demand.num_sessions
         cells_bytes = model.cell_bytes * demand.context
-        held = [b + cells_bytes * demand.num_sessions for b in model.block_bytes]
+        # Keys and values of all sessions, in one block.
+        self.cells_bytes = cells_bytes * demand.num_sessions
+        held = [b + self.cells_bytes for b in model.block_bytes]
         # A step of one session reads its own keys and values alone.
         read = [b + cells_bytes for b in model.block_bytes]
         self.held = (0, *accumulate(held))

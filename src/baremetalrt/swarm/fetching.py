@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -11,7 +11,9 @@ from baremetalrt.core.spans import ByteRange
 from baremetalrt.core.units import KIB, MIB
 from baremetalrt.swarm.catalog import Record
 from baremetalrt.swarm.client import SwarmClient
+from baremetalrt.swarm.metainfo import Metainfo
 from baremetalrt.swarm.obtaining import obtain
+from baremetalrt.swarm.stored_torrent import StoredTorrent
 from baremetalrt.swarm.torrent import Torrent
 from baremetalrt.weights.gguf import HEADER_LIMIT_BYTES, GGUFFile
 from baremetalrt.weights.store import StoredModel
@@ -46,10 +48,20 @@ class FetchedModel:
         self.torrent.entry.note_use(len(self.file.blocks), time.time())
 
 
-async def fetch_header(client: SwarmClient, source: TorrentSource) -> FetchedModel:
-    """The header of a model, and nothing else of it; raises like `obtain` and `SwarmClient.add`."""
+async def fetch_header(
+    client: SwarmClient,
+    source: TorrentSource,
+    on_torrent: Callable[[Torrent, GGUFFile | None], None] = lambda torrent, file: None,
+) -> FetchedModel:
+    """The header of a model, and nothing else of it; raises like `obtain` and `SwarmClient.add`.
+
+    `on_torrent` hears of the torrent as soon as it runs.
+    """
     stored, peers = await obtain(client, source.reference, peers=source.peers, swarm=source.swarm)
     torrent = await client.find_or_add(stored, peers=peers)
+    # One that runs already is told of them, too.
+    await client.connect(torrent, peers)
+    on_torrent(torrent, None)
     if not torrent.on_disk:
         # Nobody asked for its blocks yet: no later run is to fetch them unasked.
         await remember_wanted(client, torrent, [])
@@ -59,7 +71,7 @@ async def fetch_header(client: SwarmClient, source: TorrentSource) -> FetchedMod
 async def open_header(torrent: Torrent) -> GGUFFile:
     """Opens the header of a torrent that runs, and wants no more of it for now."""
     # Hardly more than the header: but with nothing left to want, peers would hang up.
-    torrent.want_only(_beginnings(torrent, _HEADER_BYTES))
+    torrent.want_only(_beginnings(torrent.metainfo, _HEADER_BYTES))
     return await wait_for_header(torrent)
 
 
@@ -74,10 +86,10 @@ async def wait_for_header(torrent: Torrent) -> GGUFFile:
         CapacityError: what arrives cannot be written.
     """
     metainfo, path = torrent.metainfo, torrent.entry.model_paths[0]
-    longest = min(HEADER_LIMIT_BYTES, max(f.part.num_bytes for f in metainfo.files))
+    longest = _longest_header(metainfo)
     size = _FIRST_BYTES
     while True:
-        await torrent.wait_for(_beginnings(torrent, size))
+        await torrent.wait_for(_beginnings(metainfo, size))
         try:
             file = await asyncio.to_thread(GGUFFile.open, path, limit_bytes=size)
         except IntegrityError as error:
@@ -95,6 +107,28 @@ async def wait_for_header(torrent: Torrent) -> GGUFFile:
         return file
 
 
+def header_on_disk(stored: StoredTorrent) -> GGUFFile | None:
+    """The header of a torrent that need not run, if it was verified and is on disk. Blocks.
+
+    Raises:
+        IntegrityError: what was verified is not GGUF.
+    """
+    metainfo, have = stored.metainfo, stored.claimed
+    size = _FIRST_BYTES
+    while metainfo.pieces.contains(_beginnings(metainfo, size), have):
+        try:
+            return GGUFFile.open(stored.entry.model_paths[0], limit_bytes=size)
+        except IntegrityError as error:
+            if error.code != "gguf.header" or size >= _longest_header(metainfo):
+                raise
+            size *= 2
+    return None
+
+
+def _longest_header(metainfo: Metainfo) -> int:
+    return min(HEADER_LIMIT_BYTES, max(f.part.num_bytes for f in metainfo.files))
+
+
 def blocks_here(torrent: Torrent, file: GGUFFile) -> Sequence[bool]:
     """For every block of a torrent that runs, whether it is here."""
     return [torrent.has(block.byte_ranges) for block in file.blocks]
@@ -109,9 +143,6 @@ async def remember_wanted(client: SwarmClient, torrent: Torrent, wanted: list[in
     await client.update_record(torrent, change)
 
 
-def _beginnings(torrent: Torrent, num_bytes: int) -> Iterable[ByteRange]:
+def _beginnings(metainfo: Metainfo, num_bytes: int) -> list[ByteRange]:
     """The beginning of every part."""
-    return [
-        ByteRange(i, 0, min(num_bytes, f.part.num_bytes))
-        for i, f in enumerate(torrent.metainfo.files)
-    ]
+    return [ByteRange(i, 0, min(num_bytes, f.part.num_bytes)) for i, f in enumerate(metainfo.files)]
