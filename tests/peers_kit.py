@@ -28,6 +28,10 @@ SWARM = "home"
 _PEER = re.compile(rb"peer ([0-9a-f]{40}) at \S+:(\d+)")
 _HOSTING = re.compile(rb"hosting blocks (\d+:\d+) of")
 _STARTED_S = 60.0
+# What libraries say of connections, and no user should have to read.
+FOREIGN = re.compile(
+    r"grpc|ipv4|openssl|ssl_error|\.cc:|tsi_|errno|unavailable:|statuscode|last error", re.I
+)
 
 
 @contextmanager

@@ -30,7 +30,7 @@ from baremetalrt.session.options import SampleOptions
 from baremetalrt.session.session import GenerationOptions
 from baremetalrt.weights.store import default_model
 from commands import bmrt
-from peers_kit import PeerProcess, Relay, at_home, founder, member
+from peers_kit import FOREIGN, PeerProcess, Relay, at_home, founder, member
 from swarm_kit import LOOPBACK, free_ports
 
 SPANS = ("0:10", "10:20", "20:30")
@@ -204,6 +204,7 @@ def test_a_peer_that_dies_is_replaced_and_the_tokens_stay_the_same(
     tokens, told = run(machines, peers, PROMPT, at, (stage, death))
     assert tokens == expected
     assert any(isinstance(e, StageReplaced) and str(e.blocks) == SPANS[stage] for e in told)
+    assert not [e.why for e in told if isinstance(e, StageLost) and FOREIGN.search(e.why)]
     assert time.monotonic() - started < GAP_S
 
 

@@ -1,7 +1,6 @@
 """Why a peer does not answer is said in words of ours: over real TLS, with wrong certificates."""
 
 import asyncio
-import re
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -26,14 +25,11 @@ from baremetalrt.membership.identity import Identity
 from baremetalrt.peers.caller import Channels, NoAnswerError
 from baremetalrt.peers.host import Host
 from baremetalrt.peers.hosted import HostProfile
+from peers_kit import FOREIGN
 from swarm_kit import LOOPBACK, free_ports
 
 NOW = utc_now()
 SWARM = new_authority("home", NOW - timedelta(days=800))
-# What libraries say, and nobody should have to read.
-FOREIGN = re.compile(
-    r"grpc|ipv4|openssl|ssl_error|tsi_|errno|unavailable|statuscode|last error", re.I
-)
 
 
 def one(made_at_days: float = 0.0, swarm: Authority = SWARM) -> Identity:

@@ -14,7 +14,7 @@ from baremetalrt.core.spans import ByteRange
 from baremetalrt.hosting.hostable import hosted_as, with_seeds
 from baremetalrt.hosting.known_models import model_here
 from baremetalrt.hosting.neighbours import Neighbours
-from baremetalrt.node.events import OnEvent
+from baremetalrt.node.events import Asking, OnEvent
 from baremetalrt.node.naming import find_torrent
 from baremetalrt.node.watching import Watch, watched
 from baremetalrt.swarm.client import SwarmClient
@@ -68,6 +68,7 @@ async def find_header(
         yield _named(_without_weights(here), reference)
         return
     if here is None:
+        on_event(Asking(reference))
         found = await _ask_peers(reference, neighbours, source)
         if isinstance(found, Header):
             yield found

@@ -60,7 +60,10 @@ _ASK_AGAIN: Final = "ask the swarm's creator for a new one: `bmrt swarm invite`"
 _REFUSALS: Final = {
     "invitation.unknown": ("the inviter does not know this invitation", _ASK_AGAIN),
     "invitation.used": ("the invitation has been used already, or withdrawn", _ASK_AGAIN),
-    "invitation.expired": ("the invitation has expired", _ASK_AGAIN),
+    "invitation.expired": (
+        "the invitation has expired",
+        f"{_ASK_AGAIN}; or the clock of a machine is wrong",
+    ),
     "invitation.expelled": (
         "this machine was put out of the swarm",
         "`bmrt swarm leave`, and then a new invitation, if its creator gives one",
