@@ -229,11 +229,29 @@ def test_what_nobody_seeds_is_not_looked_for(tmp_path: Path) -> None:
     assert status == 4 and "none of them seeds it" in said["error"]["message"]
 
 
-def test_no_plan_counts_on_a_peer_that_has_not_measured(tmp_path: Path) -> None:
-    """However much room it says that it gives."""
+def test_what_peers_call_the_same_may_be_another_file(tmp_path: Path) -> None:
+    """It is said what theirs is, by which it can be run."""
+
+    async def play() -> tuple[int, dict[str, Any]]:
+        async with made(tmp_path, None) as one:
+            # The host says that its content is another one.
+            return await run(
+                one.caller, "run", str(tmp_path / "tiny.gguf"), "x", "--via", one.address
+            )
+
+    status, said = asyncio.run(play())
+    assert status == 4 and said["error"]["code"] == "route.incomplete"
+    assert f"is another file: its content is {64 * 'c'}" in said["error"]["message"]
+
+
+@pytest.mark.parametrize("byte_s", [None, 1e-30])
+def test_no_plan_counts_on_a_peer_that_has_not_measured(
+    byte_s: float | None, tmp_path: Path
+) -> None:
+    """However much room it says that it gives; nor on one that says what cannot be."""
 
     async def play() -> tuple[int, dict[str, Any], str]:
-        async with made(tmp_path, None, byte_s=None) as one:
+        async with made(tmp_path, None, byte_s) as one:
             model = str(default_model().path)
             status, said = await run(one.caller, "plan", model, "--via", one.address)
             return status, said, one.host.identity.id

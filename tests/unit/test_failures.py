@@ -7,11 +7,12 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
 
+import grpc
 import pytest
 
 from baremetalrt.core.errors import UsageError
 from baremetalrt.core.network_reasons import describe_failure
-from baremetalrt.membership.authority import Membership, utc_now
+from baremetalrt.membership.authority import find_membership, utc_now
 from baremetalrt.membership.certificates import (
     Authority,
     certificate_pem,
@@ -25,7 +26,8 @@ from baremetalrt.membership.identity import Identity
 from baremetalrt.peers.caller import Channels, NoAnswerError
 from baremetalrt.peers.host import Host
 from baremetalrt.peers.hosted import HostProfile
-from peers_kit import FOREIGN
+from baremetalrt.peers.wire import SERVICE
+from peers_kit import FOREIGN, at_home, founder
 from swarm_kit import LOOPBACK, free_ports
 
 NOW = utc_now()
@@ -138,17 +140,9 @@ def test_what_the_system_says_is_put_into_words(error: BaseException, words: str
 
 def test_a_certificate_of_the_future_is_a_clock_of_the_past(tmp_path: Path) -> None:
     """Said before anybody is called, with what the clock says."""
-    membership = Membership(
-        name="home",
-        folder=tmp_path,
-        authority_name="home",
-        authority_pem=b"",
-        fingerprint=b"",
-        expires_at=NOW + timedelta(days=30),
-        is_creator=False,
-        valid_from=NOW - timedelta(hours=1),
-    )
-    membership.require_valid(NOW)
+    with at_home(founder(tmp_path)):
+        membership = find_membership("home")
+    membership.require_valid(utc_now())
     with pytest.raises(
         UsageError, match="the clock of this machine says 1970-01-01 00:00 UTC"
     ) as past:
@@ -157,3 +151,30 @@ def test_a_certificate_of_the_future_is_a_clock_of_the_past(tmp_path: Path) -> N
     with pytest.raises(UsageError, match="expired") as future:
         membership.require_valid(NOW + timedelta(days=3000))
     assert "set the clock of this machine" in (future.value.hint or "")
+
+
+@pytest.mark.slow
+def test_a_host_that_comes_back_is_called_soon_on_an_old_connection() -> None:
+    """However long it was away: by itself, gRPC would let two minutes pass between its attempts."""
+
+    async def play() -> None:
+        (port,) = free_ports(1)
+        caller, callee = one(), one()
+        channel = Channels(caller).to(f"{LOOPBACK}:{port}", callee.id)
+        call = channel.unary_unary(f"{SERVICE}Describe")
+        for _ in range(50):
+            with pytest.raises(grpc.aio.AioRpcError):
+                await call(b"", timeout=60)
+            await asyncio.sleep(1)
+        host = Host(callee, HostProfile("1", "library", 0, None))
+        await host.listen(f"{LOOPBACK}:{port}")
+        async with host, asyncio.timeout(15):
+            while True:
+                try:
+                    await call(b"", timeout=60)
+                    break
+                except grpc.aio.AioRpcError:
+                    await asyncio.sleep(0.1)
+        await channel.close()
+
+    asyncio.run(play())

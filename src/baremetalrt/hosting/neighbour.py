@@ -15,6 +15,8 @@ _MAX_BLOCKS: Final = 4096
 _MAX_NAME: Final = 128
 _MAX_SPANS: Final = 1024
 _ID_DIGITS: Final = 40
+# A hundred terabytes a second: far more than the fastest memory there is.
+_FASTEST_BYTE_S: Final = 1e-14
 
 
 @dataclass(frozen=True)
@@ -84,8 +86,11 @@ class Neighbour:
 
     @property
     def byte_s(self) -> float | None:
-        """Seconds for each byte that a step reads; None where the peer has not measured it."""
-        return self.about.byte_s or None
+        """Seconds for each byte that a step reads; None where the peer has not measured that.
+
+        What no machine can do, none has measured: it would draw every route to itself.
+        """
+        return self.about.byte_s if self.about.byte_s >= _FASTEST_BYTE_S else None
 
     def profile(self) -> DeviceProfile | None:
         """What placement knows of it; None where nobody knows how fast it is."""

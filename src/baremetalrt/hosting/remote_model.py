@@ -1,7 +1,7 @@
 """A model whose blocks run on peers: opened on the fastest route, or compared with this machine."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final
 
@@ -13,6 +13,7 @@ from baremetalrt.core.tasks import in_thread
 from baremetalrt.hosting.events import OnEvent
 from baremetalrt.hosting.headers import Header, find_header
 from baremetalrt.hosting.hostable import known_as
+from baremetalrt.hosting.neighbour import Neighbour
 from baremetalrt.hosting.neighbours import Neighbours, local_network
 from baremetalrt.hosting.options import RouteOptions
 from baremetalrt.hosting.rendezvous import dht_lookup
@@ -127,7 +128,9 @@ async def open_over(
     try:
         spans = route_over(file, wanted, known)
     except CapacityError as error:
-        raise _with_reasons(error, neighbours.refusals) from error
+        reasons = [*_namesakes(opening.stored.name, wanted, known), *neighbours.refusals.values()]
+        message = "; ".join([error.message, *reasons])
+        raise CapacityError(message, code=error.code, hint=error.hint) from error
     used = {span.id for span in spans}
     hosted = [s for one in known if one.id in used for s in one.spans if s.model == wanted]
     context = min([max(1, s.context) for s in hosted] + [h.training_context])
@@ -166,10 +169,15 @@ async def open_over(
         await understudy.close()
 
 
-def _with_reasons(error: CapacityError, refusals: Mapping[str, str]) -> CapacityError:
-    """The error with why some, who might have had the rest, were not counted on."""
-    reasons = [error.message, *refusals.values()]
-    return CapacityError("; ".join(reasons), code=error.code, hint=error.hint)
+def _namesakes(name: str, content: str, known: Sequence[Neighbour]) -> list[str]:
+    """What peers call like this model, and is another one."""
+    others = {
+        span.model
+        for one in known
+        for span in one.spans
+        if span.name.lower() == name.lower() and span.model != content
+    }
+    return [f"what peers call {name} is another file: its content is {id_}" for id_ in others]
 
 
 async def is_faster_over_peers(

@@ -22,6 +22,9 @@ OPTIONS: Final = (
     # A new host may take the port of one that has died; two at once are a mistake.
     ("grpc.so_reuseport", 0),
     ("grpc.enable_retries", 0),
+    # A peer that comes back after hours is called again at once, not within two minutes.
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
     # Logits of one token are larger than HTTP/2's first window of 64 KiB: without these, every answer
     # waits for the reader to make room, in frames of 16 KiB.
     ("grpc.http2.lookahead_bytes", 4 * MIB),
