@@ -13,22 +13,21 @@ import pytest
 
 from baremetalrt.core.errors import CapacityError
 from baremetalrt.core.spans import BlockSpan
-from baremetalrt.hosting import announcing, headers
-from baremetalrt.hosting.hostable import known_as
+from baremetalrt.core.tasks import Tasks
+from baremetalrt.hosting import headers
+from baremetalrt.hosting.announcing import AnnouncementTimes, announce_on_dht
 from baremetalrt.hosting.hosted_span import host_profile, load_hosted
 from baremetalrt.hosting.neighbours import Neighbours
 from baremetalrt.hosting.rendezvous import dht_lookup
-from baremetalrt.hosting.sharing import SharedModel, Sharing, SharingConfig
 from baremetalrt.membership.authority import the_membership
 from baremetalrt.membership.identity import identity_of
 from baremetalrt.node.events import ignore
 from baremetalrt.node.node import Node
 from baremetalrt.node.options import ModelOptions, SwarmOptions
-from baremetalrt.node.seeding import ArrivingModels, Seeding
 from baremetalrt.peers.host import Host
 from baremetalrt.peers.hosted import SeededAt
 from baremetalrt.swarm.client import SwarmClient
-from baremetalrt.swarm.fetching import TorrentSource
+from baremetalrt.swarm.fetching import FetchedModel
 from baremetalrt.weights.gguf import GGUFFile
 from baremetalrt.weights.store import default_model
 from commands import BMRT, bmrt, environment
@@ -261,18 +260,33 @@ def test_no_plan_counts_on_a_peer_that_has_not_measured(
     assert {stage["device"] for stage in said["plan"]["route"]} == {"here"}
 
 
-def test_a_span_that_was_fetched_late_is_announced_at_once(
-    shared: Shared, monkeypatch: pytest.MonkeyPatch
+class Swarms(NamedTuple):
+    """The torrents of a process, as sharing wants them."""
+
+    client: SwarmClient
+
+    async def running_client(self) -> SwarmClient:
+        return self.client
+
+    def keep(self, fetched: FetchedModel) -> None:
+        pass
+
+
+def test_what_is_hosted_late_is_announced_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The machine announced itself long before, and would do so again in ten minutes."""
-    monkeypatch.setattr(announcing, "_FIRST_ANNOUNCE_S", 600.0)
-    quiet = dict.fromkeys(("enable_lsd", "enable_upnp", "enable_natpmp"), False)
+
+    def begun_long_ago(times: AnnouncementTimes) -> None:
+        times._pause_s = 600.0
+
+    monkeypatch.setattr(AnnouncementTimes, "__init__", begun_long_ago)
     entrance = lt.session(
         {
             "listen_interfaces": f"{LOOPBACK}:0",
             "dht_bootstrap_nodes": "",
             "dht_restrict_routing_ips": False,
-            **quiet,
+            **dict.fromkeys(("enable_lsd", "enable_upnp", "enable_natpmp"), False),
         }
     )
     beyond: dict[str, object] = {
@@ -280,24 +294,27 @@ def test_a_span_that_was_fetched_late_is_announced_at_once(
         "dht": True,
         "dht_bootstrap": [f"{LOOPBACK}:{entrance.listen_port()}"],
     }
-    home = member(shared.folder / "late", shared.creator, **beyond)
-    content = known_as(GGUFFile.open(shared.path))
 
     async def play() -> None:
-        membership = the_membership(None)
-        node = Node(ModelOptions(num_threads=1, context=1024))
-        swarms = Seeding(node, SwarmOptions(), ArrivingModels())
-        config = SharingConfig(address=f"{LOOPBACK}:0", peers=[shared.host.address])
-        source = SharedModel(TorrentSource(NAME), BlockSpan(3, 5))
-        looking = SwarmClient(SwarmOptions(port=0).config())
-        try:
-            async with looking, Sharing(node, membership, [source], config, swarms):
-                async with asyncio.timeout(TIMEOUT_S):
-                    while not await dht_lookup(looking, membership)(content):
-                        pass
-        finally:
-            await swarms.stop()
-            node.close()
+        membership, config = the_membership(None), SwarmOptions().config()
+        hosted: list[str] = []
+        is_news = asyncio.Event()
+        async with (
+            SwarmClient(config) as looking,
+            SwarmClient(config, memberships=[membership]) as announcing,
+            Tasks() as tasks,
+        ):
+            swarms = Swarms(announcing)
+            announced = announce_on_dht(swarms, membership, 7470, lambda: hosted, is_news)
+            tasks.start("announcing", announced)
+            look = dht_lookup(looking, membership)
+            assert await look("content") == []
+            hosted.append("content")
+            is_news.set()
+            async with asyncio.timeout(TIMEOUT_S):
+                while not (found := await look("content")):
+                    pass
+            assert found == [f"{LOOPBACK}:7470"]
 
-    with at_home(home):
+    with at_home(founder(tmp_path / "home", **beyond)):
         asyncio.run(play())

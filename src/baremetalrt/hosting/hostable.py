@@ -186,17 +186,12 @@ def hosted_as(neighbours: Sequence[Neighbour], reference: str) -> str | None:
 def with_seeds(
     neighbours: Sequence[Neighbour], own: TorrentSource, content: str, swarm: str
 ) -> TorrentSource | None:
-    """Where a content is to be had, whatever named it, with the peers that seed it.
+    """Where a content is to be had: from peers that seed it, by whatever torrent, or as it was named.
 
-    None: no peer seeds it, and what was
-    named is no torrent either.
+    None: no peer seeds it, and what was named is no torrent.
     """
-    is_torrent = is_torrent_reference(own.reference) or find_torrent(own.reference) is not None
     found = source_of(neighbours, content, swarm)
     if found is None:
+        is_torrent = is_torrent_reference(own.reference) or find_torrent(own.reference) is not None
         return own if is_torrent else None
-    return TorrentSource(
-        own.reference if is_torrent else found.reference,
-        [*own.peers, *found.peers],
-        own.swarm or found.swarm,
-    )
+    return TorrentSource(found.reference, [*own.peers, *found.peers], found.swarm)
