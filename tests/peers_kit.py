@@ -10,6 +10,7 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Self
 
@@ -18,6 +19,8 @@ from baremetalrt.membership.authority import (
     find_membership,
     keep_membership,
     load_authority,
+    member_key,
+    renew,
     utc_now,
 )
 from baremetalrt.membership.certificates import certificate_pem, issue, key_pem, new_key
@@ -69,6 +72,17 @@ def member(folder: Path, creator: Path, **settings: object) -> Path:
     }
     with at_home(home):
         keep_membership(SWARM, files)
+    return home
+
+
+def made_in(days: float, creator: Path, home: Path) -> Path:
+    """The home, with a certificate that was made so many days from now."""
+    with at_home(creator):
+        authority = load_authority(find_membership(SWARM))
+    with at_home(home):
+        membership = find_membership(SWARM)
+        key = member_key(membership).public_key()
+        renew(membership, issue(authority, key, utc_now() + timedelta(days=days)))
     return home
 
 

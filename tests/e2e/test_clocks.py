@@ -1,36 +1,20 @@
 """What a user is told where a clock is wrong, or a stranger answers: as the commands say it."""
 
 import asyncio
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from baremetalrt.membership.authority import (
     find_membership,
-    load_authority,
-    member_key,
-    renew,
     utc_now,
 )
-from baremetalrt.membership.certificates import issue
 from baremetalrt.membership.identity import identity_of
 from baremetalrt.peers.host import Host
 from baremetalrt.peers.hosted import HostProfile
 from commands import bmrt
-from peers_kit import FOREIGN, SWARM, at_home, founder, member
+from peers_kit import FOREIGN, SWARM, at_home, founder, made_in, member
 from swarm_kit import LOOPBACK
-
-
-def made_in(days: float, creator: Path, home: Path) -> Path:
-    """The home, with a certificate that was made so many days from now."""
-    with at_home(creator):
-        authority = load_authority(find_membership(SWARM))
-    with at_home(home):
-        membership = find_membership(SWARM)
-        key = member_key(membership).public_key()
-        renew(membership, issue(authority, key, utc_now() + timedelta(days=days)))
-    return home
 
 
 async def asked(host_home: Path, caller: Path) -> str:

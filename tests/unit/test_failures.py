@@ -13,38 +13,29 @@ import pytest
 from baremetalrt.core.errors import UsageError
 from baremetalrt.core.network_reasons import describe_failure
 from baremetalrt.membership.authority import find_membership, utc_now
-from baremetalrt.membership.certificates import (
-    Authority,
-    certificate_pem,
-    issue,
-    key_pem,
-    new_authority,
-    new_key,
-    peer_id,
-)
-from baremetalrt.membership.identity import Identity
+from baremetalrt.membership.identity import Identity, identity_of
 from baremetalrt.peers.caller import Channels, NoAnswerError
 from baremetalrt.peers.host import Host
 from baremetalrt.peers.hosted import HostProfile
 from baremetalrt.peers.wire import SERVICE
-from peers_kit import FOREIGN, at_home, founder
+from peers_kit import FOREIGN, SWARM, at_home, founder, made_in, member
 from swarm_kit import LOOPBACK, free_ports
 
 NOW = utc_now()
-SWARM = new_authority("home", NOW - timedelta(days=800))
 
 
-def one(made_at_days: float = 0.0, swarm: Authority = SWARM) -> Identity:
+@pytest.fixture
+def swarm(tmp_path: Path) -> Path:
+    """The home of a creator."""
+    return founder(tmp_path / "creator")
+
+
+def one(creator: Path, made_at_days: float = 0.0) -> Identity:
     """A member whose certificate was made so many days from now: as a clock that is wrong sees it."""
-    key = new_key()
-    certificate = issue(swarm, key.public_key(), NOW + timedelta(days=made_at_days))
-    return Identity(
-        id=peer_id(key.public_key()),
-        swarm="home",
-        authority_pem=certificate_pem(swarm.certificate),
-        certificate_pem=certificate_pem(certificate),
-        key_pem=key_pem(key),
-    )
+    home = member(creator.with_name(f"member-{len(list(creator.parent.iterdir()))}"), creator)
+    made_in(made_at_days, creator, home)
+    with at_home(home):
+        return identity_of(find_membership(SWARM))
 
 
 @asynccontextmanager
@@ -67,51 +58,51 @@ async def why_of(host: Identity, caller: Identity) -> str:
         return await why(caller, address)
 
 
-def test_a_wrong_clock_is_said_to_be_one() -> None:
+def test_a_wrong_clock_is_said_to_be_one(swarm: Path) -> None:
     """Of the peer, whose certificate is seen; of this machine, which is only hung up on."""
     clock = f"by the clock of this machine, {NOW:%Y-%m-%d}"
-    not_yet = asyncio.run(why_of(one(3), one()))
+    not_yet = asyncio.run(why_of(one(swarm, 3), one(swarm)))
     assert "its certificate is not valid yet" in not_yet and clock in not_yet
-    expired = asyncio.run(why_of(one(-700), one()))
+    expired = asyncio.run(why_of(one(swarm, -700), one(swarm)))
     assert "its certificate has expired" in expired and clock in expired
-    for mine in (one(3), one(-700)):
+    for mine in (one(swarm, 3), one(swarm, -700)):
         assert "by its clock the certificate of this machine is not valid" in asyncio.run(
-            why_of(one(), mine)
+            why_of(one(swarm), mine)
         )
 
 
-def test_strangers_are_said_to_be_strangers() -> None:
+def test_strangers_are_said_to_be_strangers(swarm: Path, tmp_path: Path) -> None:
     """On both sides."""
-    other = one(swarm=new_authority("home", NOW))
-    assert asyncio.run(why_of(other, one())) == "it is no member of this swarm"
+    other = one(founder(tmp_path / "elsewhere" / "creator"))
+    assert asyncio.run(why_of(other, one(swarm))) == "it is no member of this swarm"
     # Which of the two sides notices first is TLS's affair.
-    assert "no member of this swarm" in asyncio.run(why_of(one(), other))
+    assert "no member of this swarm" in asyncio.run(why_of(one(swarm), other))
 
 
-def test_whoever_is_not_there_is_said_not_to_be() -> None:
+def test_whoever_is_not_there_is_said_not_to_be(swarm: Path) -> None:
     """Nobody listens, nobody speaks, somebody hangs up, somebody else answers."""
 
     async def play() -> None:
         (port,) = free_ports(1)
-        assert await why(one(), f"{LOOPBACK}:{port}") == "nobody listens there"
+        assert await why(one(swarm), f"{LOOPBACK}:{port}") == "nobody listens there"
         async with await asyncio.start_server(lambda r, w: None, LOOPBACK, 0) as silent:
             address = f"{LOOPBACK}:{silent.sockets[0].getsockname()[1]}"
-            assert await why(one(), address, timeout_s=0.5) == "no answer in time"
+            assert await why(one(swarm), address, timeout_s=0.5) == "no answer in time"
         async with await asyncio.start_server(lambda r, w: w.close(), LOOPBACK, 0) as rude:
             address = f"{LOOPBACK}:{rude.sockets[0].getsockname()[1]}"
-            assert "something else answers there" in await why(one(), address)
+            assert "something else answers there" in await why(one(swarm), address)
 
     asyncio.run(play())
 
 
-def test_a_host_that_answers_only_some_says_so() -> None:
+def test_a_host_that_answers_only_some_says_so(swarm: Path) -> None:
     """With the code, which whoever is asked for help may want to know."""
 
     async def play() -> str:
-        host = Host(one(), HostProfile("1", "library", 0, None), allowed=frozenset({40 * "0"}))
+        host = Host(one(swarm), HostProfile("1", "library", 0, None), allowed=frozenset({40 * "0"}))
         await host.listen(f"{LOOPBACK}:0")
         async with host:
-            return await why(one(), f"{LOOPBACK}:{host.port}")
+            return await why(one(swarm), f"{LOOPBACK}:{host.port}")
 
     assert asyncio.run(play()) == "it does not answer this machine (peer.not-allowed)"
 
@@ -138,10 +129,10 @@ def test_what_the_system_says_is_put_into_words(error: BaseException, words: str
     assert describe_failure(error) == words
 
 
-def test_a_certificate_of_the_future_is_a_clock_of_the_past(tmp_path: Path) -> None:
+def test_a_certificate_of_the_future_is_a_clock_of_the_past(swarm: Path) -> None:
     """Said before anybody is called, with what the clock says."""
-    with at_home(founder(tmp_path)):
-        membership = find_membership("home")
+    with at_home(swarm):
+        membership = find_membership(SWARM)
     membership.require_valid(utc_now())
     with pytest.raises(
         UsageError, match="the clock of this machine says 1970-01-01 00:00 UTC"
@@ -154,12 +145,12 @@ def test_a_certificate_of_the_future_is_a_clock_of_the_past(tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-def test_a_host_that_comes_back_is_called_soon_on_an_old_connection() -> None:
+def test_a_host_that_comes_back_is_called_soon_on_an_old_connection(swarm: Path) -> None:
     """However long it was away: by itself, gRPC would let two minutes pass between its attempts."""
 
     async def play() -> None:
         (port,) = free_ports(1)
-        caller, callee = one(), one()
+        caller, callee = one(swarm), one(swarm)
         channel = Channels(caller).to(f"{LOOPBACK}:{port}", callee.id)
         call = channel.unary_unary(f"{SERVICE}Describe")
         for _ in range(50):
