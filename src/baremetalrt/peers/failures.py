@@ -35,6 +35,7 @@ _CONNECTING: Final = (
     ("Name resolution", "nobody has that name"),
     ("Connection reset", "it hung up"),
 )
+_BY_CODE: Final = {"peer.expelled": "this machine was put out of the swarm"}
 _BY_STATUS: Final = {
     grpc.StatusCode.DEADLINE_EXCEEDED: "no answer in time",
     grpc.StatusCode.CANCELLED: CLOSED,
@@ -57,7 +58,7 @@ def describe_call(error: BaseException, now: datetime) -> str:
     _log.debug("gRPC: %s: %s", status.name, details)
     if status is grpc.StatusCode.UNAVAILABLE:
         return _of_connection(details, now)
-    words = _BY_STATUS.get(status, "it failed")
+    words = _BY_CODE.get(details) or _BY_STATUS.get(status, "it failed")
     # Hosts of ours answer with a code, which those who look for help may be asked for.
     is_code = details.replace(".", "").replace("-", "").isalpha() and details.islower()
     return f"{words} ({details})" if is_code and "." in details else words
