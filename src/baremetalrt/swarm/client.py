@@ -8,17 +8,16 @@ import asyncio
 import contextlib
 import logging
 import socket
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, Self
 
 import libtorrent as lt
 
 from baremetalrt.core.addresses import format_address
-from baremetalrt.core.errors import UsageError
+from baremetalrt.core.errors import BareMetalError, UsageError
 from baremetalrt.core.magnet_links import MagnetLink
 from baremetalrt.core.tasks import Tasks, in_thread
-from baremetalrt.membership.authority import Membership, find_membership, utc_now
+from baremetalrt.membership.authority import Membership, utc_now
 from baremetalrt.swarm.alert_handlers import alert_handlers
 from baremetalrt.swarm.alerts import Alerts, TorrentGoneError, key_of, key_of_params
 from baremetalrt.swarm.catalog import Record
@@ -26,7 +25,7 @@ from baremetalrt.swarm.config import SwarmConfig
 from baremetalrt.swarm.dht import Dht
 from baremetalrt.swarm.local_peers import known_peers
 from baremetalrt.swarm.magnets import bare_torrent_file, magnet_params
-from baremetalrt.swarm.metainfo import Metainfo
+from baremetalrt.swarm.member_certificates import MemberCertificates
 from baremetalrt.swarm.session_settings import (
     local_only_filter,
     parse_peer,
@@ -56,15 +55,10 @@ class SwarmClient:
         memberships: Sequence[Membership] = (),
     ) -> None:
         self.config = config
-        self._memberships = {m.name: m for m in memberships}
+        self._certificates = MemberCertificates(memberships)
         self._torrents: dict[str, Torrent] = {}
         self._locks: dict[str, contextlib.ExitStack] = {}
         self._adding: dict[str, asyncio.Lock] = {}
-        # Whom each torrent of a private swarm believes.
-        self._roots: dict[str, bytes] = {}
-        # Set, once, when the certificates of a swarm have changed.
-        self._adopted: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
-        self._stamps = {m.name: m.torrents.stamp() for m in memberships}
         self._tasks = Tasks()
         self._screen = UrlScreen(config.local_hosts)
         # Where other peers reach this one, and members of private swarms; 0 for nowhere.
@@ -76,12 +70,13 @@ class SwarmClient:
         self._alerts = Alerts(self._session, alert_handlers(self._of_handle, self.dht))
         self._is_open = True
         self._saver = StateSaver(self._alerts, finds_locally=self.config.local_discovery)
-        if self._memberships:
-            self._tasks.repeat("looking at certificates", self._adopt_renewed, lambda: _RENEWED_S)
+        if self._certificates:
+            renew = self._renew_certificates
+            self._tasks.repeat("looking at certificates", renew, lambda: _RENEWED_S)
         return self
 
     def _start_session(self) -> lt.session:
-        settings: Any = session_settings(self.config, with_certificates=bool(self._memberships))
+        settings: Any = session_settings(self.config, with_certificates=bool(self._certificates))
         session = lt.session(settings)
         offline = self.config.offline
         session.set_ip_filter(local_only_filter() if offline else stranger_filter(self.config))
@@ -218,9 +213,9 @@ class SwarmClient:
         """
         addresses = await self._resolve(peers)
         while True:
-            adopted = self._adopted[swarm.name if swarm else ""]
+            changed = self._certificates.change_of(swarm)
             asking = asyncio.create_task(self._ask(link, addresses, swarm))
-            waiting = asyncio.create_task(adopted.wait())
+            waiting = asyncio.create_task(changed.wait())
             try:
                 await asyncio.wait((asking, waiting), return_when=asyncio.FIRST_COMPLETED)
                 if asking.done():
@@ -230,7 +225,7 @@ class SwarmClient:
                 asking.cancel()
                 await asyncio.wait((asking, waiting))
             # Those who stay believe another root now, and so does this member.
-            swarm = self._memberships[swarm.name] if swarm else None
+            swarm = self._certificates.newest(swarm) if swarm else None
 
     async def _ask(
         self, link: MagnetLink, addresses: Sequence[tuple[str, int]], swarm: Membership | None
@@ -242,12 +237,11 @@ class SwarmClient:
         # Paused until it has a certificate to show.
         params.flags |= _FLAGS.paused
         params.flags &= ~_FLAGS.auto_managed
-        if swarm is not None:
-            params.root_certificate = swarm.torrents.root_pem.decode()
+        root_pem = await self._certificates.believe(params, swarm) if swarm else b""
         handle = await self._added(params, peers=link.peers)
         try:
             if swarm is not None:
-                _show_certificate(handle, swarm)
+                self._certificates.show(handle, swarm, root_pem)
             received = self._alerts.expect(key_of(handle), lt.metadata_received_alert)
             handle.resume()
             await received
@@ -259,41 +253,29 @@ class SwarmClient:
             await self._drop(handle)
         return raw, known
 
-    async def _adopt(self, swarm: Membership) -> None:
-        """Shows the certificates that a member has now; who is under an older root is hung up on.
+    async def _renew_certificates(self) -> None:
+        """Shows what was renewed; who is under an older root is hung up on.
 
-        Raises:
-            UsageError: this machine is no member any more. Its torrents of that swarm are stopped.
-            BareMetalError: a torrent cannot go on.
+        The torrents of a swarm that has put this machine out are stopped.
         """
-        self._memberships[swarm.name] = swarm
-        self._adopted.pop(swarm.name, asyncio.Event()).set()
-        torrents = [
-            one
-            for one in self.torrents
-            if one.metainfo.needs_certificate and one.entry.record.swarm == swarm.name
-        ]
+        for swarm in await self._certificates.changed():
+            for torrent in self.torrents:
+                record = torrent.entry.record
+                if torrent.metainfo.needs_certificate and record.swarm == swarm.name:
+                    try:
+                        await self._show_renewed(torrent, swarm)
+                    except BareMetalError as error:
+                        _log.error("%s: %s", record.name, error.message)
+
+    async def _show_renewed(self, torrent: Torrent, swarm: Membership) -> None:
         try:
             swarm.require_valid(utc_now())
         except UsageError:
-            for torrent in torrents:
-                await self.remove(torrent)
+            await self.remove(torrent)
             raise
-        root_pem = await asyncio.to_thread(lambda: swarm.torrents.root_pem)
-        for torrent in torrents:
-            if self._roots.get(key_of(torrent.handle)) == root_pem:
-                _show_certificate(torrent.handle, swarm)
-            else:
-                await self.save(torrent)
-                await self.restart(torrent)
-
-    async def _adopt_renewed(self) -> None:
-        """Whichever process has renewed a certificate, or heard that somebody was put out."""
-        for name, swarm in list(self._memberships.items()):
-            stamp = swarm.torrents.stamp()
-            if self._stamps.get(name) != stamp:
-                self._stamps[name] = stamp
-                await self._adopt(await asyncio.to_thread(find_membership, name))
+        if not await self._certificates.show_again(torrent.handle, swarm):
+            await self.save(torrent)
+            await self.restart(torrent)
 
     async def remove(self, torrent: Torrent) -> None:
         """Stops a torrent and writes down where it stood."""
@@ -349,22 +331,17 @@ class SwarmClient:
     ) -> tuple[lt.torrent_handle, set[int]]:
         """A torrent in libtorrent, still paused, and the pieces that it has."""
         have = await asyncio.to_thread(verified_pieces, stored, on_check)
-        swarm = self._membership_for(stored.metainfo, stored.entry.record)
+        swarm = self._certificates.membership_for(stored.metainfo, stored.entry.record)
         params = torrent_params(stored, have)
         # Peers named here are connected at once, those named later at the next tick.
         is_open = not stored.metainfo.is_private
         nearby = await self._nearby(secure=swarm is not None) if is_open else []
         params.peers = [*addresses, *params.peers, *nearby]
-        root_pem = b""
-        if swarm is not None:
-            # In place of the one in the torrent, which those who were put out are certified under.
-            root_pem = await asyncio.to_thread(lambda: swarm.torrents.root_pem)
-            params.root_certificate = root_pem.decode()
+        root_pem = await self._certificates.believe(params, swarm) if swarm else b""
         handle = await self._added(params, own_urls=stored.entry.record.own_urls)
         try:
             if swarm is not None:
-                self._roots[key_of(handle)] = root_pem
-                _show_certificate(handle, swarm)
+                self._certificates.show(handle, swarm, root_pem)
             return handle, await self._checked(handle) if have is None else have
         except BaseException:
             # Or else nobody could start it again.
@@ -376,18 +353,6 @@ class SwarmClient:
         if not self.config.local_discovery:
             return []
         return await asyncio.to_thread(known_peers, secure=secure)
-
-    def _membership_for(self, metainfo: Metainfo, record: Record) -> Membership | None:
-        if not metainfo.needs_certificate:
-            return None
-        swarm = self._memberships.get(record.swarm or "")
-        if swarm is None:
-            raise UsageError(
-                f"{record.name} belongs to the private swarm {record.swarm or '?'}",
-                code="swarm.unknown",
-                hint="`bmrt swarm join` with an invitation from one of its members",
-            )
-        return swarm
 
     async def _added(
         self,
@@ -416,7 +381,7 @@ class SwarmClient:
                 await self._take_out(handle)
 
     async def _take_out(self, handle: lt.torrent_handle) -> None:
-        self._roots.pop(key_of(handle), None)
+        self._certificates.forget(handle)
         removed = self._alerts.expect(key_of(handle), lt.torrent_removed_alert)
         self._session.remove_torrent(handle)
         await removed
@@ -474,10 +439,3 @@ def _limit_local_peers(session: lt.session, config: SwarmConfig) -> None:
     limits["download_limit"] = config.download_limit
     limits["upload_limit"] = config.upload_limit
     session.set_peer_class(local, limits)
-
-
-def _show_certificate(handle: lt.torrent_handle, swarm: Membership) -> None:
-    swarm.require_valid(utc_now())
-    handle.set_ssl_certificate(
-        str(swarm.torrents.certificate_path), str(swarm.key_path), str(swarm.dh_path), ""
-    )
