@@ -8,7 +8,9 @@ import pytest
 
 from baremetalrt.core.errors import UsageError
 from baremetalrt.hosting.neighbours import literal_addresses
+from baremetalrt.membership.authority import find_membership, renew_own, utc_now
 from baremetalrt.peers import compute_pb2 as pb
+from baremetalrt.peers.caller import Channels
 from baremetalrt.peers.pass_streams import PassStreams
 from baremetalrt.peers.reach import (
     FORGOTTEN_AFTER_S,
@@ -18,7 +20,7 @@ from baremetalrt.peers.reach import (
     read_ip,
     target_of,
 )
-from peers_kit import founder
+from peers_kit import SWARM, at_home, founder
 from raw_calls import identity
 
 HERE, AT_HOME, ABROAD = (ip_address(one) for one in ("127.0.0.1", "192.168.1.9", "9.9.9.9"))
@@ -147,3 +149,43 @@ def test_connections_do_not_pile_up(tmp_path: Path) -> None:
         return counts
 
     assert asyncio.run(many()) == [100, 17]
+
+
+def test_a_renewed_certificate_is_shown_from_then_on(tmp_path: Path) -> None:
+    """By connections to the next stage and to hosts; those that are in use go on."""
+    home = founder(tmp_path / "host")
+    who = identity(home)
+
+    async def renew() -> None:
+        streams, channels = PassStreams(who), Channels(who)
+        peer = pb.Peer(id="0" * 40, address="10.0.0.1:7470")
+        held = streams.open(peer, "caller", named_from=AT_HOME)
+        before = channels.to(peer.address, peer.id)
+        assert channels.to(peer.address, peer.id) is before
+        with at_home(home):
+            renew_own(find_membership(SWARM), utc_now())
+        assert channels.to(peer.address, peer.id) is not before
+        again = streams.open(peer, "caller", named_from=AT_HOME)
+        assert streams.num_channels == 1
+        for one in (held, again):
+            one.close()
+        await streams.close()
+        await channels.close()
+
+    asyncio.run(renew())
+
+
+def test_connections_of_a_caller_do_not_pile_up(tmp_path: Path) -> None:
+    """As addresses come and go for weeks."""
+    who = identity(founder(tmp_path / "caller"))
+
+    async def many() -> bool:
+        channels = Channels(who)
+        first = channels.to("10.0.0.1:7470", "0" * 40)
+        for i in range(100):
+            channels.to(f"10.0.1.{i}:7470", "0" * 40)
+        is_gone = channels.to("10.0.0.1:7470", "0" * 40) is not first
+        await channels.close()
+        return is_gone
+
+    assert asyncio.run(many())

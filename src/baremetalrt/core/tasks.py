@@ -53,6 +53,8 @@ class Tasks:
         task = asyncio.get_running_loop().create_task(self._watched(what, work), name=what)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        # One that is ended before it has begun leaves its work as it is, and Python complains.
+        task.add_done_callback(lambda _: work.close())
         return task
 
     def repeat(

@@ -19,6 +19,10 @@ from baremetalrt.peers.remote_span import RemoteSpan
 from baremetalrt.peers.tls import secure_channel
 from baremetalrt.peers.wire import SERVICE
 
+# Connections that no text uses.
+_MAX_UNUSED: Final = 32
+# No text lasts longer.
+_GRACE_S: Final = 3600.0
 _EXPELLED: Final = "it was put out of the swarm"
 _log = logging.getLogger("baremetalrt.peers")
 
@@ -28,20 +32,36 @@ class NoAnswerError(Exception):
 
 
 class Channels:
-    """Connections to peers, one for each, kept while they are of use."""
+    """Connections to peers, one for each; some that nobody uses now are kept for the next text."""
 
     def __init__(self, identity: Identity) -> None:
         self._identity = identity
-        self._channels: dict[tuple[str, str], grpc.aio.Channel] = {}
+        # in the order in which they were last used, with the certificate that they show
+        self._channels: dict[tuple[str, str], tuple[grpc.aio.Channel, bytes]] = {}
         # what runs
         self.calls: set[StageCall] = set()
+        self._closing = Tasks()
 
     def to(self, address: str, peer: str) -> grpc.aio.Channel:
         """A connection that only the peer of that id can answer."""
-        key = (address, peer)
-        if key not in self._channels:
-            self._channels[key] = secure_channel(self._identity, address, peer_name(peer))
-        return self._channels[key]
+        key, certificate = (address, peer), self._identity.certificate_pem
+        channel, shown = self._channels.pop(key, (None, b""))
+        if channel is not None and shown != certificate:
+            # With a certificate that was renewed it would fail once it has to connect again.
+            self._end(channel)
+            channel = None
+        if channel is None:
+            channel = secure_channel(self._identity, address, peer_name(peer))
+        self._channels[key] = channel, certificate
+        used = {(one.span.address, one.span.id) for one in self.calls} | {key}
+        unused = [one for one in self._channels if one not in used]
+        for one in unused[: max(0, len(unused) - _MAX_UNUSED)]:
+            self._end(self._channels.pop(one)[0])
+        return channel
+
+    def _end(self, channel: grpc.aio.Channel) -> None:
+        """Closes it once what runs on it is over."""
+        self._closing.start("closing a connection", channel.close(_GRACE_S))
 
     async def describe(self, address: str, *, timeout_s: float) -> tuple[pb.Description, float]:
         """Who is at an address and what it hosts, and the seconds of a round trip.
@@ -112,7 +132,8 @@ class Channels:
         return renewed
 
     async def close(self) -> None:
-        for channel in self._channels.values():
+        await self._closing.close()
+        for channel, _ in self._channels.values():
             await channel.close()
 
 

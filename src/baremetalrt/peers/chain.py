@@ -50,6 +50,8 @@ from baremetalrt.peers.wire import (
 from baremetalrt.session.stage import CHUNK_TOKENS, Place
 
 _CLOSE_TIMEOUT_S: Final = 1.0
+# Of what a peer says went wrong: it is written to logs.
+_MAX_CODE, _MAX_MESSAGE = 64, 500
 # Chunks of a prompt on their way at once, so that no stage waits for another.
 _MAX_OUTSTANDING: Final = 3
 
@@ -256,7 +258,11 @@ def _take(text: Recovery, stage: AttachedSpan, report: pb.Report) -> None:
     elif kind == "fault":
         fault = report.fault
         blame = _BLAMES.get(fault.blame, Blame.HERE)
-        text.failed(stage, report.number, Fault(fault.code, fault.message, blame, fault.epoch))
+        text.failed(
+            stage,
+            report.number,
+            Fault(fault.code[:_MAX_CODE], fault.message[:_MAX_MESSAGE], blame, fault.epoch),
+        )
 
 
 def _message(place: ChainPlace, tell: Tell, encoding: "pb.Encoding") -> pb.Command:

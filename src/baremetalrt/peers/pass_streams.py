@@ -17,6 +17,8 @@ from baremetalrt.peers.wire import SERVICE
 
 # Connections that nobody uses now, kept because the next text may go the same way.
 _MAX_UNUSED: Final = 16
+# No text lasts longer.
+_GRACE_S: Final = 3600.0
 
 
 class PassStream:
@@ -44,8 +46,8 @@ class PassStreams:
 
     def __init__(self, identity: Identity, clock: Callable[[], float] = time.monotonic) -> None:
         self._identity = identity
-        # in the order in which they were last used
-        self._channels: dict[Target, grpc.aio.Channel] = {}
+        # in the order in which they were last used, with the certificate that they show
+        self._channels: dict[Target, tuple[grpc.aio.Channel, bytes]] = {}
         self._users: Counter[Target] = Counter()
         self._limit = ReachLimit()
         self._clock = clock
@@ -59,10 +61,15 @@ class PassStreams:
         """
         key = (target_of(peer.address, named_from=named_from), peer.id)
         self._limit.call(caller, key, self._clock())
-        channel = self._channels.pop(key, None)
+        certificate = self._identity.certificate_pem
+        channel, shown = self._channels.pop(key, (None, b""))
+        if channel is not None and shown != certificate:
+            # With a certificate that was renewed it would fail once it has to connect again.
+            self._closing.start("closing a connection", channel.close(_GRACE_S))
+            channel = None
         if channel is None:
             channel = secure_channel(self._identity, key[0], peer_name(peer.id))
-        self._channels[key] = channel
+        self._channels[key] = channel, certificate
         self._users[key] += 1
         call = channel.stream_unary(
             f"{SERVICE}Pass",
@@ -82,7 +89,7 @@ class PassStreams:
             del self._users[key]
         unused = [one for one in self._channels if one not in self._users]
         for one in unused[: max(0, len(unused) - _MAX_UNUSED)]:
-            channel = self._channels.pop(one)
+            channel, _ = self._channels.pop(one)
             self._closing.start("closing a connection", channel.close())
 
     @property
@@ -90,6 +97,6 @@ class PassStreams:
         return len(self._channels)
 
     async def close(self) -> None:
-        await self._closing.finished()
-        for channel in self._channels.values():
+        await self._closing.close()
+        for channel, _ in self._channels.values():
             await channel.close()
