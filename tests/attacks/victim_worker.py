@@ -37,7 +37,8 @@ def load(path: str) -> Model:
 
 
 def unload(model: Model) -> None:
-    del NODE.models[model.name]
+    # No command unloads a model.
+    NODE._models = {}
     model.close()
 
 
