@@ -12,8 +12,8 @@ import grpc
 _log = logging.getLogger(__name__)
 CLOSED: Final = "the connection is closed"
 _NO_MEMBER: Final = (
-    "it lets this machine not in: it is of another swarm, or by its clock the certificate of this "
-    "machine is not valid"
+    "it does not let this machine in: it is of another swarm, or by its clock the certificate of "
+    "this machine is not valid"
 )
 # What is in the text of a failed connection, the telling ones first. `{clock}`: see `_of_certificate`.
 _CONNECTING: Final = (
