@@ -25,11 +25,12 @@ from baremetalrt.swarm.client import SwarmClient
 from baremetalrt.swarm.config import SwarmConfig
 from baremetalrt.swarm.metainfo import read_metainfo
 from baremetalrt.swarm.obtaining import add_torrent
+from baremetalrt.swarm.options import SwarmOptions
 from baremetalrt.swarm.publishing import PublishOptions, publish_file
 from baremetalrt.swarm.stored_torrent import StoredTorrent
 from baremetalrt.swarm.torrent import Torrent
 from raw_torrents import info_v1, torrent
-from swarm_kit import LOOPBACK, publish_model, write_model
+from swarm_kit import LOOPBACK, make_home, publish_model, write_model
 
 HANG_S = 120.0
 CONFIG = SwarmConfig(
@@ -39,8 +40,9 @@ CONFIG = SwarmConfig(
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("BMRT_HOME", str(tmp_path / "home"))
-    return tmp_path / "home"
+    home = make_home(tmp_path / "home")
+    monkeypatch.setenv("BMRT_HOME", str(home))
+    return home
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +156,7 @@ def test_a_check_that_fails_is_an_error(tmp_path: Path) -> None:
 
 def seeding(node: Node | None = None) -> Seeding:
     none: Any = SimpleNamespace(models={}, stop_arriving=_nothing)
-    return Seeding(node or none, CONFIG, ArrivingModels())
+    return Seeding(node or none, SwarmOptions(), ArrivingModels())
 
 
 async def _nothing() -> None:
