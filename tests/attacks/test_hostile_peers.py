@@ -210,7 +210,7 @@ def test_a_stranger_is_not_let_in(attacked: tuple[PeerProcess, Path], tmp_path: 
         true, id=mine.id, key_pem=mine.key_pem, certificate_path=mine.certificate_path
     )
     for who in (mine, pretending):
-        with pytest.raises(NoAnswerError, match="let this machine in|no member of this swarm"):
+        with pytest.raises(NoAnswerError, match=r"let this machine in|no member of this swarm"):
             asyncio.run(described(peer, who))
 
 
