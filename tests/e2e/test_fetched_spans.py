@@ -23,7 +23,7 @@ FOUND: dict[str, object] = {"local_discovery": True}
 NAME = "swarm-model"
 WORDS = ("a b c", "--raw", "-t", "0", "-n", "8", "--json")
 # Room for about half of the 30 blocks, wherever they lie.
-ROOM = ("--share-memory", "80MB", "--parallel", "1")
+ROOM = ("--share-memory", "88MB", "--parallel", "1")
 SOON = "\n[share]\nrebalance_s = 2\n"
 
 
