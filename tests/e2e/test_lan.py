@@ -93,7 +93,7 @@ def test_a_seed_on_the_lan_is_found_again_at_once(lan: Lan, model: Path, tmp_pat
     with a.seed(model, home=homes[0]) as seed:
         magnet = seed.torrent()["magnet"]
         for arguments in ((), (), ("--blocks", "0:2"), ()):
-            found = b.answer("pull", magnet, *arguments, home=homes[1], timeout_s=50)
+            found = b.answer("pull", magnet, *arguments, home=homes[1], timeout_s=150)
             assert is_whole(found, model) or arguments
             with b.start("rm", found["name"], home=homes[1]) as removing:
                 removing.finish()
