@@ -91,7 +91,19 @@ def main() -> None:
         if "--debug" in sys.argv:
             raise
         status = _report(error)
+    _hang_up()
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _hang_up() -> None:
+    """Lets go of a terminal or pipe that is gone: to Python, what is left for it would be a failure."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, stream.fileno())
+            os.close(nowhere)
 
 
 def _report(error: BareMetalError) -> int:
