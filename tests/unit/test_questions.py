@@ -99,6 +99,7 @@ def model() -> Iterator[Model]:
     node.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("question", "answer"),
     [
