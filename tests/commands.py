@@ -1,15 +1,21 @@
 """`bmrt` as a user starts it: real processes, ended by the tests that started them."""
 
+import json
 import os
 import pty
 import re
 import signal
 import subprocess
 import sys
+import time
+import urllib.request
+from collections.abc import Callable
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 BMRT = [sys.executable, "-m", "baremetalrt"]
+# Only guards against what never comes.
+_COMES_S = 120.0
 _LISTENING = re.compile(rb"listening on (http://\S+)/v1")
 
 
@@ -98,3 +104,18 @@ class ServerProcess:
         finally:
             assert self.process.stderr is not None
             self.process.stderr.close()
+
+
+def torrents(url: str) -> dict[str, Any]:
+    """What a server says of its torrents."""
+    with urllib.request.urlopen(f"{url}/torrents", timeout=60) as answer:
+        found: dict[str, Any] = json.load(answer)
+    return found
+
+
+def wait_until(is_so: Callable[[], bool]) -> None:
+    """Returns once it is so."""
+    deadline = time.monotonic() + _COMES_S
+    while not is_so():
+        assert time.monotonic() < deadline, "it did not come to that"
+        time.sleep(0.05)

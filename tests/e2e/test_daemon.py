@@ -5,19 +5,14 @@ import os
 import signal
 import subprocess
 import time
-import urllib.request
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from openai import OpenAI
 
 from baremetalrt.weights.store import default_model
-from commands import ServerProcess, bmrt
+from commands import ServerProcess, bmrt, torrents, wait_until
 from swarm_kit import LOOPBACK, Seeder, make_home, publish_model, pull, sha256, write_model
-
-TIMEOUT_S = 120.0
 
 
 @pytest.fixture(scope="module")
@@ -31,19 +26,6 @@ def model() -> Path:
 def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file of 10 MB: enough for what is only fetched."""
     return write_model(tmp_path_factory.mktemp("small"))
-
-
-def torrents(server: ServerProcess) -> dict[str, Any]:
-    with urllib.request.urlopen(f"{server.url}/torrents", timeout=60) as answer:
-        found: dict[str, Any] = json.load(answer)
-    return found
-
-
-def wait_until(is_so: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + TIMEOUT_S
-    while not is_so():
-        assert time.monotonic() < deadline, "it did not come to that"
-        time.sleep(0.05)
 
 
 def write_torrent(model: Path, folder: Path) -> Path:
@@ -76,7 +58,7 @@ def test_a_server_answers_with_a_model_that_is_arriving(model: Path, tmp_path: P
         ServerProcess(str(torrent), "--peer", seed.peer, home=make_home(tmp_path / "h")) as server,
     ):
         assert question(client_of(server)) == expected
-        wait_until(lambda: torrents(server)["data"][0]["complete"])
+        wait_until(lambda: torrents(server.url)["data"][0]["complete"])
 
 
 def test_a_server_seeds_what_it_has(small: Path, tmp_path: Path) -> None:
@@ -84,8 +66,8 @@ def test_a_server_seeds_what_it_has(small: Path, tmp_path: Path) -> None:
     home = make_home(tmp_path / "home")
     made = json.loads(bmrt("seed", str(small), "--create-only", "--json", home=home).stdout)
     with ServerProcess(home=home) as server:
-        wait_until(lambda: bool(torrents(server)["data"]))
-        peer = f"{LOOPBACK}:{torrents(server)['port']}"
+        wait_until(lambda: bool(torrents(server.url)["data"]))
+        peer = f"{LOOPBACK}:{torrents(server.url)['port']}"
         other = pull(made["magnet"], home=make_home(tmp_path / "other"), peers=[peer])
     assert sha256(Path(other["path"])) == sha256(small)
 
@@ -99,7 +81,7 @@ def test_a_server_goes_on_with_what_was_begun(small: Path, tmp_path: Path) -> No
             bmrt(*command, home=home, timeout_s=2.5)
         # The seed is remembered: nobody names it again.
         with ServerProcess(home=home) as server:
-            wait_until(lambda: [t["complete"] for t in torrents(server)["data"]] == [True])
+            wait_until(lambda: [t["complete"] for t in torrents(server.url)["data"]] == [True])
     (fetched,) = (home / "torrents").glob("*/data/*.gguf")
     assert sha256(fetched) == sha256(small)
 
@@ -125,13 +107,13 @@ def test_metered_means_that_nothing_happens_by_itself(small: Path, tmp_path: Pat
     bmrt("seed", str(small), "--create-only", home=home)
     with ServerProcess(home=home) as server:
         time.sleep(1)  # longer than a start takes
-        assert torrents(server) == {"object": "list", "port": 0, "data": []}
+        assert torrents(server.url) == {"object": "list", "port": 0, "data": []}
         make_home(home, metered=False)
         server.process.send_signal(signal.SIGHUP)
-        wait_until(lambda: len(torrents(server)["data"]) == 1)
+        wait_until(lambda: len(torrents(server.url)["data"]) == 1)
         make_home(home, metered=True)
         server.process.send_signal(signal.SIGHUP)
-        wait_until(lambda: torrents(server)["data"] == [])
+        wait_until(lambda: torrents(server.url)["data"] == [])
 
 
 def test_settings_that_make_no_sense_change_nothing(small: Path, tmp_path: Path) -> None:
@@ -139,11 +121,11 @@ def test_settings_that_make_no_sense_change_nothing(small: Path, tmp_path: Path)
     home = make_home(tmp_path / "home")
     bmrt("seed", str(small), "--create-only", home=home)
     with ServerProcess(home=home) as server:
-        wait_until(lambda: len(torrents(server)["data"]) == 1)
+        wait_until(lambda: len(torrents(server.url)["data"]) == 1)
         (home / "config.toml").write_text("[swarm]\nmeterd = true\n")
         server.process.send_signal(signal.SIGHUP)
         time.sleep(0.3)
-        assert len(torrents(server)["data"]) == 1
+        assert len(torrents(server.url)["data"]) == 1
 
 
 def test_the_disk_budget_is_kept(small: Path, tmp_path: Path) -> None:
@@ -156,8 +138,8 @@ def test_the_disk_budget_is_kept(small: Path, tmp_path: Path) -> None:
     with ServerProcess(home=home) as server:
         used = lambda: sum(p.stat().st_blocks * 512 for p in folder.glob("data/*"))  # noqa: E731
         wait_until(lambda: used() < 6_000_000)
-        wait_until(lambda: len(torrents(server)["data"]) == 1)
-        (row,) = torrents(server)["data"]
+        wait_until(lambda: len(torrents(server.url)["data"]) == 1)
+        (row,) = torrents(server.url)["data"]
         assert 0 < row["have_bytes"] < 6_000_000
         assert not row["complete"]
 
@@ -180,12 +162,14 @@ def test_a_full_disk_stops_a_fetch_until_there_is_room(small: Path, tmp_path: Pa
             ServerProcess(str(torrent), "--peer", seed.peer, home=home) as server,
         ):
             wait_until(
-                lambda: bool(torrents(server)["data"] and torrents(server)["data"][0]["error"])
+                lambda: bool(
+                    torrents(server.url)["data"] and torrents(server.url)["data"][0]["error"]
+                )
             )
-            assert "space" in torrents(server)["data"][0]["error"].lower()
+            assert "space" in torrents(server.url)["data"][0]["error"].lower()
             ballast.unlink()
             # While it starts again, it is not listed.
-            wait_until(lambda: any(t["complete"] for t in torrents(server)["data"]))
+            wait_until(lambda: any(t["complete"] for t in torrents(server.url)["data"]))
         (fetched,) = (home / "torrents").glob("*/data/*.gguf")
         assert sha256(fetched) == sha256(small)
     finally:

@@ -1,39 +1,23 @@
 """SIGHUP: settings are read again below what options say; a server whose terminal closes ends cleanly."""
 
-import json
 import os
 import pty
 import re
 import signal
 import time
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from baremetalrt.serve.hangup import Beginnings, Hangup
-from commands import BMRT, ServerProcess, bmrt, environment
+from commands import BMRT, ServerProcess, bmrt, environment, torrents, wait_until
 from swarm_kit import make_home
 from tiny_models import TinyModel, write
 
 TIMEOUT_S = 120.0
 LISTENING = re.compile(rb"listening on (http://\S+)/v1")
-
-
-def torrents(url: str) -> dict[str, Any]:
-    with urllib.request.urlopen(f"{url}/torrents", timeout=60) as answer:
-        found: dict[str, Any] = json.load(answer)
-    return found
-
-
-def wait_until(is_so: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + TIMEOUT_S
-    while not is_so():
-        assert time.monotonic() < deadline, "it did not come to that"
-        time.sleep(0.05)
 
 
 @pytest.fixture

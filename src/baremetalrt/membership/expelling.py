@@ -22,7 +22,7 @@ def expel(membership: Membership, peer: str, *, now: datetime | None = None) -> 
             f"{peer!r} is not the id of a peer",
             code="expel.id",
             parameter="peer",
-            hint="40 hexadecimal digits; `bmrt swarm members` lists those who joined",
+            hint="40 hexadecimal digits, or the first six or more of one that `bmrt swarm members` lists",
         )
     if peer == membership.id:
         raise UsageError(
