@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from commands import BMRT, bmrt, environment
-from tiny_models import TinyModel, write
+from tiny_models import TinyModel, write, write_talking
 
 GREEDY = ("-t", "0", "-n", "12")
 
@@ -132,7 +132,8 @@ def test_doctor_says_what_is_here(tmp_path: Path) -> None:
 
 
 def test_bench_measures(tmp_path: Path) -> None:
-    arguments = ("bench", "--json", "--repeat", "1", "--context", "1024")
+    model = write_talking(tmp_path / "tiny.gguf")
+    arguments = ("bench", str(model), "--json", "--repeat", "1", "--context", "1024")
     measured = bmrt(*arguments, home=tmp_path, timeout_s=280)
     assert measured.returncode == 0, measured.stderr
     assert json.loads(measured.stdout)

@@ -159,18 +159,18 @@ def test_a_full_disk_is_said_and_leaves_nothing(tmp_path: Path) -> None:
     assert list((home / "learned").iterdir()) == []
 
 
-def large_mailbox(path: Path) -> Path:
+def large_mailbox(path: Path, num_messages: int = 20_000) -> Path:
     """Some seconds of reading."""
     message = bytes(kit.mail("Some words, again and again. " * 40))
     with path.open("wb") as file:
-        for _ in range(20_000):
+        for _ in range(num_messages):
             file.write(b"From a@b Tue Nov 24 10:00:00 2026\n" + message + b"\n\n")
     return path
 
 
 def test_a_terminal_shows_how_far_it_is(tmp_path: Path) -> None:
     """Share, size, documents and file, on one line that is taken away at the end."""
-    box = large_mailbox(tmp_path / "box.mbox")
+    box = large_mailbox(tmp_path / "box.mbox", 6_000)
     shown = on_a_terminal("learn", str(box), "--dry-run", home=tmp_path / "home")
     pattern = rb"reading +\d+ %  .* of .* MiB  \d+ documents  box.mbox"
     assert re.search(pattern, shown) and b"comparing" in shown

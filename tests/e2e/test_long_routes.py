@@ -59,8 +59,8 @@ async def compare(addresses: list[str]) -> None:
     "num_stages",
     [
         pytest.param(2, marks=pytest.mark.slow),
-        pytest.param(3, marks=pytest.mark.slow),
-        5,
+        3,
+        pytest.param(5, marks=pytest.mark.slow),
     ],
 )
 def test_as_many_stages_as_there_are_say_the_same(tmp_path: Path, num_stages: int) -> None:
