@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from baremetalrt.blocks.span import Slice, Span
+from baremetalrt.blocks.span import CHUNK_TOKENS, Slice, Span
 from baremetalrt.core.errors import CapacityError
 from baremetalrt.core.spans import ByteRange
 from baremetalrt.session.arriving_stage import ArrivingStage
 from baremetalrt.session.route import Route
 from baremetalrt.session.session import Session
-from baremetalrt.session.stage import CHUNK_TOKENS, LocalStage
+from baremetalrt.session.stage import LocalStage
 from baremetalrt.session.tokenizer import Tokenizer
 from baremetalrt.weights.gguf import GGUFFile
 from baremetalrt.weights.store import default_model

@@ -45,9 +45,11 @@ def built(monkeypatch: pytest.MonkeyPatch) -> list[StepShape]:
         base_cell: int,
         part: BlockSpan,
         adapters: LoadedAdapters | None,
+        *,
+        has_head: bool,
     ) -> SpanGraph:
         shapes.append(shape)
-        return build(self, shape, base_cell, part, adapters)
+        return build(self, shape, base_cell, part, adapters, has_head=has_head)
 
     monkeypatch.setattr(GraphCache, "_build", counted)
     return shapes

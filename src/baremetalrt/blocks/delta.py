@@ -1,8 +1,11 @@
 """What an adapter adds to one product of a graph."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Final
 
 from baremetalrt.native.graph import GraphBuilder, Tensor
+
+_F32_BYTES: Final = 4
 
 
 @dataclass(frozen=True)
@@ -40,3 +43,17 @@ def adapted(
         part = part if delta.rank == delta.total else g.contiguous(part)
         return g.add(y, g.mul_mat(delta.b, part))
     return g.add(y, g.out_prod(delta.b, g.transpose(part)))
+
+
+def rows_of(g: GraphBuilder, delta: Delta, first: int, count: int, num_rows: int) -> Delta:
+    """What is added to `count` rows, from `first` on, of a matrix of `num_rows`."""
+    if delta.by_rows:
+        row = delta.rank * _F32_BYTES
+        b = g.view_2d(delta.b, (delta.rank, count), row, first * row)
+    else:
+        shape = (count, delta.rank)
+        b = g.view_2d(delta.b, shape, num_rows * _F32_BYTES, first * _F32_BYTES)
+    scale = delta.row_scale
+    if scale is not None:
+        scale = g.view_1d(scale, count, first * _F32_BYTES)
+    return replace(delta, b=b, row_scale=scale)

@@ -2,18 +2,19 @@
 
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from baremetalrt.blocks.architecture import Architecture
 from baremetalrt.blocks.builder import BlockBuilder
-from baremetalrt.blocks.delta import Delta, adapted
+from baremetalrt.blocks.delta import Delta, adapted, rows_of
 from baremetalrt.blocks.extents import AdapterKey
 from baremetalrt.blocks.hyperparameters import Hyperparameters
 from baremetalrt.blocks.inputs import Input, StepInputs
 from baremetalrt.blocks.kv_cache import KVCache
+from baremetalrt.blocks.residency import HeadRows
 from baremetalrt.blocks.streams import StepShape, StreamGroup
 from baremetalrt.blocks.weight_loader import SpanWeights
 from baremetalrt.core.errors import CapacityError, UsageError
@@ -43,7 +44,10 @@ _NODES_PER_DELTA: Final = 6
 # Prefill of a full and of a last odd chunk, decode before and after the next quantum of cells, for
 # some numbers of sessions. As many again for each set of adapters.
 _MAX_GRAPHS: Final = 12
-_GraphKey = tuple[StepShape, int, BlockSpan, AdapterKey]
+# Of a span that is computed in parts: the chunks of a prompt, and decoding.
+_MAX_GRAPHS_PER_PART: Final = 3
+# What is computed, in what shape, from which cell on; last, the adapters.
+_GraphKey = tuple[StepShape, int, BlockSpan, bool, AdapterKey] | tuple[int, HeadRows, AdapterKey]
 
 
 @dataclass
@@ -71,14 +75,40 @@ class SpanGraph:
         self._movable.move((base_cell - self._base_cell) * cell_bytes)
         self._base_cell = base_cell
 
+    def bind(self, device: BackendDevice) -> None:
+        """Finds the memory of the inputs, once the graph is placed."""
+        self.x.bind(device)
+        self.inputs.bind(device)
+
     def close(self) -> None:
         self.builder.context.close()
         if self._rows_buffer is not None:
             self._rows_buffer.close()
 
 
+@dataclass
+class HeadGraph:
+    """From rows of model width `x (R, D)` to a stretch of their logits, `rows (R, stretch)`."""
+
+    builder: GraphBuilder
+    x: Input
+    rows: NDArray[np.float32]
+    _rows_buffer: HostBuffer
+
+    def bind(self, device: BackendDevice) -> None:
+        """Finds the memory of the input, once the graph is placed."""
+        self.x.bind(device)
+
+    def close(self) -> None:
+        self.builder.context.close()
+        self._rows_buffer.close()
+
+
+_Graph = TypeVar("_Graph", SpanGraph, HeadGraph)
+
+
 class GraphCache:
-    """Builds graphs for a span, and keeps the last few."""
+    """Builds graphs for a span, and keeps the last few of each of `num_parts` that it is computed in."""
 
     def __init__(
         self,
@@ -90,6 +120,7 @@ class GraphCache:
         cache: KVCache,
         *,
         context_limit: int,
+        num_parts: int = 1,
     ) -> None:
         self._architecture = architecture
         self._h = h
@@ -98,8 +129,9 @@ class GraphCache:
         self._weights = weights
         self._cache = cache
         self._context_limit = context_limit
+        self._max_graphs = _MAX_GRAPHS if num_parts == 1 else _MAX_GRAPHS_PER_PART * num_parts
         self._allocator = GraphAllocator(device.buffer_type())
-        self._graphs: OrderedDict[_GraphKey, SpanGraph] = OrderedDict()
+        self._graphs: OrderedDict[_GraphKey, SpanGraph | HeadGraph] = OrderedDict()
         self.generation = 0
 
     def get(
@@ -108,10 +140,13 @@ class GraphCache:
         base_cell: int,
         part: BlockSpan,
         adapters: "LoadedAdapters | None" = None,
+        *,
+        has_head: bool,
     ) -> SpanGraph:
         """The graph for a step of this shape through the blocks `part`, all of them or some.
 
-        The cells of its first session begin at `base_cell`. All its sessions use `adapters`.
+        The cells of its first session begin at `base_cell`. All its sessions use `adapters`. Behind
+        the last block of the model comes the head, where the part `has_head`.
 
         A graph stays usable until `generation` changes.
 
@@ -120,17 +155,36 @@ class GraphCache:
         """
         # Views are moved by changing addresses, which is for the host alone.
         movable = self._device.kind == "cpu"
-        key = shape, 0 if movable else base_cell, part, adapters.key if adapters else ()
+        cell = 0 if movable else base_cell
+        key = shape, cell, part, has_head, adapters.key if adapters else ()
         graph = self._graphs.get(key)
         if graph is None:
-            built = self._build(shape, base_cell, part, adapters)
-            graph = self._graphs[key] = self._place(built, shape)
+            built = self._build(shape, base_cell, part, adapters, has_head=has_head)
+            graph = self._graphs[key] = self._place(built, shape.num_tokens)
+        assert isinstance(graph, SpanGraph)
+        self._used(key)
+        return graph
+
+    def head(
+        self, num_rows: int, part: HeadRows, adapters: "LoadedAdapters | None" = None
+    ) -> HeadGraph:
+        """The graph from `num_rows` rows of model width to the logits `part`; raises like `get`."""
+        key = num_rows, part, adapters.key if adapters else ()
+        graph = self._graphs.get(key)
+        if graph is None:
+            built = self._build_head(num_rows, part, adapters)
+            graph = self._graphs[key] = self._place(built, num_rows)
+        assert isinstance(graph, HeadGraph)
+        self._used(key)
+        return graph
+
+    def _used(self, key: _GraphKey) -> None:
+        """Drops the graph that was not used for longest, if they are too many."""
         self._graphs.move_to_end(key)
         alike = [other for other in self._graphs if other[-1] == key[-1]]
-        if len(alike) > _MAX_GRAPHS:
+        if len(alike) > self._max_graphs:
             self._graphs.pop(alike[0]).close()
             self.generation += 1
-        return graph
 
     def forget(self, adapters: AdapterKey) -> None:
         """Drops the graphs that read these adapters, whose memory goes."""
@@ -139,18 +193,26 @@ class GraphCache:
         self.generation += 1
 
     def reserve(
-        self, num_tokens: int, num_cells: int, adapters: "LoadedAdapters | None" = None
+        self,
+        num_tokens: int,
+        num_cells: int,
+        adapters: "LoadedAdapters | None" = None,
+        *,
+        part: BlockSpan | None = None,
     ) -> None:
         """Takes the memory for the largest step that is expected, so that the buffer never moves.
 
         A buffer that grows step by step leaves holes behind, and costs the graphs placed in it.
+        `part`: the blocks of the span that are computed at once, where that is not all of it.
         """
-        is_last = self._span.end == self._h.num_blocks
+        part = part or self._span
+        is_last = part.end == self._h.num_blocks
         group = StreamGroup(
             first_cell=0, stride=0, num_streams=1, num_cells=num_cells, window_start=0
         )
         outputs = 1 if is_last else num_tokens
-        self.get(StepShape(num_tokens, outputs, (group,)), 0, self._span, adapters)
+        has_head = is_last and part == self._span
+        self.get(StepShape(num_tokens, outputs, (group,)), 0, part, adapters, has_head=has_head)
 
     def close(self) -> None:
         self._drop()
@@ -162,7 +224,7 @@ class GraphCache:
         self._graphs.clear()
         self.generation += 1
 
-    def _place(self, graph: SpanGraph, shape: StepShape) -> SpanGraph:
+    def _place(self, graph: _Graph, num_tokens: int) -> _Graph:
         before = self._allocator.num_bytes
         if not self._allocator.allocate(graph.builder.graph):
             graph.close()
@@ -172,7 +234,7 @@ class GraphCache:
             self._allocator.close()
             self._allocator = GraphAllocator(self._device.buffer_type())
             raise CapacityError(
-                f"no memory for a step of {shape.num_tokens} tokens",
+                f"no memory for a step of {num_tokens} tokens",
                 code="native.allocation",
                 hint="use a shorter context or fewer sessions",
             )
@@ -181,11 +243,10 @@ class GraphCache:
             self._drop()
         if self._device.kind != "cpu":
             self._check_supported(graph)
-        graph.x.bind(self._device)
-        graph.inputs.bind(self._device)
+        graph.bind(self._device)
         return graph
 
-    def _check_supported(self, graph: SpanGraph) -> None:
+    def _check_supported(self, graph: SpanGraph | HeadGraph) -> None:
         unsupported = backend.unsupported_operation(self._device, graph.builder.graph)
         if unsupported:
             graph.close()
@@ -202,6 +263,8 @@ class GraphCache:
         base_cell: int,
         part: BlockSpan,
         adapters: "LoadedAdapters | None",
+        *,
+        has_head: bool,
     ) -> SpanGraph:
         h, weights, device = self._h, self._weights, self._device
         per_block = _NODES_PER_BLOCK + _NODES_PER_GROUP * len(shape.groups)
@@ -246,8 +309,8 @@ class GraphCache:
         output_shape = (shape.num_outputs, h.width)
         if shape.num_outputs:
             # Without a reader nothing asks for `y`: the last block only stores keys and values.
-            if part.end == h.num_blocks:
-                y = self._head(g, y, outer_deltas.get("output"))
+            if has_head:
+                y = self._head(g, y, weights.outer["output.weight"], outer_deltas.get("output"))
                 output_shape = (shape.num_outputs, h.vocabulary_size)
                 if device.kind == "cpu":
                     # Results are written where they will be read: nothing is copied out.
@@ -256,14 +319,43 @@ class GraphCache:
             g.output(y)
         return SpanGraph(g, x, inputs, y, output_shape, rows, rows_buffer, views, None, base_cell)
 
-    def _head(self, g: GraphBuilder, x: Tensor, delta: Delta | None) -> Tensor:
+    def _build_head(
+        self, num_rows: int, part: HeadRows, adapters: "LoadedAdapters | None"
+    ) -> HeadGraph:
+        h = self._h
+        g = GraphBuilder(_OUTER_NODES + (_NODES_PER_DELTA + 2 if adapters else 0))
+        widths = {"tensor_shape": (h.width, num_rows), "array_shape": (num_rows, h.width)}
+        x = Input(g, F32, np.float32, **widths)
+        delta = adapters.outer.get("output") if adapters else None
+        y = self._head(g, x.tensor, self._weights.head_rows[part], delta, part)
+        shape = (num_rows, part.end - part.start)
+        rows, rows_buffer = backend.host_array(self._device, shape, np.float32)
+        backend.place(y, rows_buffer, rows_buffer.base)
+        g.output(y)
+        return HeadGraph(g, x, rows, rows_buffer)
+
+    def _head(
+        self,
+        g: GraphBuilder,
+        x: Tensor,
+        matrix: Tensor,
+        delta: Delta | None,
+        part: HeadRows | None = None,
+    ) -> Tensor:
+        """The logits of rows of model width; with `part`, `matrix` has these rows of the head alone."""
         h, outer = self._h, self._weights.outer
         normed = g.mul(g.rms_norm(x, h.norm_epsilon), outer["output_norm.weight"])
-        y = g.mul_mat(outer["output.weight"], normed)
+        y = g.mul_mat(matrix, normed)
         if delta is not None:
+            if part is not None:
+                count = part.end - part.start
+                delta = rows_of(g, delta, part.start, count, h.vocabulary_size)
             y = adapted(g, delta, normed, y, {})
         if "output.bias" in outer:
-            y = g.add(y, outer["output.bias"])
+            bias = outer["output.bias"]
+            if part is not None:
+                bias = g.view_1d(bias, part.end - part.start, 4 * part.start)
+            y = g.add(y, bias)
         if h.logit_scale != 1.0:
             y = g.scale(y, h.logit_scale)
         if h.logit_softcap:

@@ -63,6 +63,13 @@ class Inventory:
         return len(self.outer) + sum(len(block) for block in self.blocks.values())
 
     @property
+    def multiplied_ranges(self) -> tuple[ByteRange, ...]:
+        """What every step reads: all but the embedding, of which it looks up a few rows."""
+        groups = (self.outer, *self.blocks.values())
+        weights = (w for group in groups for w in group.values())
+        return merge(w.info.byte_range for w in weights if w.multiplied)
+
+    @property
     def byte_ranges(self) -> tuple[ByteRange, ...]:
         """What has to be in the file before the span can be computed."""
         groups = (self.outer, *self.blocks.values())

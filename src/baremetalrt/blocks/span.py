@@ -24,8 +24,8 @@ from baremetalrt.blocks.graphs import GraphCache, SpanGraph
 from baremetalrt.blocks.hyperparameters import Hyperparameters
 from baremetalrt.blocks.inventory import Unit, take_inventory
 from baremetalrt.blocks.kv_cache import KVCache
+from baremetalrt.blocks.span_weights import LoadedWeights
 from baremetalrt.blocks.streams import StepShape, group_streams, last_quantum, window_start
-from baremetalrt.blocks.weight_loader import WeightLoader
 from baremetalrt.core.errors import CapacityError
 from baremetalrt.core.owner import THIS_USER, Owner
 from baremetalrt.core.spans import BlockSpan, ByteRange
@@ -36,8 +36,14 @@ from baremetalrt.weights.gguf import GGUFFile
 
 if TYPE_CHECKING:
     from baremetalrt.blocks.loaded_adapters import AdapterRack, AdapterSet, LoadedAdapters
+    from baremetalrt.blocks.residency import HeadRows
 
 _MAX_RECENT: Final = 32
+# A step has at most so many tokens, like llama.cpp's; what is longer is computed one after the other.
+CHUNK_TOKENS: Final = 512
+# Where weights are read from disk for every step, a step takes more, as long as its rows are few beside
+# them: each chunk of it is computed for one part before the next part is read.
+_STREAMED_CHUNK_TOKENS: Final = 4096
 
 Reads = Literal["all", "last", "none"]
 
@@ -47,7 +53,8 @@ class SpanConfig:
     """How a span uses its device.
 
     `context_limit` picks between long and short rope factors. Memory for steps of `step_tokens` at the
-    end of the longest context is taken at the start; larger steps take more when they come.
+    end of the longest context is taken at the start; larger steps take more when they come. Weights that
+    do not fit into `weight_budget_bytes`, if it is given, are read from disk in every step.
     """
 
     num_threads: int
@@ -55,6 +62,7 @@ class SpanConfig:
     step_tokens: int
     num_cells: int
     copy_budget_bytes: int
+    weight_budget_bytes: int | None = None
 
 
 @dataclass(slots=True)
@@ -91,16 +99,19 @@ class Span:
         self.hyperparameters = h
         self.blocks = span
         self._inventory = take_inventory(file, architecture, h, span)
-        self._loader = WeightLoader(
-            self._inventory, file.map(), device, copy_budget_bytes=config.copy_budget_bytes
+        self.weights = LoadedWeights(
+            file,
+            self._inventory,
+            device,
+            copy_budget_bytes=config.copy_budget_bytes,
+            budget_bytes=config.weight_budget_bytes,
         )
-        self._weights = self._loader.weights
         if not arrives:
             try:
                 for unit in self.units:
                     self.load(unit)
             except BaseException:
-                self._weights.close()
+                self.weights.close()
                 raise
         self._backend = Backend(device, num_threads=config.num_threads)
         self.cache = KVCache(h, span, device, config.num_cells)
@@ -109,9 +120,10 @@ class Span:
             h,
             span,
             device,
-            self._weights,
+            self.weights.tensors,
             self.cache,
             context_limit=config.context_limit,
+            num_parts=self.weights.num_parts,
         )
         self._device = device
         self._config = config
@@ -119,6 +131,7 @@ class Span:
             self.finish_loading()
         # Graphs by what a step brings along, which is quicker to compare than the shape it makes.
         self._recent: dict[tuple[object, ...], SpanGraph] = {}
+        self._max_recent = max(_MAX_RECENT, 2 * self.weights.num_parts)
         self._generation = 0
 
     @cached_property
@@ -133,15 +146,15 @@ class Span:
     @property
     def units(self) -> tuple[Unit, ...]:
         """What is loaded at once, in order of execution."""
-        return self._inventory.units
+        return self.weights.units
 
     def unit_ranges(self, unit: Unit) -> tuple[ByteRange, ...]:
         """What has to be in the file before the unit can be loaded."""
-        return self._inventory.unit_ranges(unit)
+        return self.weights.unit_ranges(unit)
 
     def load(self, unit: Unit) -> None:
         """Puts the weights of a unit in place; raises `CapacityError` if they do not fit."""
-        self._loader.load(unit)
+        self.weights.load(unit)
 
     def finish_loading(self) -> None:
         """Takes the memory for the longest step, now that the whole span can be computed."""
@@ -150,7 +163,8 @@ class Span:
     def _reserve(self, adapters: "LoadedAdapters | None") -> None:
         config, cache = self._config, self.cache
         longest = min(round_up(config.context_limit, CELL_QUANTUM), cache.num_cells)
-        self._graphs.reserve(min(config.step_tokens, longest), longest, adapters)
+        part = self.weights.largest_part
+        self._graphs.reserve(min(config.step_tokens, longest), longest, adapters, part=part)
 
     # sequences
 
@@ -237,6 +251,11 @@ class Span:
 
     # steps
 
+    @property
+    def chunk_tokens(self) -> int:
+        """How many tokens of a prompt are best computed with one call of `forward`."""
+        return CHUNK_TOKENS if self.weights.is_whole else _STREAMED_CHUNK_TOKENS
+
     def forward(
         self, slices: Sequence[Slice], reads: Reads, *, part: BlockSpan | None = None
     ) -> NDArray[np.float32]:
@@ -256,19 +275,45 @@ class Span:
         """
         part = part or self.blocks
         if len(slices) == 1:
-            return self._compute(slices, reads, part)
+            return self._step(slices, reads, part)
         # Streams are grouped by where they lie in the cache; results return in the caller's order.
         order = sorted(range(len(slices)), key=lambda i: slices[i].sequence.first_cell)
-        out = self._compute([slices[i] for i in order], reads, part)
+        out = self._step([slices[i] for i in order], reads, part)
         each = out.reshape(len(slices), -1, out.shape[1])
         return each[np.argsort(order)].reshape(out.shape)
 
+    def _step(self, slices: Sequence[Slice], reads: Reads, part: BlockSpan) -> NDArray[np.float32]:
+        has_head = part.end == self.hyperparameters.num_blocks
+        self._check(slices, is_first=part.start == 0)
+        is_short = len(slices[0].tokens) <= CHUNK_TOKENS
+        if self.weights.is_whole and is_short:
+            return self._compute(slices, reads, part, has_head=has_head)
+        from baremetalrt.blocks.in_parts import compute_in_chunks, compute_in_parts
+
+        if self.weights.is_whole:
+            return compute_in_chunks(
+                lambda cut, blocks, wants: self._compute(cut, wants, blocks, has_head=has_head),
+                slices,
+                reads,
+                part,
+            )
+        key = slices[0].sequence.adapters
+        adapters = self.adapters.get(key) if key else None
+        return compute_in_parts(
+            self.weights.parts(part, has_head=has_head),
+            self.weights.holding,
+            slices,
+            blocks=lambda cut, blocks, wants: self._compute(cut, wants, blocks, has_head=False),
+            head=lambda x_RD, rows: self._compute_head(x_RD, rows, adapters),
+            reads=reads,
+            vocabulary_size=self.hyperparameters.vocabulary_size,
+        )
+
     def _compute(
-        self, slices: Sequence[Slice], reads: Reads, part: BlockSpan
+        self, slices: Sequence[Slice], reads: Reads, part: BlockSpan, *, has_head: bool
     ) -> NDArray[np.float32]:
         is_first = part.start == 0
-        self._check(slices, is_first=is_first)
-        graph = self._graph_for(slices, reads, part)
+        graph = self._graph_for(slices, reads, part, has_head=has_head)
         x, tokens_each = graph.x.values, len(slices[0].tokens)
         for i, s in enumerate(slices):
             x[i * tokens_each : (i + 1) * tokens_each] = s.tokens if is_first else s.x_TD
@@ -287,6 +332,15 @@ class Span:
         backend.read(graph.output, out)
         return out
 
+    def _compute_head(
+        self, x_RD: NDArray[np.float32], rows: "HeadRows", adapters: "LoadedAdapters | None"
+    ) -> NDArray[np.float32]:
+        graph = self._graphs.head(len(x_RD), rows, adapters)
+        graph.x.values[:] = x_RD
+        graph.x.send()
+        self._backend.compute(graph.builder.graph)
+        return graph.rows
+
     def _check(self, slices: Sequence[Slice], *, is_first: bool) -> None:
         h, tokens_each = self.hyperparameters, len(slices[0].tokens)
         for s in slices:
@@ -301,12 +355,14 @@ class Span:
             if not is_first and (s.x_TD is None or s.x_TD.shape != (tokens_each, h.width)):
                 raise ValueError(f"expected {tokens_each} rows of {h.width}")
 
-    def _graph_for(self, slices: Sequence[Slice], reads: Reads, part: BlockSpan) -> SpanGraph:
+    def _graph_for(
+        self, slices: Sequence[Slice], reads: Reads, part: BlockSpan, *, has_head: bool
+    ) -> SpanGraph:
         """The graph that computes these slices. Nearly always the one of the step before."""
         tokens_each, window = len(slices[0].tokens), self.hyperparameters.window
         base_cell = slices[0].sequence.first_cell
         adapters = slices[0].sequence.adapters
-        features: list[object] = [tokens_each, reads, part.start, part.end, adapters]
+        features: list[object] = [tokens_each, reads, part.start, part.end, has_head, adapters]
         for s in slices:
             features += (s.sequence.first_cell, last_quantum(s.sequence, tokens_each))
             if window:
@@ -324,17 +380,13 @@ class Span:
                 groups=group_streams(sequences, tokens_each, window, self.cache.num_cells),
             )
             loaded = self.adapters.get(adapters) if adapters else None
-            graph = self._graphs.get(shape, base_cell, part, loaded)
-            if self._generation != self._graphs.generation or len(self._recent) >= _MAX_RECENT:
+            graph = self._graphs.get(shape, base_cell, part, loaded, has_head=has_head)
+            if self._generation != self._graphs.generation or len(self._recent) >= self._max_recent:
                 self._recent.clear()
                 self._generation = self._graphs.generation
             self._recent[key] = graph
         graph.move_to(base_cell, self.cache.cell_bytes)
         return graph
-
-    def populate(self) -> None:
-        """Brings mapped weights into memory now, rather than page by page in the first step."""
-        self._weights.populate()
 
     def close(self) -> None:
         """Frees weights, cache and graphs. The span cannot be used afterwards."""
@@ -343,15 +395,5 @@ class Span:
         if "adapters" in vars(self):
             self.adapters.close()
         self.cache.close()
-        self._weights.close()
+        self.weights.close()
         self._backend.close()
-
-    @property
-    def mapped_bytes(self) -> int:
-        """Weights used in place, in the mapped file."""
-        return self._weights.mapped_bytes
-
-    @property
-    def copied_bytes(self) -> int:
-        """Weights held as a copy: reordered for speed, or on a device with memory of its own."""
-        return self._weights.copied_bytes

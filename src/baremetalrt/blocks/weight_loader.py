@@ -4,14 +4,16 @@ On the CPU a tensor stays in the mapped file, at no cost. Where the library know
 matrix, a reordered copy is made while the memory budget lasts, and the mapped pages are let go.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Final
 
 from baremetalrt.blocks.inventory import Inventory, Unit, Weight
+from baremetalrt.blocks.residency import HeadRows
 from baremetalrt.core.errors import CapacityError
 from baremetalrt.core.spans import ByteRange, merge
 from baremetalrt.core.units import MIB, format_bytes, round_up
-from baremetalrt.native import backend
+from baremetalrt.native import backend, graph
 from baremetalrt.native.backend import BackendDevice, Buffer, HostBuffer
 from baremetalrt.native.graph import F32, I32, GraphBuilder, Tensor, TensorContext
 from baremetalrt.native.handle import Handle
@@ -29,6 +31,8 @@ class SpanWeights:
 
     blocks: dict[int, dict[str, Tensor]] = field(default_factory=dict)
     outer: dict[str, Tensor] = field(default_factory=dict)
+    # rows of the head's matrix, where it is not there as a whole
+    head_rows: dict[HeadRows, Tensor] = field(default_factory=dict)
     mapped_bytes: int = 0
     copied_bytes: int = 0
     _memory: list[Handle] = field(default_factory=list)
@@ -81,13 +85,14 @@ class WeightLoader:
         for memory in (self._context, *self._mapped):
             self.weights.keep(memory)
 
-    def load(self, unit: Unit) -> None:
-        """Puts the tensors of a unit in place.
+    def load(self, unit: Unit, *, but: Collection[str] = ()) -> None:
+        """Puts the tensors of a unit in place, all `but` these.
 
         Raises:
             CapacityError: they do not fit on the device.
         """
-        tensors = {name: self._load(w) for name, w in self._inventory.weights(unit).items()}
+        weights = self._inventory.weights(unit)
+        tensors = {name: self._load(w) for name, w in weights.items() if name not in but}
         if isinstance(unit, int):
             self.weights.blocks[unit] = tensors
         else:
@@ -95,7 +100,7 @@ class WeightLoader:
 
     def _load(self, weight: Weight) -> Tensor:
         info = weight.info
-        shape = _trim(info.shape)
+        shape = graph.trim(info.shape)
         tensor = self._context.new_tensor(info.type, *shape)
         mapping = self.weights.mappings[info.file]
         address = mapping.address + info.start
@@ -155,9 +160,3 @@ class WeightLoader:
             else:
                 product = g.mul_mat(weight, g.context.new_tensor(F32, shape[0], 1))
             return backend.supports(self._device, product)
-
-
-def _trim(shape: tuple[int, ...]) -> tuple[int, ...]:
-    while len(shape) > 1 and shape[-1] == 1:
-        shape = shape[:-1]
-    return shape

@@ -158,6 +158,7 @@ FUNCTIONS: Final[dict[str, tuple[Any, ...]]] = {
     "ggml_permute": (*_OP1, I32, I32, I32, I32),
     "ggml_reshape_2d": (*_OP1, I64, I64),
     "ggml_reshape_3d": (*_OP1, I64, I64, I64),
+    "ggml_view_1d": (*_OP1, I64, SIZE),
     "ggml_view_2d": (*_OP1, I64, I64, SIZE, SIZE),
     "ggml_view_3d": (*_OP1, I64, I64, I64, SIZE, SIZE, SIZE),
     "ggml_view_4d": (*_OP1, I64, I64, I64, I64, SIZE, SIZE, SIZE, SIZE),

@@ -61,6 +61,13 @@ class TensorContext(Handle):
         return Tensor(view)
 
 
+def trim(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The same shape without its last dimensions of one."""
+    while len(shape) > 1 and shape[-1] == 1:
+        shape = shape[:-1]
+    return shape
+
+
 def row_bytes(type_: int, width: int) -> int:
     """The size of one row of `width` elements, in bytes."""
     return int(load_library().c.ggml_row_size(type_, width))
@@ -282,6 +289,9 @@ class GraphBuilder:
         if len(shape) == 2:
             return Tensor(self._c.ggml_reshape_2d(self._p, a, *shape))
         return Tensor(self._c.ggml_reshape_3d(self._p, a, *shape))
+
+    def view_1d(self, a: Tensor, count: int, offset: int) -> Tensor:
+        return Tensor(self._c.ggml_view_1d(self._p, a, count, offset))
 
     def view_2d(self, a: Tensor, ne: tuple[int, int], stride: int, offset: int) -> Tensor:
         return Tensor(self._c.ggml_view_2d(self._p, a, *ne, stride, offset))

@@ -126,7 +126,8 @@ class Model:
     @property
     def weight_bytes(self) -> tuple[int, int]:
         """Weights used in the mapped file, and weights held as copies."""
-        return sum(s.mapped_bytes for s in self._spans), sum(s.copied_bytes for s in self._spans)
+        weights = [span.weights for span in self._spans]
+        return sum(w.mapped_bytes for w in weights), sum(w.copied_bytes for w in weights)
 
     def unit_ranges(self) -> list[tuple[ByteRange, ...]]:
         """The bytes of the file in the order in which they are computed with."""

@@ -11,7 +11,7 @@ from baremetalrt.blocks.architectures import read_model
 from baremetalrt.blocks.extents import CELL_QUANTUM
 from baremetalrt.blocks.hyperparameters import Hyperparameters
 from baremetalrt.blocks.kv_cache import cell_bytes
-from baremetalrt.blocks.span import Span, SpanConfig
+from baremetalrt.blocks.span import CHUNK_TOKENS, Span, SpanConfig
 from baremetalrt.core.errors import CapacityError
 from baremetalrt.core.spans import BlockSpan
 from baremetalrt.core.units import format_bytes, round_up
@@ -24,7 +24,7 @@ from baremetalrt.node.options import ModelOptions
 from baremetalrt.session.chat_template import ChatTemplate, TemplateProcess, template_of
 from baremetalrt.session.public_text import beginning_of
 from baremetalrt.session.route import Route
-from baremetalrt.session.stage import CHUNK_TOKENS, LocalStage, SoloStage, Stage
+from baremetalrt.session.stage import LocalStage, SoloStage, Stage
 from baremetalrt.weights.gguf import GGUFFile
 
 if TYPE_CHECKING:
@@ -206,9 +206,9 @@ class Node:
         promise = self.ledger.promise(lambda: span.cache.unfilled_bytes)
         with self._changing:
             self._promises[span] = promise
-        if span.mapped_bytes < room_for(Purpose.READ_AHEAD):
+        if span.weights.mapped_bytes < room_for(Purpose.READ_AHEAD):
             # The vocabulary still loads: this costs no time.
-            span.populate()
+            span.weights.populate()
         return span, context_limit
 
     async def stop_arriving(self) -> None:

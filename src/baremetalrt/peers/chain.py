@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from baremetalrt.blocks.span import Reads
+from baremetalrt.blocks.span import CHUNK_TOKENS, Reads
 from baremetalrt.core.owner import THIS_USER, Owner
 from baremetalrt.core.tasks import Tasks
 from baremetalrt.peers import compute_pb2 as pb
@@ -47,7 +47,7 @@ from baremetalrt.peers.wire import (
     make_step,
     read_rows,
 )
-from baremetalrt.session.stage import CHUNK_TOKENS, Place
+from baremetalrt.session.stage import Place
 
 _CLOSE_TIMEOUT_S: Final = 1.0
 # Of what a peer says went wrong: it is written to logs.

@@ -269,7 +269,7 @@ class Host:
                     end=blocks.end,
                     num_blocks=h.num_blocks,
                     step_s=one.step_s,
-                    num_bytes=one.span.mapped_bytes + one.span.copied_bytes,
+                    num_bytes=one.span.weights.mapped_bytes + one.span.weights.copied_bytes,
                     num_cells=one.span.cache.num_cells,
                     context=one.context,
                     num_texts=self.num_texts(one),

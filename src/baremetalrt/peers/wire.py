@@ -7,10 +7,9 @@ import numpy as np
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
-from baremetalrt.blocks.span import Reads
+from baremetalrt.blocks.span import CHUNK_TOKENS, Reads
 from baremetalrt.peers import compute_pb2 as pb
 from baremetalrt.peers.activations import Activations
-from baremetalrt.session.stage import CHUNK_TOKENS
 
 VERSION: Final = 1
 SERVICE: Final = "/baremetalrt.compute.v1.Compute/"

@@ -14,7 +14,7 @@ from baremetalrt.blocks.span import Reads, Slice, Span
 from baremetalrt.core.owner import THIS_USER, Owner
 from baremetalrt.core.spans import BlockSpan, ByteRange
 from baremetalrt.core.tasks import Tasks
-from baremetalrt.session.stage import CHUNK_TOKENS, LocalStage, Place, not_ready
+from baremetalrt.session.stage import LocalStage, Place, not_ready
 
 if TYPE_CHECKING:
     from baremetalrt.blocks.loaded_adapters import AdapterSet
@@ -178,23 +178,12 @@ class ArrivingStage:
         reads: Reads,
         part: BlockSpan,
     ) -> NDArray[np.float32]:
-        """All chunks of a prompt through some blocks; every part starts at the same position."""
+        """A prompt of any length through some blocks; every part starts at the same position."""
         if not isinstance(place, CachedSequence):
             raise TypeError("a local stage was given a place in another kind of stage")
         del place.tokens[base:]
-        rows = []
-        is_last = part.end == self._span.blocks.end
-        for start in range(0, len(tokens), CHUNK_TOKENS):
-            chunk = tokens[start : start + CHUNK_TOKENS]
-            x_chunk = None if x_TD is None else x_TD[start : start + len(chunk)]
-            at_end = start + len(chunk) == len(tokens)
-            wants: Reads = "none" if is_last and reads == "last" and not at_end else reads
-            if not is_last:
-                wants = "all"
-            # Copied: the next chunk writes its result to the same place.
-            rows.append(self._span.forward([Slice(place, chunk, x_chunk)], wants, part=part).copy())
-        read = [r for r in rows if len(r)]
-        return np.concatenate(read) if read else rows[-1]
+        # Copied: the next step, whosever it is, writes its result to the same place.
+        return self._span.forward([Slice(place, tokens, x_TD)], reads, part=part).copy()
 
     async def _loaded_unit(self, unit: Unit) -> None:
         self._load_in_background()

@@ -22,9 +22,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# A prompt is computed in chunks: as large as llama.cpp's, and smaller while others are decoding, so
-# that they wait a fraction of a second and not several.
-CHUNK_TOKENS: Final = 512
+# The chunks of a prompt are smaller while others are decoding, so that they wait a fraction of a second
+# and not several.
 _SHARED_CHUNK_TOKENS: Final = 64
 # More streams than this gain nothing on any processor measured and delay every one of them.
 _MAX_STREAMS: Final = 32
@@ -115,12 +114,15 @@ class SoloStage:
     of a small model's speed.
     """
 
-    chunk_tokens = CHUNK_TOKENS
     is_ready = True
 
     def __init__(self, span: Span) -> None:
         self._span = span
         self._yielded_at = 0.0
+
+    @property
+    def chunk_tokens(self) -> int:
+        return self._span.chunk_tokens
 
     async def open(
         self, tokens: Sequence[int], capacity: int, owner: Owner = THIS_USER
@@ -188,7 +190,8 @@ class LocalStage:
     @property
     def chunk_tokens(self) -> int:
         queued = len(self._decodes) + len(self._prefills) + len(self._running)
-        return _SHARED_CHUNK_TOKENS if queued or self._just_decoded else CHUNK_TOKENS
+        is_shared = (queued or self._just_decoded) and self._span.weights.is_whole
+        return _SHARED_CHUNK_TOKENS if is_shared else self._span.chunk_tokens
 
     async def open(
         self,

@@ -1,0 +1,149 @@
+"""The weights of a span: all of them in memory, or some read from disk in every step."""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Final
+
+from baremetalrt.blocks.inventory import Inventory, Unit
+from baremetalrt.blocks.weight_loader import SpanWeights, WeightLoader
+from baremetalrt.core.spans import BlockSpan, ByteRange
+from baremetalrt.native.backend import BackendDevice
+from baremetalrt.weights.gguf import HEAD, GGUFFile
+
+if TYPE_CHECKING:
+    from baremetalrt.blocks.residency import HeadRows, Part, ResidencyPlan
+    from baremetalrt.blocks.streamed_weights import StreamedWeights
+
+_NOTHING: Final = nullcontext()
+
+
+class LoadedWeights:
+    """Loads what an inventory lists, unit by unit, and says in which parts it can be computed with.
+
+    What does not fit into `budget_bytes` is read in turn, on the processor alone; None is no limit.
+
+    Raises:
+        CapacityError: not even one block at a time fits.
+    """
+
+    def __init__(
+        self,
+        file: GGUFFile,
+        inventory: Inventory,
+        device: BackendDevice,
+        *,
+        copy_budget_bytes: int,
+        budget_bytes: int | None = None,
+    ) -> None:
+        self._inventory = inventory
+        self._plan: ResidencyPlan | None = None
+        self._streamed: StreamedWeights | None = None
+        needed = sum(len(r) for r in inventory.multiplied_ranges)
+        streams = budget_bytes is not None and needed > budget_bytes and device.kind == "cpu"
+        self._loader = WeightLoader(
+            inventory,
+            file.map(),
+            device,
+            # Parts that are read in turn stay as they are in the file, and so does the rest: it is the
+            # same product then, to the last bit, whatever the budget is.
+            copy_budget_bytes=0 if streams else copy_budget_bytes,
+        )
+        self.tensors: SpanWeights = self._loader.weights
+        if streams:
+            assert budget_bytes is not None
+            self._stream_from(file, device, budget_bytes)
+
+    def _stream_from(self, file: GGUFFile, device: BackendDevice, budget_bytes: int) -> None:
+        from baremetalrt.blocks.residency import plan_residency
+        from baremetalrt.blocks.streamed_weights import StreamedWeights, block_sizes, head_size
+
+        try:
+            first, sizes = min(self._inventory.blocks), block_sizes(self._inventory)
+            self._plan = plan_residency(first, sizes, head_size(self._inventory), budget_bytes)
+            if self._plan.streamed:
+                self._streamed = StreamedWeights(
+                    file, self._inventory, self._plan, self.tensors, device
+                )
+        except BaseException:
+            self.tensors.close()
+            raise
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether everything is computed at once."""
+        return self._streamed is None
+
+    @property
+    def num_parts(self) -> int:
+        return len(self._plan.parts) if self._plan and self._streamed else 1
+
+    @property
+    def largest_part(self) -> BlockSpan | None:
+        """The most blocks that are computed at once; None for all of them."""
+        if self._plan is None or self._streamed is None:
+            return None
+        works = (part.work for part in self._plan.parts)
+        return max((work for work in works if isinstance(work, BlockSpan)), key=len)
+
+    def parts(
+        self, blocks: BlockSpan, *, has_head: bool
+    ) -> "Iterator[tuple[Part, BlockSpan | HeadRows]]":
+        """What these blocks are computed in, in order, where that is not everything at once."""
+        assert self._plan is not None
+        return self._plan.within(blocks, has_head=has_head)
+
+    def holding(self, part: "Part") -> AbstractContextManager[None]:
+        """The weights of a part are there until the block ends; raises `IntegrityError`."""
+        return self._streamed.holding(part) if self._streamed else _NOTHING
+
+    # loading
+
+    @property
+    def units(self) -> tuple[Unit, ...]:
+        """What is loaded at once, in order of execution."""
+        return self._inventory.units
+
+    def unit_ranges(self, unit: Unit) -> tuple[ByteRange, ...]:
+        """What has to be in the file before the unit can be loaded."""
+        return self._inventory.unit_ranges(unit)
+
+    def load(self, unit: Unit) -> None:
+        """Puts the weights of a unit in place; raises `CapacityError` if they do not fit."""
+        if self._plan is None or self._streamed is None:
+            self._loader.load(unit)
+        elif unit == "head":
+            stays = self._plan.keeps_head
+            self._loader.load(unit, but=() if stays else (HEAD,))
+            if stays:
+                self.tensors.head_rows[self._plan.head_rows] = self.tensors.outer[HEAD]
+        elif unit == "entry" or self._plan.keeps(unit):
+            self._loader.load(unit)
+
+    def populate(self) -> None:
+        """Brings mapped weights into memory now, rather than page by page in the first step."""
+        self.tensors.populate()
+
+    def close(self) -> None:
+        if self._streamed is not None:
+            self._streamed.close()
+        self.tensors.close()
+
+    @property
+    def mapped_bytes(self) -> int:
+        """Weights used in place, in the mapped file."""
+        return self.tensors.mapped_bytes
+
+    @property
+    def copied_bytes(self) -> int:
+        """Weights held as a copy: reordered for speed, or on a device with memory of its own."""
+        return self.tensors.copied_bytes
+
+    @property
+    def slots_bytes(self) -> int:
+        """Memory through which weights pass that do not stay."""
+        return self._streamed.slots_bytes if self._streamed else 0
+
+    @property
+    def streamed_bytes(self) -> int:
+        """Weights that are read from disk in every step."""
+        return self._plan.streamed_bytes if self._plan and self._streamed else 0
