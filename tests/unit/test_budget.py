@@ -71,7 +71,7 @@ def test_a_machine_without_groups_has_what_it_has(tmp_path: Path, own: str) -> N
 def test_what_is_promised_counts_as_taken_until_it_is_filled() -> None:
     """A cache fills slowly; two models that load one after the other do not both count on its room."""
     ledger = MemoryLedger(lambda: 10 * GIB)
-    assert ledger.room_for(Purpose.ASKED_FOR) == 10 * GIB
+    assert ledger.room_for(Purpose.WHOLE_MODEL) == 10 * GIB
     unfilled = [4 * GIB]
     promise = ledger.promise(lambda: unfilled[0])
     assert ledger.free() == 6 * GIB
@@ -80,13 +80,13 @@ def test_what_is_promised_counts_as_taken_until_it_is_filled() -> None:
     promise.withdraw()
     assert ledger.free() == 10 * GIB
     ledger.promise(lambda: 11 * GIB)
-    assert ledger.free() == ledger.room_for(Purpose.CACHE) == 0
+    assert ledger.free() == ledger.room_for(Purpose.SHARING) == 0
 
 
 def test_every_purpose_has_a_share_and_none_more_than_there_is() -> None:
     ledger = MemoryLedger(lambda: 8 * GIB)
     assert all(0 < ledger.room_for(purpose) <= 8 * GIB for purpose in Purpose)
-    assert ledger.room_for(Purpose.CACHE, 4 * GIB) == GIB
+    assert ledger.room_for(Purpose.READ_AHEAD, 4 * GIB) == 2 * GIB
 
 
 def test_rows_that_are_kept_for_a_replay_are_counted(tmp_path: Path) -> None:
@@ -99,7 +99,8 @@ def test_rows_that_are_kept_for_a_replay_are_counted(tmp_path: Path) -> None:
         for blocks in (BlockSpan(1, 2), BlockSpan(2, 3)):
             before = ledger.free()
             span, _ = node.host(file, blocks, 512)
-            promised.append(before - ledger.free() - span.cache.unfilled_bytes)
+            held = span.cache.unfilled_bytes + span.weights.mapped_bytes
+            promised.append(before - ledger.free() - held)
             node.drop(span)
         assert ledger.free() == 10 * GIB
         profile = profile_model(file)

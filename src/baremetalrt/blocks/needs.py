@@ -1,6 +1,8 @@
 """What of a file a span of blocks needs before it can be computed."""
 
+from baremetalrt.blocks.architecture import Architecture
 from baremetalrt.blocks.architectures import read_model
+from baremetalrt.blocks.hyperparameters import Hyperparameters
 from baremetalrt.blocks.inventory import take_inventory
 from baremetalrt.core.errors import UsageError
 from baremetalrt.core.spans import BlockSpan, ByteRange
@@ -27,3 +29,17 @@ def span_needs(file: GGUFFile, span: BlockSpan) -> tuple[ByteRange, ...]:
     require_blocks(h.num_blocks, span)
     inventory = take_inventory(file, architecture, h, span)
     return (*file.header_ranges, *inventory.byte_ranges)
+
+
+def step_weight_bytes(
+    file: GGUFFile, architecture: Architecture, h: Hyperparameters, span: BlockSpan
+) -> int:
+    """The weights that every step of a span reads; raises like `take_inventory`."""
+    inventory = take_inventory(file, architecture, h, span)
+    return sum(len(r) for r in inventory.multiplied_ranges)
+
+
+def step_bytes(h: Hyperparameters, num_tokens: int) -> int:
+    """About what a step of so many tokens computes in: the rows that are alive at the same time."""
+    widest = max(h.feed_forward_width, h.expert_width * h.num_experts_used)
+    return 4 * num_tokens * (3 * widest + 6 * h.width)

@@ -1,20 +1,16 @@
 """Weights that are read in turn: slots in memory, the tensors in them, and what fills them."""
 
-import mmap
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-
-import numpy as np
 
 from baremetalrt.blocks.disk_stream import DiskStream, Extract
 from baremetalrt.blocks.inventory import Inventory, Weight
 from baremetalrt.blocks.residency import HeadRows, HeadSize, Part, ResidencyPlan
 from baremetalrt.blocks.weight_loader import SpanWeights
-from baremetalrt.core.errors import CapacityError
 from baremetalrt.core.spans import ByteRange, merge
 from baremetalrt.core.units import round_up
 from baremetalrt.native import backend, graph
-from baremetalrt.native.backend import BackendDevice, HostBuffer
+from baremetalrt.native.backend import BackendDevice
 from baremetalrt.native.graph import Tensor, TensorContext
 from baremetalrt.weights.direct_reads import PAGE_BYTES, DirectFile
 from baremetalrt.weights.gguf import HEAD, GGUFFile
@@ -59,14 +55,7 @@ class StreamedWeights:
         self._numbers = {part: i for i, part in enumerate(plan.streamed)}
         layouts = [_Layout(inventory, part) for part in plan.streamed]
         slot_bytes = max(layout.num_bytes for layout in layouts)
-        try:
-            self._memory = mmap.mmap(-1, plan.num_slots * slot_bytes)
-        except OSError as error:
-            raise CapacityError(
-                "no memory for the weights that are read from disk", code="native.allocation"
-            ) from error
-        view = np.frombuffer(self._memory, np.uint8)
-        buffer = HostBuffer(device, view.ctypes.data, len(view), view)
+        pages, buffer = backend.host_pages(device, plan.num_slots * slot_bytes)
         context = TensorContext(sum(len(layout.tensors) for layout in layouts))
         weights.keep(buffer)
         weights.keep(context)
@@ -78,7 +67,7 @@ class StreamedWeights:
                 tensor = context.new_tensor(weight.info.type, *shape)
                 backend.place(tensor, buffer, buffer.base + base + offset)
                 _note(weights, where, tensor)
-            extracts.append(list(layout.extracts(memoryview(view.data).cast("B")[base:])))
+            extracts.append(list(layout.extracts(memoryview(pages.data)[base:])))
         self._stream = DiskStream(
             [DirectFile(path) for path in file.paths],
             [part.slot or 0 for part in plan.streamed],

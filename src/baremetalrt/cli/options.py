@@ -99,9 +99,11 @@ def model_options(command: Command) -> Command:
         context: int | None,
         no_repack: bool,
         chat_template: Path | None,
+        memory: int | None,
         **others: Any,
     ) -> None:
         options = ModelOptions(
+            memory_bytes=memory,
             device=device,
             num_threads=threads,
             context=context,
@@ -126,6 +128,13 @@ def model_options(command: Command) -> Command:
             help="Compute threads.  [default: physical cores]",
         ),
         click.option("--device", default="cpu", show_default=True, help="See `bmrt doctor`."),
+        click.option(
+            "--memory",
+            type=SIZE,
+            metavar="SIZE",
+            help="Take no more than this; weights that do not fit are read from disk again and again.  "
+            "[default: what is free]",
+        ),
         click.option(
             "--no-repack",
             is_flag=True,

@@ -1,5 +1,6 @@
 """How much memory there is, as the system says, inside a container too."""
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,37 @@ def available_bytes() -> int:
 
 def total_bytes() -> int:
     return int(psutil.virtual_memory().total)
+
+
+@dataclass(frozen=True)
+class Resident:
+    """Memory that processes hold now: `own_bytes` for good, `file_bytes` of files that are mapped."""
+
+    own_bytes: int
+    file_bytes: int
+
+
+def resident() -> Resident:
+    """What this process and those that it has started hold, as `ps` counts it."""
+    own, file = 0, 0
+    this = psutil.Process()
+    for process in (this, *this.children(recursive=True)):
+        try:
+            one = _resident_of(process)
+        except (psutil.Error, OSError):
+            continue  # it has ended
+        own, file = own + one.own_bytes, file + one.file_bytes
+    return Resident(own, file)
+
+
+def _resident_of(process: psutil.Process) -> Resident:
+    total = int(process.memory_info().rss)
+    status = Path(f"/proc/{process.pid}/status")
+    if not status.exists():
+        return Resident(total, 0)
+    match = re.search(r"^RssFile:\s*(\d+) kB", status.read_text(), re.MULTILINE)
+    file = 1024 * int(match[1]) if match else 0
+    return Resident(max(0, total - file), file)
 
 
 def _left_in_groups(root: Path = _ROOT, own: Path = _OWN) -> Iterator[int]:

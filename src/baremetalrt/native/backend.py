@@ -173,6 +173,15 @@ def zeroed_buffer(device: BackendDevice, num_bytes: int) -> Buffer | HostBuffer:
         buffer = Buffer(device.buffer_type(), num_bytes)
         buffer.clear()
         return buffer
+    return host_pages(device, num_bytes)[1]
+
+
+def host_pages(device: BackendDevice, num_bytes: int) -> tuple[NDArray[np.uint8], HostBuffer]:
+    """Whole pages of the host full of zeros, as an array and as storage for tensors.
+
+    Raises:
+        CapacityError: there is no memory.
+    """
     try:
         private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if os.name == "posix" else {}
         pages = mmap.mmap(-1, num_bytes, **private)
@@ -181,7 +190,7 @@ def zeroed_buffer(device: BackendDevice, num_bytes: int) -> Buffer | HostBuffer:
             f"no {num_bytes} bytes of memory to be had", code="native.allocation", needed=num_bytes
         ) from error
     view = np.frombuffer(pages, np.uint8)
-    return HostBuffer(device, view.ctypes.data, num_bytes, view)
+    return view, HostBuffer(device, view.ctypes.data, num_bytes, view)
 
 
 def host_array(

@@ -2,20 +2,20 @@
 
 import gc
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from baremetalrt.blocks.architectures import read_model
 from baremetalrt.blocks.extents import CELL_QUANTUM
-from baremetalrt.blocks.hyperparameters import Hyperparameters
 from baremetalrt.blocks.kv_cache import cell_bytes
+from baremetalrt.blocks.needs import step_bytes, step_weight_bytes
 from baremetalrt.blocks.span import CHUNK_TOKENS, Span, SpanConfig
-from baremetalrt.core.errors import CapacityError
 from baremetalrt.core.spans import BlockSpan
-from baremetalrt.core.units import format_bytes, round_up
+from baremetalrt.core.units import round_up
 from baremetalrt.devices.budget import LEDGER, MemoryLedger, Promise, Purpose
+from baremetalrt.devices.fitting import Needs, fit
 from baremetalrt.devices.processor import default_threads
 from baremetalrt.native.backend import find_device
 from baremetalrt.node.model import Model
@@ -46,6 +46,8 @@ class Node:
         self._serves = serves
         self._models: Mapping[str, Model] = MappingProxyType({})
         self.ledger = ledger
+        if options.memory_bytes is not None:
+            ledger.limit(options.memory_bytes)
         self._promises: dict[Span, Promise] = {}
         self._hosted: list[Span] = []
         self._arriving: list[ArrivingStage] = []
@@ -82,6 +84,7 @@ class Node:
             self.options.context,
             num_kept=len(beginning),
             arrives=source is not None,
+            can_stream=True,
         )
         try:
             model = self._add(opening, [self._stage(span, source)], context_limit, [span])
@@ -100,16 +103,14 @@ class Node:
 
     def host(self, file: GGUFFile, blocks: BlockSpan, context: int) -> tuple[Span, LocalStage]:
         """Loads a span for others to compute with, with texts of so many tokens; raises like `load`."""
-        span, _ = self._load_span(file, blocks, context, arrives=False)
+        span, _ = self._load_span(file, blocks, context, arrives=False, can_stream=False)
         _, h = read_model(file)
         with self._changing:
             if blocks.end < h.num_blocks:
                 # What is passed on is kept as long as the text lasts: it may have to be sent again.
                 rows_bytes = 4 * h.width * span.cache.num_cells
                 self._promises[span].withdraw()
-                self._promises[span] = self.ledger.promise(
-                    lambda: span.cache.unfilled_bytes + rows_bytes
-                )
+                self._promises[span] = self.ledger.promise(lambda: _to_come(span) + rows_bytes)
             self._hosted.append(span)
         return span, LocalStage(span, self._worker)
 
@@ -170,6 +171,7 @@ class Node:
         *,
         num_kept: int = 0,
         arrives: bool,
+        can_stream: bool,
     ) -> tuple[Span, int]:
         """A span, and how long a text in it may be: `context`, or what the model and memory allow.
 
@@ -180,14 +182,19 @@ class Node:
         is_host = device.kind == "cpu"
         free = self.ledger.free() if is_host else device.memory_bytes()[0]
 
-        def room_for(purpose: Purpose) -> int:
-            return self.ledger.room_for(purpose, free)
-
-        context_limit, num_cells = _cache_size(
-            h, len(blocks), context, self.options.max_sessions, room_for
+        needs = Needs(
+            weight_bytes=step_weight_bytes(file, architecture, h, blocks),
+            token_bytes=2 * len(blocks) * cell_bytes(h),
+            step_bytes=step_bytes(h, CHUNK_TOKENS),
+            context=context,
+            max_context=h.training_context,
+            num_texts=self.options.max_sessions,
+            quantum=CELL_QUANTUM,
         )
-        num_cells += round_up(num_kept, CELL_QUANTUM)
-        copies = room_for(Purpose.COPIES if is_host else Purpose.DEVICE_WEIGHTS)
+        fitted = fit(needs, free, can_stream=is_host and can_stream)
+        num_cells = fitted.num_cells + round_up(num_kept, CELL_QUANTUM)
+        # A device with memory of its own holds nothing but what is copied there.
+        copies = fitted.copy_budget_bytes if is_host else free
         span = Span(
             file,
             architecture,
@@ -196,20 +203,21 @@ class Node:
             device,
             SpanConfig(
                 num_threads=self.options.num_threads or default_threads(),
-                context_limit=context_limit,
+                context_limit=fitted.context,
                 step_tokens=CHUNK_TOKENS,
                 num_cells=num_cells,
                 copy_budget_bytes=copies if self.options.repack else 0,
+                weight_budget_bytes=fitted.weight_budget_bytes,
             ),
             arrives=arrives,
         )
-        promise = self.ledger.promise(lambda: span.cache.unfilled_bytes)
+        promise = self.ledger.promise(lambda: _to_come(span))
         with self._changing:
             self._promises[span] = promise
-        if span.weights.mapped_bytes < room_for(Purpose.READ_AHEAD):
+        if span.weights.mapped_bytes < self.ledger.room_for(Purpose.READ_AHEAD, free):
             # The vocabulary still loads: this costs no time.
             span.weights.populate()
-        return span, context_limit
+        return span, fitted.context
 
     async def stop_arriving(self) -> None:
         """Waits for no more weights. Call it from the event loop that models arrive on."""
@@ -231,6 +239,11 @@ class Node:
         self.templates.close()
 
 
+def _to_come(span: Span) -> int:
+    """What a span was promised and does not show as used: cells not filled yet, and mapped weights."""
+    return span.cache.unfilled_bytes + span.weights.mapped_bytes
+
+
 def _keep_out_of_the_collector() -> None:
     """What was loaded stays: the collector need not look at it again and again."""
     if gc.get_freeze_count():
@@ -238,30 +251,3 @@ def _keep_out_of_the_collector() -> None:
         gc.unfreeze()
         gc.collect()
     gc.freeze()
-
-
-def _cache_size(
-    h: Hyperparameters,
-    num_blocks: int,
-    context: int | None,
-    max_sessions: int,
-    room_for: Callable[[Purpose], int],
-) -> tuple[int, int]:
-    """The context limit, and how many tokens the cache holds for all sessions together."""
-    token_bytes = 2 * num_blocks * cell_bytes(h)
-    room = max(CELL_QUANTUM, room_for(Purpose.CACHE) // token_bytes)
-    if context is None:
-        context = min(h.training_context, room)
-    else:
-        needed, free = round_up(context, CELL_QUANTUM) * token_bytes, room_for(Purpose.ASKED_FOR)
-        if needed > free:
-            raise CapacityError(
-                f"a context of {context} tokens needs {format_bytes(needed)}, "
-                f"{format_bytes(free)} are free",
-                code="context.memory",
-                needed=needed,
-                available=free,
-                hint=f"use --context {room} or less",
-            )
-    wanted = round_up(context, CELL_QUANTUM) * max_sessions
-    return context, max(round_up(context, CELL_QUANTUM), min(wanted, room))

@@ -16,6 +16,7 @@ class ModelOptions:
     `context`: tokens of the longest text. `max_sessions`: texts at once. `repack`: matrices may be
     copied into the order in which they multiply fastest. `chat_template`: Jinja, instead of the model's.
     `public_system`: a system text that everybody may know, which is computed once for all who send it.
+    `memory_bytes`: what this process may take in all.
     """
 
     device: str = "cpu"
@@ -25,3 +26,4 @@ class ModelOptions:
     repack: bool = True
     chat_template: str | None = None
     public_system: str | None = None
+    memory_bytes: int | None = None

@@ -1,0 +1,88 @@
+"""How the memory there is goes to the weights of a model, its texts, and what makes it faster. Pure.
+
+Weights come first: a block that is not in memory costs a read from disk in every step.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+from baremetalrt.core.errors import CapacityError
+from baremetalrt.core.units import MIB, format_bytes, round_up
+
+# Of what there is, for keys and values; or of what weights leave, where that is more.
+_CACHE_SHARE: Final = 0.25
+_LEFT_SHARE: Final = 0.5
+# Of what there is, for copies of weights in the fastest order: the mapped pages are let go then.
+_COPY_SHARE: Final = 0.5
+# What a text may be long where weights do not all fit: a question, some pages, an answer.
+_STREAMED_CONTEXT: Final = 4096
+# Where every byte has its use, some are left for what nobody counts: sockets, a line of text, a thread.
+_MARGIN_SHARE: Final = 0.04
+_MIN_MARGIN_BYTES: Final = 16 * MIB
+
+
+@dataclass(frozen=True, kw_only=True)
+class Needs:
+    """What a span takes: `weight_bytes` that every step reads, `token_bytes` for each token of a text.
+
+    `step_bytes` are what the largest step computes in. `context` is what was asked for, if anything, of
+    `max_context` tokens that the model knows, for each of `num_texts` at once, in multiples of `quantum`.
+    """
+
+    weight_bytes: int
+    token_bytes: int
+    step_bytes: int
+    context: int | None
+    max_context: int
+    num_texts: int
+    quantum: int
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Tokens of the longest text, cells for all texts, bytes for weights (None: all) and for copies."""
+
+    context: int
+    num_cells: int
+    weight_budget_bytes: int | None
+    copy_budget_bytes: int
+
+
+def fit(needs: Needs, room_bytes: int, *, can_stream: bool) -> Fit:
+    """Shares `room_bytes` among the needs of one span.
+
+    Raises:
+        CapacityError: the context that was asked for has no room.
+    """
+    quantum, token_bytes = needs.quantum, needs.token_bytes
+    left = room_bytes - needs.step_bytes - needs.weight_bytes
+    share = int(room_bytes * _CACHE_SHARE)
+    usable = needs.context or min(needs.max_context, _STREAMED_CONTEXT)
+    streams = can_stream and left < round_up(usable, quantum) * token_bytes
+    if can_stream and not streams:
+        share = min(max(share, int(left * _LEFT_SHARE)), left)
+    most = max(quantum, share // token_bytes)
+    if needs.context is None:
+        context = min(usable if streams else needs.max_context, most)
+    else:
+        context = needs.context
+        _require_room(context, round_up(context, quantum) * token_bytes, room_bytes, most)
+    one = round_up(context, quantum)
+    num_cells = max(one, min(one * needs.num_texts, most))
+    if not streams:
+        return Fit(context, num_cells, None, int(room_bytes * _COPY_SHARE))
+    margin = max(_MIN_MARGIN_BYTES, int(room_bytes * _MARGIN_SHARE))
+    weights = room_bytes - needs.step_bytes - num_cells * token_bytes - margin
+    return Fit(context, num_cells, max(0, weights), 0)
+
+
+def _require_room(context: int, needed_bytes: int, room_bytes: int, most: int) -> None:
+    if needed_bytes > room_bytes:
+        raise CapacityError(
+            f"a context of {context} tokens needs {format_bytes(needed_bytes)}, "
+            f"{format_bytes(room_bytes)} are free",
+            code="context.memory",
+            needed=needed_bytes,
+            available=room_bytes,
+            hint=f"use --context {most} or less",
+        )
