@@ -16,6 +16,9 @@ def open_span(
     num_cells: int = 2048,
     context: int = 1024,
     arrives: bool = False,
+    step_tokens: int = 16,
+    copy_budget_bytes: int = 1 << 30,
+    weight_budget_bytes: int | None = None,
 ) -> Span:
     file = GGUFFile.open(path)
     architecture, h = read_model(file)
@@ -28,9 +31,10 @@ def open_span(
         SpanConfig(
             num_threads=2,
             context_limit=context,
-            step_tokens=16,
+            step_tokens=step_tokens,
             num_cells=num_cells,
-            copy_budget_bytes=1 << 30,
+            copy_budget_bytes=copy_budget_bytes,
+            weight_budget_bytes=weight_budget_bytes,
         ),
         arrives=arrives,
     )

@@ -65,12 +65,17 @@ class Trickle:
 class Arriving:
     """A tiny model that arrives, and the tokens that it should give."""
 
-    def __init__(self, kit: Kit, folder: Path) -> None:
+    def __init__(self, kit: Kit, folder: Path, weight_budget_bytes: int | None) -> None:
         self.kit = kit
         self.source = Trickle(kit.path, folder / "arriving.gguf")
         self.worker = ThreadPoolExecutor(1)
         self.span: Span = open_span(
-            folder / "arriving.gguf", num_cells=4096, context=4096, arrives=True
+            folder / "arriving.gguf",
+            num_cells=4096,
+            context=4096,
+            arrives=True,
+            step_tokens=CHUNK_TOKENS,
+            weight_budget_bytes=weight_budget_bytes,
         )
         self.stage = ArrivingStage(self.span, self.worker, self.source)
         self.route = Route([self.stage])
@@ -97,8 +102,10 @@ def kit(tmp_path_factory: pytest.TempPathFactory) -> Kit:
 
 
 @asynccontextmanager
-async def arriving(kit: Kit, folder: Path) -> AsyncIterator[Arriving]:
-    model = Arriving(kit, folder)
+async def arriving(
+    kit: Kit, folder: Path, weight_budget_bytes: int | None = None
+) -> AsyncIterator[Arriving]:
+    model = Arriving(kit, folder, weight_budget_bytes)
     try:
         yield model
     finally:
@@ -139,6 +146,24 @@ async def test_blocks_may_come_in_any_order(kit: Kit, tmp_path: Path, seed: int)
         generating = asyncio.ensure_future(answer(model.session(prompt(3, 70))))
         await model.deliver(order)
         assert ids(await generating) == await model.expected(prompt(3, 70))
+
+
+@pytest.mark.parametrize("seed", range(3))
+@run_async
+async def test_more_than_memory_holds_arrives_on_disk(kit: Kit, tmp_path: Path, seed: int) -> None:
+    """What has no room is read when it is its turn, and never before it has arrived."""
+    header = GGUFFile.open(kit.path).data_offsets[0]
+    budget = (kit.path.stat().st_size - header) // 2
+    async with arriving(kit, tmp_path, budget) as model:
+        assert model.span.weights.streamed_bytes
+        order = list(range(len(model.span.units)))
+        if seed:
+            random.Random(seed).shuffle(order)
+        generating = asyncio.ensure_future(answer(model.session(prompt(3, 1100))))
+        await model.deliver(order)
+        assert ids(await generating) == await model.expected(prompt(3, 1100))
+        again = await answer(model.session(prompt(5, 40)))
+        assert ids(again) == await model.expected(prompt(5, 40))
 
 
 @run_async

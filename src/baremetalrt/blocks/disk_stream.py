@@ -46,6 +46,8 @@ class DiskStream:
         self._unread: dict[int, int] = {}
         self._failures: dict[int, BaseException] = {}
         self._readers = ThreadPoolExecutor(_NUM_THREADS, thread_name_prefix="weights")
+        # Off while the file is still arriving: what is not there yet would be read as zeros.
+        self.reads_ahead = True
         self.read_bytes = 0
 
     @contextmanager
@@ -54,21 +56,25 @@ class DiskStream:
         with self._changed:
             self._failures.pop(part, None)
             while not self._ahead.request(part):
-                self._read_on()
+                self._read_on(part)
                 if part in self._failures:
                     raise self._failures.pop(part)
                 self._changed.wait()
-            self._read_on()
+            if self.reads_ahead:
+                self._read_on()
         try:
             yield
         finally:
             with self._changed:
                 self._ahead.release(part)
-                self._read_on()
+                if self.reads_ahead:
+                    self._read_on()
 
-    def _read_on(self) -> None:
-        """Begins what can be read now. With the lock."""
+    def _read_on(self, wanted: int | None = None) -> None:
+        """Begins what can be read now, or no more than what is `wanted`. With the lock."""
         while (part := self._ahead.next_read()) is not None:
+            if not self.reads_ahead and part != wanted:
+                return
             self._ahead.begin(part)
             self._unread[part] = len(self._extracts[part])
             for extract in self._extracts[part]:

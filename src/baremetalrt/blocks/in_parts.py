@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Compute(Protocol):
-    """A step of at most `CHUNK_TOKENS` through some blocks; its rows may be overwritten by the next."""
+    """A step of at most `step_tokens` through some blocks; its rows may be overwritten by the next."""
 
     def __call__(
         self, slices: "Sequence[Slice]", blocks: BlockSpan, reads: "Reads", /
@@ -37,6 +37,7 @@ def compute_in_parts(
     head: ComputeHead,
     reads: "Reads",
     vocabulary_size: int,
+    step_tokens: int,
 ) -> NDArray[np.float32]:
     """One step of any length, all of it for each part, whose weights are there while it is `holding`.
 
@@ -61,7 +62,7 @@ def compute_in_parts(
                 for s, length in zip(slices, before, strict=True):
                     del s.sequence.tokens[length:]
                 given = [Slice(s.sequence, s.tokens, x) for s, x in zip(slices, x_TD, strict=True)]
-                y_RD = compute_in_chunks(blocks, given, reads, work)
+                y_RD = compute_in_chunks(blocks, given, reads, work, step_tokens)
                 x_TD = list(np.split(y_RD, len(slices)))
     except BaseException:
         # Later blocks have no keys and values of these tokens.
@@ -72,15 +73,19 @@ def compute_in_parts(
 
 
 def compute_in_chunks(
-    compute: Compute, slices: "Sequence[Slice]", reads: "Reads", part: BlockSpan
+    compute: Compute,
+    slices: "Sequence[Slice]",
+    reads: "Reads",
+    part: BlockSpan,
+    step_tokens: int,
 ) -> NDArray[np.float32]:
     """A step of any length through blocks whose weights are there; rows in the order of the slices."""
-    from baremetalrt.blocks.span import CHUNK_TOKENS, Slice
+    from baremetalrt.blocks.span import Slice
 
     num_tokens = len(slices[0].tokens)
     chunks = []
-    for start in range(0, num_tokens, CHUNK_TOKENS):
-        end = min(start + CHUNK_TOKENS, num_tokens)
+    for start in range(0, num_tokens, step_tokens):
+        end = min(start + step_tokens, num_tokens)
         cut = [
             Slice(s.sequence, s.tokens[start:end], None if s.x_TD is None else s.x_TD[start:end])
             for s in slices

@@ -39,7 +39,7 @@ def step_weight_bytes(
     return sum(len(r) for r in inventory.multiplied_ranges)
 
 
-def step_bytes(h: Hyperparameters, num_tokens: int) -> int:
-    """About what a step of so many tokens computes in: the rows that are alive at the same time."""
+def row_bytes(h: Hyperparameters) -> int:
+    """About what a step computes in for each of its tokens: the rows that are alive at the same time."""
     widest = max(h.feed_forward_width, h.expert_width * h.num_experts_used)
-    return 4 * num_tokens * (3 * widest + 6 * h.width)
+    return 4 * (3 * widest + 6 * h.width)

@@ -40,11 +40,15 @@ class Part:
 
 @dataclass(frozen=True)
 class HeadSize:
-    """The matrix of a head: how many rows of how many bytes; it is parted at multiples of `quantum`."""
+    """The matrix of a head: how many rows of how many bytes; it is parted at multiples of `quantum`.
+
+    A stretch of it takes up to `padding_bytes` more in its slot.
+    """
 
     num_rows: int
     row_bytes: int
     quantum: int
+    padding_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -199,6 +203,7 @@ def _block_parts(
 
 def _cut(head: HeadSize, slot_bytes: int) -> Iterator[HeadRows]:
     """The head in stretches of rows that fit into a slot, about equally long."""
-    most = max(1, slot_bytes // (head.row_bytes * head.quantum)) * head.quantum
+    room_bytes = slot_bytes - head.padding_bytes
+    most = max(1, room_bytes // (head.row_bytes * head.quantum)) * head.quantum
     for start in range(0, head.num_rows, most):
         yield HeadRows(start, min(start + most, head.num_rows))

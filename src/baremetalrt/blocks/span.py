@@ -105,6 +105,7 @@ class Span:
             device,
             copy_budget_bytes=config.copy_budget_bytes,
             budget_bytes=config.weight_budget_bytes,
+            arrives=arrives,
         )
         if not arrives:
             try:
@@ -158,6 +159,7 @@ class Span:
 
     def finish_loading(self) -> None:
         """Takes the memory for the longest step, now that the whole span can be computed."""
+        self.weights.finish_loading()
         self._reserve(None)
 
     def _reserve(self, adapters: "LoadedAdapters | None") -> None:
@@ -296,6 +298,7 @@ class Span:
                 slices,
                 reads,
                 part,
+                CHUNK_TOKENS,
             )
         key = slices[0].sequence.adapters
         adapters = self.adapters.get(key) if key else None
@@ -307,6 +310,7 @@ class Span:
             head=lambda x_RD, rows: self._compute_head(x_RD, rows, adapters),
             reads=reads,
             vocabulary_size=self.hyperparameters.vocabulary_size,
+            step_tokens=min(CHUNK_TOKENS, self._config.step_tokens),
         )
 
     def _compute(

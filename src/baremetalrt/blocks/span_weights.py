@@ -20,7 +20,8 @@ _NOTHING: Final = nullcontext()
 class LoadedWeights:
     """Loads what an inventory lists, unit by unit, and says in which parts it can be computed with.
 
-    What does not fit into `budget_bytes` is read in turn, on the processor alone; None is no limit.
+    What does not fit into `budget_bytes` is read in turn, on the processor alone; None is no limit. Of a
+    file that `arrives`, nothing is read ahead before it is there.
 
     Raises:
         CapacityError: not even one block at a time fits.
@@ -33,7 +34,8 @@ class LoadedWeights:
         device: BackendDevice,
         *,
         copy_budget_bytes: int,
-        budget_bytes: int | None = None,
+        budget_bytes: int | None,
+        arrives: bool,
     ) -> None:
         self._inventory = inventory
         self._plan: ResidencyPlan | None = None
@@ -51,9 +53,11 @@ class LoadedWeights:
         self.tensors: SpanWeights = self._loader.weights
         if streams:
             assert budget_bytes is not None
-            self._stream_from(file, device, budget_bytes)
+            self._stream_from(file, device, budget_bytes, arrives=arrives)
 
-    def _stream_from(self, file: GGUFFile, device: BackendDevice, budget_bytes: int) -> None:
+    def _stream_from(
+        self, file: GGUFFile, device: BackendDevice, budget_bytes: int, *, arrives: bool
+    ) -> None:
         from baremetalrt.blocks.residency import plan_residency
         from baremetalrt.blocks.streamed_weights import StreamedWeights, block_sizes, head_size
 
@@ -62,7 +66,7 @@ class LoadedWeights:
             self._plan = plan_residency(first, sizes, head_size(self._inventory), budget_bytes)
             if self._plan.streamed:
                 self._streamed = StreamedWeights(
-                    file, self._inventory, self._plan, self.tensors, device
+                    file, self._inventory, self._plan, self.tensors, device, arrives=arrives
                 )
         except BaseException:
             self.tensors.close()
@@ -119,6 +123,11 @@ class LoadedWeights:
         elif unit == "entry" or self._plan.keeps(unit):
             self._loader.load(unit)
 
+    def finish_loading(self) -> None:
+        """Every unit is there."""
+        if self._streamed is not None:
+            self._streamed.read_ahead()
+
     def populate(self) -> None:
         """Brings mapped weights into memory now, rather than page by page in the first step."""
         self.tensors.populate()
@@ -142,6 +151,11 @@ class LoadedWeights:
     def slots_bytes(self) -> int:
         """Memory through which weights pass that do not stay."""
         return self._streamed.slots_bytes if self._streamed else 0
+
+    @property
+    def read_bytes(self) -> int:
+        """What was read from disk so far, of weights that do not stay."""
+        return self._streamed.read_bytes if self._streamed else 0
 
     @property
     def streamed_bytes(self) -> int:

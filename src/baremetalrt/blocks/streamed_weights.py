@@ -27,7 +27,8 @@ def head_size(inventory: Inventory) -> HeadSize | None:
     if weight is None:
         return None
     rows = weight.info.shape[1]
-    return HeadSize(rows, weight.info.num_bytes // rows, _ROW_QUANTUM)
+    # Begun within a page and ended within another.
+    return HeadSize(rows, weight.info.num_bytes // rows, _ROW_QUANTUM, 2 * PAGE_BYTES)
 
 
 def block_sizes(inventory: Inventory) -> list[int]:
@@ -50,6 +51,8 @@ class StreamedWeights:
         plan: ResidencyPlan,
         weights: SpanWeights,
         device: BackendDevice,
+        *,
+        arrives: bool,
     ) -> None:
         self.plan = plan
         self._numbers = {part: i for i, part in enumerate(plan.streamed)}
@@ -73,12 +76,17 @@ class StreamedWeights:
             [part.slot or 0 for part in plan.streamed],
             extracts,
         )
+        self._stream.reads_ahead = not arrives
         self.slots_bytes = plan.num_slots * slot_bytes
 
     @property
     def read_bytes(self) -> int:
         """What was read so far."""
         return self._stream.read_bytes
+
+    def read_ahead(self) -> None:
+        """From now on, everything that is to be read is there."""
+        self._stream.reads_ahead = True
 
     @contextmanager
     def holding(self, part: Part) -> Iterator[None]:

@@ -16,22 +16,27 @@ _LEFT_SHARE: Final = 0.5
 _COPY_SHARE: Final = 0.5
 # What a text may be long where weights do not all fit: a question, some pages, an answer.
 _STREAMED_CONTEXT: Final = 4096
+# What a step of a prompt may compute in, of what there is, where weights do not all fit.
+_STEP_SHARE: Final = 0.1
+MAX_STEP_TOKENS: Final = 512
+_MIN_STEP_TOKENS: Final = 32
 # Where every byte has its use, some are left for what nobody counts: sockets, a line of text, a thread.
 _MARGIN_SHARE: Final = 0.04
-_MIN_MARGIN_BYTES: Final = 16 * MIB
+_MIN_MARGIN_BYTES: Final = 8 * MIB
 
 
 @dataclass(frozen=True, kw_only=True)
 class Needs:
     """What a span takes: `weight_bytes` that every step reads, `token_bytes` for each token of a text.
 
-    `step_bytes` are what the largest step computes in. `context` is what was asked for, if anything, of
-    `max_context` tokens that the model knows, for each of `num_texts` at once, in multiples of `quantum`.
+    A step computes in `row_bytes` for each of its tokens. `context` is what was asked for, if anything,
+    of `max_context` tokens that the model knows, for each of `num_texts` at once, in multiples of
+    `quantum`.
     """
 
     weight_bytes: int
     token_bytes: int
-    step_bytes: int
+    row_bytes: int
     context: int | None
     max_context: int
     num_texts: int
@@ -40,9 +45,13 @@ class Needs:
 
 @dataclass(frozen=True)
 class Fit:
-    """Tokens of the longest text, cells for all texts, bytes for weights (None: all) and for copies."""
+    """Tokens of the longest text and of a step, cells for all texts, bytes for weights and for copies.
+
+    Weights without a budget are all in memory.
+    """
 
     context: int
+    step_tokens: int
     num_cells: int
     weight_budget_bytes: int | None
     copy_budget_bytes: int
@@ -55,7 +64,7 @@ def fit(needs: Needs, room_bytes: int, *, can_stream: bool) -> Fit:
         CapacityError: the context that was asked for has no room.
     """
     quantum, token_bytes = needs.quantum, needs.token_bytes
-    left = room_bytes - needs.step_bytes - needs.weight_bytes
+    left = room_bytes - MAX_STEP_TOKENS * needs.row_bytes - needs.weight_bytes
     share = int(room_bytes * _CACHE_SHARE)
     usable = needs.context or min(needs.max_context, _STREAMED_CONTEXT)
     streams = can_stream and left < round_up(usable, quantum) * token_bytes
@@ -70,10 +79,13 @@ def fit(needs: Needs, room_bytes: int, *, can_stream: bool) -> Fit:
     one = round_up(context, quantum)
     num_cells = max(one, min(one * needs.num_texts, most))
     if not streams:
-        return Fit(context, num_cells, None, int(room_bytes * _COPY_SHARE))
+        return Fit(context, MAX_STEP_TOKENS, num_cells, None, int(room_bytes * _COPY_SHARE))
+    step = MAX_STEP_TOKENS
+    while step > _MIN_STEP_TOKENS and step * needs.row_bytes > room_bytes * _STEP_SHARE:
+        step //= 2
     margin = max(_MIN_MARGIN_BYTES, int(room_bytes * _MARGIN_SHARE))
-    weights = room_bytes - needs.step_bytes - num_cells * token_bytes - margin
-    return Fit(context, num_cells, max(0, weights), 0)
+    weights = room_bytes - step * needs.row_bytes - num_cells * token_bytes - margin
+    return Fit(context, step, num_cells, max(0, weights), 0)
 
 
 def _require_room(context: int, needed_bytes: int, room_bytes: int, most: int) -> None:

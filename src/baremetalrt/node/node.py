@@ -2,7 +2,7 @@
 
 import gc
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from baremetalrt.blocks.architectures import read_model
 from baremetalrt.blocks.extents import CELL_QUANTUM
 from baremetalrt.blocks.kv_cache import cell_bytes
-from baremetalrt.blocks.needs import step_bytes, step_weight_bytes
-from baremetalrt.blocks.span import CHUNK_TOKENS, Span, SpanConfig
+from baremetalrt.blocks.needs import row_bytes, step_weight_bytes
+from baremetalrt.blocks.span import Span, SpanConfig
 from baremetalrt.core.spans import BlockSpan
 from baremetalrt.core.units import round_up
 from baremetalrt.devices.budget import LEDGER, MemoryLedger, Promise, Purpose
@@ -52,6 +52,7 @@ class Node:
         self._hosted: list[Span] = []
         self._arriving: list[ArrivingStage] = []
         self.templates = TemplateProcess()
+        self._growing = ledger.promise(self.templates.to_come)
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="compute")
         # models come and go in threads, while the loop answers with those that are there
         self._changing = threading.Lock()
@@ -84,7 +85,7 @@ class Node:
             self.options.context,
             num_kept=len(beginning),
             arrives=source is not None,
-            can_stream=True,
+            settle=opening.tokenizer,
         )
         try:
             model = self._add(opening, [self._stage(span, source)], context_limit, [span])
@@ -103,7 +104,7 @@ class Node:
 
     def host(self, file: GGUFFile, blocks: BlockSpan, context: int) -> tuple[Span, LocalStage]:
         """Loads a span for others to compute with, with texts of so many tokens; raises like `load`."""
-        span, _ = self._load_span(file, blocks, context, arrives=False, can_stream=False)
+        span, _ = self._load_span(file, blocks, context, arrives=False)
         _, h = read_model(file)
         with self._changing:
             if blocks.end < h.num_blocks:
@@ -171,27 +172,34 @@ class Node:
         *,
         num_kept: int = 0,
         arrives: bool,
-        can_stream: bool,
+        settle: Callable[[], object] | None = None,
     ) -> tuple[Span, int]:
         """A span, and how long a text in it may be: `context`, or what the model and memory allow.
 
-        It has room for `num_kept` tokens besides, which stay.
+        It has room for `num_kept` tokens besides, which stay. Where memory is scarce, `settle` waits for
+        what else is being loaded; with it, weights that do not fit are read from disk in every step.
         """
         architecture, h = read_model(file)
         device = find_device(self.options.device)
         is_host = device.kind == "cpu"
-        free = self.ledger.free() if is_host else device.memory_bytes()[0]
+
+        def free_bytes() -> int:
+            return self.ledger.free() if is_host else device.memory_bytes()[0]
 
         needs = Needs(
             weight_bytes=step_weight_bytes(file, architecture, h, blocks),
             token_bytes=2 * len(blocks) * cell_bytes(h),
-            step_bytes=step_bytes(h, CHUNK_TOKENS),
+            row_bytes=row_bytes(h),
             context=context,
             max_context=h.training_context,
             num_texts=self.options.max_sessions,
             quantum=CELL_QUANTUM,
         )
-        fitted = fit(needs, free, can_stream=is_host and can_stream)
+        can_stream = is_host and settle is not None
+        fitted = fit(needs, free := free_bytes(), can_stream=can_stream)
+        if settle is not None and fitted.weight_budget_bytes is not None:
+            settle()
+            fitted = fit(needs, free := free_bytes(), can_stream=can_stream)
         num_cells = fitted.num_cells + round_up(num_kept, CELL_QUANTUM)
         # A device with memory of its own holds nothing but what is copied there.
         copies = fitted.copy_budget_bytes if is_host else free
@@ -204,7 +212,7 @@ class Node:
             SpanConfig(
                 num_threads=self.options.num_threads or default_threads(),
                 context_limit=fitted.context,
-                step_tokens=CHUNK_TOKENS,
+                step_tokens=fitted.step_tokens,
                 num_cells=num_cells,
                 copy_budget_bytes=copies if self.options.repack else 0,
                 weight_budget_bytes=fitted.weight_budget_bytes,
@@ -236,6 +244,7 @@ class Node:
             model.close()
         for span in hosted:
             span.close()
+        self._growing.withdraw()
         self.templates.close()
 
 

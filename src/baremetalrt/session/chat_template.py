@@ -8,12 +8,17 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+import psutil
+
 from baremetalrt.core import sandbox
 from baremetalrt.core.errors import IntegrityError, UsageError
+from baremetalrt.core.units import MIB
 from baremetalrt.session.tokenizer import MARK, Tokenizer
 
 _WORKER: Final = Path(__file__).with_name("template_worker.py")
 _DEADLINE_S: Final = 5.0
+# What the process holds once it has rendered something.
+_PROCESS_BYTES: Final = 30 * MIB
 _MAX_TEMPLATE_CHARS: Final = 1 << 20
 _MARK_IN_ASCII: Final = json.dumps(MARK)[1:-1]
 
@@ -47,6 +52,15 @@ class TemplateProcess:
             stderr=subprocess.DEVNULL,
             env=sandbox.environment(),
         )
+
+    def to_come(self) -> int:
+        """Bytes that the process will take beyond those it has by now, about."""
+        process = self._process
+        try:
+            held = psutil.Process(process.pid).memory_info().rss if process else 0
+        except psutil.Error:
+            held = 0
+        return max(0, _PROCESS_BYTES - int(held))
 
     def render(self, template: str, variables: Mapping[str, Any]) -> dict[str, str]:
         """The worker's reply: `text`, `refused` or `error`. Blocks for at most the deadline."""
