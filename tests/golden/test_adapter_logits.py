@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from test_architectures import _WIDE, CASES, CONTEXT, OTHER_ORDER, tokens_of
 
 from baremetalrt.blocks.loaded_adapters import AdapterSet, WeightedAdapter
-from baremetalrt.blocks.span import Reads, Slice, Span
+from baremetalrt.blocks.span import Span
+from baremetalrt.blocks.steps import Reads, Slice
 from baremetalrt.core.spans import BlockSpan
 from baremetalrt.weights.adapters.adapter import check_fits
 from baremetalrt.weights.adapters.gguf_lora import read_gguf_lora

@@ -8,7 +8,8 @@ import pytest
 from numpy.typing import NDArray
 
 from baremetalrt.blocks.architectures import ARCHITECTURES
-from baremetalrt.blocks.span import Reads, Slice, Span
+from baremetalrt.blocks.span import Span
+from baremetalrt.blocks.steps import Reads, Slice
 from baremetalrt.core.spans import BlockSpan
 from oracle import LlamaCpp
 from tiny_models import TinyModel, write

@@ -10,7 +10,8 @@ from test_architectures import _WIDE, CASES, tokens_of
 
 from baremetalrt.blocks.extents import CachedSequence
 from baremetalrt.blocks.loaded_adapters import AdapterSet, WeightedAdapter
-from baremetalrt.blocks.span import Slice, Span
+from baremetalrt.blocks.span import Span
+from baremetalrt.blocks.steps import Slice
 from baremetalrt.core.spans import BlockSpan
 from tiny_adapters import random_adapter
 from tiny_models import TinyModel, write

@@ -10,7 +10,8 @@ import pytest
 from test_arriving import Trickle
 
 from baremetalrt.blocks.loaded_adapters import AdapterSet, WeightedAdapter
-from baremetalrt.blocks.span import Slice, Span
+from baremetalrt.blocks.span import Span
+from baremetalrt.blocks.steps import Slice
 from baremetalrt.core.errors import CapacityError, UsageError
 from baremetalrt.session.arriving_stage import ArrivingStage
 from baremetalrt.session.route import Route

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from baremetalrt.blocks.span import CHUNK_TOKENS, Slice, Span
+from baremetalrt.blocks.span import Span
+from baremetalrt.blocks.steps import CHUNK_TOKENS, Slice
 from baremetalrt.core.errors import CapacityError
 from baremetalrt.core.spans import ByteRange
 from baremetalrt.session.arriving_stage import ArrivingStage

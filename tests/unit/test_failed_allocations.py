@@ -14,7 +14,7 @@ PROGRAM = """
 import resource, sys
 from pathlib import Path
 import numpy as np
-from baremetalrt.blocks.span import Slice
+from baremetalrt.blocks.steps import Slice
 from baremetalrt.core.errors import CapacityError
 from tiny_spans import open_span
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from baremetalrt.blocks.span import Slice
+from baremetalrt.blocks.steps import Slice
 from baremetalrt.core.errors import IntegrityError, UsageError
 from baremetalrt.core.spans import BlockSpan, ByteRange
 from baremetalrt.weights.gguf import GGUFFile

@@ -7,7 +7,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from baremetalrt.blocks.span import Slice
+from baremetalrt.blocks.steps import Slice
 from baremetalrt.core.errors import CapacityError
 from baremetalrt.core.units import MIB
 from baremetalrt.native.handle import Handle

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from baremetalrt.blocks.extents import CachedSequence
 from baremetalrt.blocks.graphs import GraphCache, SpanGraph
 from baremetalrt.blocks.loaded_adapters import LoadedAdapters
-from baremetalrt.blocks.span import Slice, Span
+from baremetalrt.blocks.span import Span
+from baremetalrt.blocks.steps import Slice
 from baremetalrt.blocks.streams import StepShape
 from baremetalrt.core.spans import BlockSpan
 from tiny_models import TinyModel, write

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from baremetalrt.blocks.span import Reads
+from baremetalrt.blocks.steps import Reads
 from baremetalrt.core.errors import IntegrityError
 from baremetalrt.core.owner import THIS_USER, Owner
 from baremetalrt.session.grammar import GrammarCompiler

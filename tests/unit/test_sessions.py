@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from baremetalrt.blocks.span import Reads, Slice, Span
+from baremetalrt.blocks.span import Span
+from baremetalrt.blocks.steps import Reads, Slice
 from baremetalrt.core.errors import UsageError
 from baremetalrt.core.spans import BlockSpan
 from baremetalrt.node.model import Model

@@ -8,15 +8,9 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Final
 
 from baremetalrt.blocks.read_ahead import ReadAhead
-from baremetalrt.core.units import MIB
-from baremetalrt.weights.direct_reads import DirectFile
-
-# Several reads at once of a few MB each: what disks of every kind are fastest with.
-_NUM_THREADS: Final = 4
-_READ_BYTES: Final = 4 * MIB
+from baremetalrt.weights.direct_reads import NUM_READERS, READ_BYTES, DirectFile
 
 
 @dataclass(frozen=True)
@@ -45,7 +39,7 @@ class DiskStream:
         self._changed = threading.Condition()
         self._unread: dict[int, int] = {}
         self._failures: dict[int, BaseException] = {}
-        self._readers = ThreadPoolExecutor(_NUM_THREADS, thread_name_prefix="weights")
+        self._readers = ThreadPoolExecutor(NUM_READERS, thread_name_prefix="weights")
         # Off while the file is still arriving: what is not there yet would be read as zeros.
         self.reads_ahead = True
         self.read_bytes = 0
@@ -107,8 +101,8 @@ class DiskStream:
 def _in_short_reads(extracts: Sequence[Extract]) -> list[Extract]:
     short = []
     for e in extracts:
-        for at in range(0, e.num_bytes, _READ_BYTES):
-            size = min(_READ_BYTES, e.num_bytes - at)
+        for at in range(0, e.num_bytes, READ_BYTES):
+            size = min(READ_BYTES, e.num_bytes - at)
             needed = min(size, e.needed_bytes - at)
             short.append(Extract(e.file, e.offset + at, size, needed, e.target[at : at + size]))
     return short

@@ -2,23 +2,21 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from baremetalrt.blocks.residency import HeadRows, Part
+from baremetalrt.blocks.steps import Reads, Slice
 from baremetalrt.core.spans import BlockSpan
-
-if TYPE_CHECKING:
-    from baremetalrt.blocks.span import Reads, Slice
 
 
 class Compute(Protocol):
     """A step of at most `step_tokens` through some blocks; its rows may be overwritten by the next."""
 
     def __call__(
-        self, slices: "Sequence[Slice]", blocks: BlockSpan, reads: "Reads", /
+        self, slices: Sequence[Slice], blocks: BlockSpan, reads: Reads, /
     ) -> NDArray[np.float32]: ...
 
 
@@ -29,13 +27,13 @@ class ComputeHead(Protocol):
 
 
 def compute_in_parts(
-    parts: "Iterable[tuple[Part, BlockSpan | HeadRows]]",
-    holding: "Callable[[Part], AbstractContextManager[None]]",
-    slices: "Sequence[Slice]",
+    parts: Iterable[tuple[Part, BlockSpan | HeadRows]],
+    holding: Callable[[Part], AbstractContextManager[None]],
+    slices: Sequence[Slice],
     *,
     blocks: Compute,
     head: ComputeHead,
-    reads: "Reads",
+    reads: Reads,
     vocabulary_size: int,
     step_tokens: int,
 ) -> NDArray[np.float32]:
@@ -43,8 +41,6 @@ def compute_in_parts(
 
     On return the sequences have grown; if it raises, they are as they were.
     """
-    from baremetalrt.blocks.span import Slice
-
     before = [s.sequence.length for s in slices]
     x_TD = [s.x_TD for s in slices]
     logits: NDArray[np.float32] | None = None
@@ -74,14 +70,12 @@ def compute_in_parts(
 
 def compute_in_chunks(
     compute: Compute,
-    slices: "Sequence[Slice]",
-    reads: "Reads",
+    slices: Sequence[Slice],
+    reads: Reads,
     part: BlockSpan,
     step_tokens: int,
 ) -> NDArray[np.float32]:
     """A step of any length through blocks whose weights are there; rows in the order of the slices."""
-    from baremetalrt.blocks.span import Slice
-
     num_tokens = len(slices[0].tokens)
     chunks = []
     for start in range(0, num_tokens, step_tokens):

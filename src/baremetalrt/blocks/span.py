@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,7 @@ from baremetalrt.blocks.hyperparameters import Hyperparameters
 from baremetalrt.blocks.inventory import Unit, take_inventory
 from baremetalrt.blocks.kv_cache import KVCache
 from baremetalrt.blocks.span_weights import LoadedWeights
+from baremetalrt.blocks.steps import CHUNK_TOKENS, Reads, Slice
 from baremetalrt.blocks.streams import StepShape, group_streams, last_quantum, window_start
 from baremetalrt.core.errors import CapacityError
 from baremetalrt.core.owner import THIS_USER, Owner
@@ -39,13 +40,9 @@ if TYPE_CHECKING:
     from baremetalrt.blocks.residency import HeadRows
 
 _MAX_RECENT: Final = 32
-# A step has at most so many tokens, like llama.cpp's; what is longer is computed one after the other.
-CHUNK_TOKENS: Final = 512
 # Where weights are read from disk for every step, a step takes more, as long as its rows are few beside
 # them: each chunk of it is computed for one part before the next part is read.
 _STREAMED_CHUNK_TOKENS: Final = 4096
-
-Reads = Literal["all", "last", "none"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,19 +60,6 @@ class SpanConfig:
     num_cells: int
     copy_budget_bytes: int
     weight_budget_bytes: int | None = None
-
-
-@dataclass(slots=True)
-class Slice:
-    """What one session contributes to a step: the next tokens of its text.
-
-    Spans after the first compute from `x_TD`; the tokens then only name what was computed, so that a
-    later text with the same beginning finds it.
-    """
-
-    sequence: CachedSequence
-    tokens: Sequence[int]
-    x_TD: NDArray[np.float32] | None = None
 
 
 class Span:

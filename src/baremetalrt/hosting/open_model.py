@@ -109,9 +109,7 @@ async def open_model(request: OpenRequest, on_event: "OnEvent") -> AsyncIterator
 def _keeps_here(request: OpenRequest) -> bool:
     """Whether a model stays here for its adapters, though nobody has said so."""
     is_unasked = bool(request.adapters) and not request.route.is_over_peers
-    if not is_unasked or not isinstance(request.model, Opening):
-        return False
-    return _fits_here(request.model.stored.path.stat().st_size)
+    return is_unasked and isinstance(request.model, Opening)
 
 
 async def _look_after(opening: Opening, on_event: "OnEvent") -> None:
@@ -162,21 +160,26 @@ async def runs_on_peers(
     swarm: SwarmOptions,
     on_event: "OnEvent",
 ) -> bool:
-    """Whether a model is to run on peers: asked for, too large for this machine, or faster there."""
+    """Whether a model is to run on peers: asked for, or faster there, for one so large that it may be.
+
+    What has no room here is read from disk in every step, which peers may well beat.
+    """
     if route.is_over_peers or route.kind == "local":
         return route.is_over_peers
     if not isinstance(model, Opening) or not has_private_swarm():
         return False
     size = model.stored.path.stat().st_size
-    if not _fits_here(size):
-        return True
-    return size >= _WORTH_ASKING_BYTES and await _is_faster(model, options, route, swarm, on_event)
+    if size < _WORTH_ASKING_BYTES and _fits_here(size, options):
+        return False
+    return await _is_faster(model, options, route, swarm, on_event)
 
 
-def _fits_here(num_bytes: int) -> bool:
+def _fits_here(num_bytes: int, options: ModelOptions) -> bool:
     from baremetalrt.devices.budget import LEDGER, Purpose
 
-    return num_bytes <= LEDGER.room_for(Purpose.WHOLE_MODEL)
+    room = LEDGER.room_for(Purpose.WHOLE_MODEL)
+    limit = options.memory_bytes
+    return num_bytes <= (room if limit is None else min(room, limit))
 
 
 async def _is_faster(

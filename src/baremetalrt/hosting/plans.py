@@ -23,6 +23,7 @@ from baremetalrt.node.measurements import (
     demand_of,
     measurable,
     measure_here,
+    profile_here,
     profile_model,
 )
 from baremetalrt.node.model import Model
@@ -155,7 +156,7 @@ async def plan_over(
         room = node.ledger.room_for(Purpose.SHARING) if budget_bytes is None else budget_bytes
         try:
             timed = measurable(file, header.has_weights if header else None)
-            return DeviceProfile(id=HERE, budget_bytes=room, byte_s=measure(node, timed))
+            return profile_here(node, file, timed, measure, room, HERE)
         finally:
             node.close()
 

@@ -10,6 +10,7 @@ from baremetalrt.core.addresses import parse_address
 from baremetalrt.core.errors import CapacityError
 from baremetalrt.core.spans import BlockSpan
 from baremetalrt.core.tasks import in_thread
+from baremetalrt.devices.budget import Purpose
 from baremetalrt.hosting.events import OnEvent
 from baremetalrt.hosting.headers import Header, find_header
 from baremetalrt.hosting.hostable import known_as
@@ -21,7 +22,13 @@ from baremetalrt.hosting.routes import TYPICAL_CONTEXT, cover_lost, hosted_route
 from baremetalrt.hosting.understudy import Understudy
 from baremetalrt.membership.authority import the_membership
 from baremetalrt.node.events import Loaded
-from baremetalrt.node.measurements import Measure, measurable, measure_here, profile_model
+from baremetalrt.node.measurements import (
+    Measure,
+    measurable,
+    measure_here,
+    profile_here,
+    profile_model,
+)
 from baremetalrt.node.model import Model
 from baremetalrt.node.naming import TorrentReference
 from baremetalrt.node.node import Node
@@ -30,6 +37,7 @@ from baremetalrt.node.options import ModelOptions
 from baremetalrt.peers.activations import Activations
 from baremetalrt.peers.chain import RemoteChain
 from baremetalrt.peers.remote_span import RemoteSpan
+from baremetalrt.placement.planning import planned_seconds
 from baremetalrt.placement.profiles import Demand, Sizes
 from baremetalrt.swarm.client import SwarmClient
 from baremetalrt.swarm.options import SwarmOptions
@@ -206,8 +214,9 @@ async def is_faster_over_peers(
 def _token_s_here(file: GGUFFile, options: ModelOptions, measure: Measure) -> float:
     node = Node(options)
     try:
-        seconds_per_byte = measure(node, measurable(file))
+        room = node.ledger.room_for(Purpose.WHOLE_MODEL)
+        device = profile_here(node, file, measurable(file), measure, room, "here")
     finally:
         node.close()
     sizes = Sizes(profile_model(file), Demand(TYPICAL_CONTEXT))
-    return seconds_per_byte * sizes.read_bytes(BlockSpan(0, len(file.blocks)))
+    return planned_seconds(device, sizes, BlockSpan(0, len(file.blocks)))

@@ -10,12 +10,14 @@ import numpy as np
 from baremetalrt.blocks.architectures import read_model
 from baremetalrt.blocks.kv_cache import cell_bytes
 from baremetalrt.blocks.needs import span_needs
-from baremetalrt.blocks.span import Slice, Span
+from baremetalrt.blocks.span import Span
+from baremetalrt.blocks.steps import Slice
 from baremetalrt.core.errors import UsageError
 from baremetalrt.core.spans import BlockSpan, ByteRange
 from baremetalrt.node.node import Node
 from baremetalrt.node.options import ModelOptions
-from baremetalrt.placement.profiles import Demand, ModelProfile, Sizes
+from baremetalrt.placement.profiles import Demand, DeviceProfile, ModelProfile, Sizes
+from baremetalrt.weights.direct_reads import read_through
 from baremetalrt.weights.gguf import EMBEDDING, HEAD, GGUFFile
 from baremetalrt.weights.store import default_model
 
@@ -103,6 +105,28 @@ def measurable(
 
 def _probed(file: GGUFFile) -> BlockSpan:
     return BlockSpan(0, min(_PROBE_BLOCKS, len(file.blocks)))
+
+
+def disk_byte_s(file: GGUFFile) -> float:
+    """Seconds for each byte of weights that is read from disk, by some that are read."""
+    largest = max(file.blocks, key=lambda block: block.num_bytes)
+    ranges = largest.byte_ranges
+    started = time.perf_counter()
+    num_bytes = read_through(file.paths, ranges)
+    return (time.perf_counter() - started) / num_bytes
+
+
+def profile_here(
+    node: Node, file: GGUFFile, timed: GGUFFile, measure: Measure, budget_bytes: int, id_: str
+) -> DeviceProfile:
+    """This machine, for spans of `file`: how fast it computes `timed`, and reads what has no room."""
+    reads = timed is file and file.num_bytes > budget_bytes
+    return DeviceProfile(
+        id=id_,
+        budget_bytes=budget_bytes,
+        byte_s=measure(node, timed),
+        disk_byte_s=disk_byte_s(file) if reads else None,
+    )
 
 
 def measure_here(node: Node, file: GGUFFile) -> float:

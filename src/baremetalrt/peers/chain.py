@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from baremetalrt.blocks.span import CHUNK_TOKENS, Reads
+from baremetalrt.blocks.steps import CHUNK_TOKENS, Reads
 from baremetalrt.core.owner import THIS_USER, Owner
 from baremetalrt.core.tasks import Tasks
 from baremetalrt.peers import compute_pb2 as pb

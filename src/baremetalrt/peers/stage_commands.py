@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from baremetalrt.blocks.span import Reads
+from baremetalrt.blocks.steps import Reads
 from baremetalrt.peers.attached_span import AttachedSpan
 
 

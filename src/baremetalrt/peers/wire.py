@@ -7,7 +7,7 @@ import numpy as np
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
-from baremetalrt.blocks.span import CHUNK_TOKENS, Reads
+from baremetalrt.blocks.steps import CHUNK_TOKENS, Reads
 from baremetalrt.peers import compute_pb2 as pb
 from baremetalrt.peers.activations import Activations
 

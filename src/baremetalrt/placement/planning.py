@@ -1,6 +1,7 @@
 """The best placement of a model on devices, for one caller."""
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,9 +58,7 @@ def plan(
     for d, device in enumerate(devices):
         for start in range(end):
             for blocks in _spans_from(start, end):
-                # A longer span may need less: the last one passes no rows on.
-                if sizes.held_bytes(blocks) <= device.budget_bytes:
-                    span_DBB[d, start, blocks.end] = _seconds(device, sizes, blocks)
+                span_DBB[d, start, blocks.end] = planned_seconds(device, sizes, blocks)
     answer = search(_problem(model, devices, network, caller, span_DBB))
     if answer.route is None:
         room = sum(device.budget_bytes for device in devices)
@@ -72,7 +71,7 @@ def plan(
             available=room,
             hint="ask for a shorter context, give more memory, or ask another machine in",
         )
-    return _placement(answer, model, devices, network, caller, sizes)
+    return _placement(answer, model, devices, network, caller, sizes, _planned_span)
 
 
 def choose_route(
@@ -94,7 +93,7 @@ def choose_route(
     answer = search(_problem(model, devices, network, caller, span_DBB))
     if answer.route is None:
         return None
-    return _placement(answer, model, devices, network, caller, sizes)
+    return _placement(answer, model, devices, network, caller, sizes, placed_span)
 
 
 def _spans_from(start: int, end: int) -> Iterable[BlockSpan]:
@@ -105,9 +104,25 @@ def _seconds(device: DeviceProfile, sizes: Sizes, blocks: BlockSpan) -> float:
     return device.step_s + sizes.read_bytes(blocks) * device.byte_s
 
 
+def planned_seconds(device: DeviceProfile, sizes: Sizes, blocks: BlockSpan) -> float:
+    """Seconds of a decode step on a device that is to take the span; infinite where it has no room."""
+    seconds, over = _seconds(device, sizes, blocks), sizes.held_bytes(blocks) - device.budget_bytes
+    if over <= 0:
+        return seconds
+    if device.disk_byte_s is None or sizes.smallest_bytes(blocks) > device.budget_bytes:
+        return math.inf
+    # The disk reads while the processor computes: whichever takes longer counts.
+    return max(seconds, min(over, sizes.read_bytes(blocks)) * device.disk_byte_s)
+
+
 def placed_span(device: DeviceProfile, sizes: Sizes, blocks: BlockSpan) -> PlacedSpan:
-    """A span on a device, with what is expected of it."""
+    """A span that a device holds already, with what is expected of it."""
     return PlacedSpan(device.id, blocks, sizes.held_bytes(blocks), _seconds(device, sizes, blocks))
+
+
+def _planned_span(device: DeviceProfile, sizes: Sizes, blocks: BlockSpan) -> PlacedSpan:
+    held = min(sizes.held_bytes(blocks), device.budget_bytes)
+    return PlacedSpan(device.id, blocks, held, planned_seconds(device, sizes, blocks))
 
 
 def _problem(
@@ -136,10 +151,10 @@ def _placement(
     network: Network,
     caller: str,
     sizes: Sizes,
+    place: Callable[[DeviceProfile, Sizes, BlockSpan], PlacedSpan],
 ) -> Placement:
     route = tuple(
-        placed_span(devices[d], sizes, BlockSpan(start, end))
-        for d, start, end in answer.route or ()
+        place(devices[d], sizes, BlockSpan(start, end)) for d, start, end in answer.route or ()
     )
     ids = [caller, *(span.device for span in route), caller]
     num_bytes = [0, *[model.row_bytes] * (len(route) - 1), model.answer_bytes]

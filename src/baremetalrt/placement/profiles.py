@@ -36,13 +36,15 @@ class DeviceProfile:
     """A place to compute: what it may hold, and how fast it was seen to be.
 
     `byte_s`: seconds for each byte of weights, keys and values that a decode step reads, which is what
-    its time goes by. `step_s`: seconds for each step besides.
+    its time goes by. `step_s`: seconds for each step besides. `disk_byte_s`: seconds for each byte of
+    weights that has no room and is read from disk in every step; None where that is not possible.
     """
 
     id: str
     budget_bytes: int
     byte_s: float
     step_s: float = 0.0
+    disk_byte_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,13 @@ class Sizes:
         shared = model.shared_bytes if is_first and is_last else 0
         kept = 0 if is_last else self._kept_bytes
         return self.held[span.end] - self.held[span.start] + ends - shared + kept
+
+    def smallest_bytes(self, span: BlockSpan) -> int:
+        """What a device keeps in memory at least, if it reads weights from disk in every step."""
+        weights = self._model.block_bytes[span.start : span.end]
+        cells = (span.end - span.start) * self.cells_bytes
+        kept = 0 if span.end == self._model.num_blocks else self._kept_bytes
+        return max(weights) + cells + kept
 
     def max_blocks(self, room_bytes: int) -> int:
         """How many blocks in a row fit, wherever the row begins."""

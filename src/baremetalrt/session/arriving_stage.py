@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from baremetalrt.blocks.extents import CachedSequence
 from baremetalrt.blocks.inventory import Unit
-from baremetalrt.blocks.span import Reads, Slice, Span
+from baremetalrt.blocks.span import Span
+from baremetalrt.blocks.steps import Reads, Slice
 from baremetalrt.core.owner import THIS_USER, Owner
 from baremetalrt.core.spans import BlockSpan, ByteRange
 from baremetalrt.core.tasks import Tasks

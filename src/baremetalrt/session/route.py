@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from baremetalrt.blocks.span import Reads
+from baremetalrt.blocks.steps import Reads
 from baremetalrt.core.owner import THIS_USER, Owner
 from baremetalrt.session.stage import AdaptedStage, Place, Stage, not_adapted, not_ready
 

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from baremetalrt.blocks.extents import AdapterKey, CachedSequence
-from baremetalrt.blocks.span import Reads, Slice, Span
+from baremetalrt.blocks.span import Span
+from baremetalrt.blocks.steps import Reads, Slice
 from baremetalrt.core.errors import CapacityError, UsageError
 from baremetalrt.core.owner import THIS_USER, Owner
 from baremetalrt.core.spans import BlockSpan
