@@ -11,7 +11,7 @@ from baremetalrt.blocks.steps import Slice
 from baremetalrt.core.errors import IntegrityError, UsageError
 from baremetalrt.core.spans import BlockSpan, ByteRange
 from baremetalrt.weights.gguf import GGUFFile
-from tiny_models import TinyModel, write, write_header, write_tensors
+from tiny_models import TinyModel, write, write_header, write_talking, write_tensors
 from tiny_spans import open_span
 
 MODEL = TinyModel("llama", num_blocks=4)
@@ -133,3 +133,20 @@ def test_parts_of_different_models_do_not_mix(tmp_path: Path) -> None:
     parts[2].write_bytes(parts[1].read_bytes())
     with pytest.raises(IntegrityError, match="is not part 3 of 3"):
         GGUFFile.open(parts[0])
+
+
+def test_long_arrays_are_given_back_and_read_again(tmp_path: Path) -> None:
+    """A vocabulary takes tens of megabytes, and libllama has one of its own; all else stays at hand."""
+    path = write_talking(tmp_path / "model.gguf")
+    file, twin = GGUFFile.open(path), GGUFFile.open(path)
+    file.give_back_arrays()
+    assert file.keys() == twin.keys() and file.version == twin.version
+    keys = twin.keys()
+    for key in keys:
+        assert file.array_length(key) == twin.array_length(key)
+        assert file.get(key) == twin.get(key)
+    assert file.get("nobody.knows") is None
+    path.rename(tmp_path / "elsewhere.gguf")
+    assert file.text("tokenizer.chat_template") == twin.text("tokenizer.chat_template")
+    with pytest.raises(UsageError):
+        file.get("tokenizer.ggml.tokens")

@@ -85,7 +85,7 @@ class Node:
             self.options.context,
             num_kept=len(beginning),
             arrives=source is not None,
-            settle=opening.tokenizer,
+            settle=opening.settle,
         )
         try:
             model = self._add(opening, [self._stage(span, source)], context_limit, [span])

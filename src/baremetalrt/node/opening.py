@@ -7,6 +7,7 @@ in the time that Python takes to import numpy and the rest; so nothing imported 
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
+from baremetalrt.native.allocator import return_freed
 from baremetalrt.native.vocabulary_guard import check_vocabulary
 from baremetalrt.session.tokenizer import Tokenizer
 from baremetalrt.weights.gguf import GGUFFile
@@ -23,6 +24,8 @@ class Opening:
         try:
             self._tokenizer: Future[Tokenizer] = thread.submit(_load_tokenizer, stored.path)
             self.file = file or GGUFFile.open(stored.path)
+            # What loading a vocabulary has left behind is half of what a small model's process holds.
+            self._tidied = thread.submit(_give_back, self.file)
         finally:
             # No other work is given to it; it ends by itself.
             thread.shutdown(wait=False)
@@ -31,8 +34,18 @@ class Opening:
         """The tokenizer, once it is loaded; raises what `check_vocabulary` raises."""
         return self._tokenizer.result()
 
+    def settle(self) -> None:
+        """Returns once the tokenizer is loaded, and what that took is given back."""
+        self._tokenizer.result()
+        self._tidied.result()
+
 
 def _load_tokenizer(path: Path) -> Tokenizer:
     # libllama ends the process on some vocabularies.
     check_vocabulary(path)
     return Tokenizer(path)
+
+
+def _give_back(file: GGUFFile) -> None:
+    file.give_back_arrays()
+    return_freed()

@@ -36,6 +36,7 @@ _MAX_BLOCKS: Final = 4096
 EMBEDDING: Final = "token_embd.weight"
 HEAD: Final = "output.weight"
 _MAX_PARTS: Final = 4096
+_MAX_SHORT_ARRAY: Final = 4096
 _MAGIC: Final = b"GGUF"
 _BLOCK_NAME: Final = re.compile(r"blk\.(\d{1,9})\.(.+)")
 _PART_NAME: Final = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf", re.IGNORECASE)
@@ -94,12 +95,36 @@ class Block:
         return merge(t.byte_range for t in self.tensors.values())
 
 
+class _ShortHeader:
+    """What a header says, without its long arrays: of those it knows the lengths."""
+
+    def __init__(self, header: GGUFHeader) -> None:
+        self.version = header.version
+        keys = header.keys()
+        self._lengths = {key: header.array_length(key) for key in keys}
+        self._values = {
+            key: header.get(key)
+            for key, length in self._lengths.items()
+            if length is None or length <= _MAX_SHORT_ARRAY
+        }
+
+    def keys(self) -> tuple[str, ...]:
+        return tuple(self._lengths)
+
+    def array_length(self, key: str) -> int | None:
+        return self._lengths.get(key)
+
+    def get(self, key: str) -> MetadataValue | None:
+        """The value under `key`; raises `KeyError` if it is a long array."""
+        return self._values[key] if key in self._lengths else None
+
+
 class GGUFFile:
     """The header of a model and the place of its tensors. Open one with `GGUFFile.open`."""
 
     def __init__(self, paths: tuple[Path, ...], headers: list[GGUFHeader]) -> None:
         self.paths = paths
-        self._header = headers[0]
+        self._header: GGUFHeader | _ShortHeader = headers[0]
         self.data_offsets = tuple(header.data_offset for header in headers)
         self.tensors: dict[str, TensorInfo] = {}
         for file, header in enumerate(headers):
@@ -150,7 +175,16 @@ class GGUFFile:
     # metadata
 
     def get(self, key: str) -> MetadataValue | None:
-        return self._header.get(key)
+        """The value under `key`, or None; long arrays that were given back are read again."""
+        try:
+            return self._header.get(key)
+        except KeyError:
+            return self.fresh_header().get(key)
+
+    def give_back_arrays(self) -> None:
+        """Frees the long arrays of the header: those of a vocabulary take tens of megabytes."""
+        if isinstance(self._header, GGUFHeader):
+            self._header = _ShortHeader(self._header)
 
     def keys(self) -> tuple[str, ...]:
         return self._header.keys()
@@ -162,7 +196,7 @@ class GGUFFile:
         """The value under `key` when it is a string."""
         if self._header.array_length(key) is not None:
             return None  # without making a list of it
-        value = self._header.get(key)
+        value = self.get(key)
         return value if isinstance(value, str) else None
 
     @property
