@@ -125,7 +125,7 @@ def test_one_content_has_one_name(shared: Shared) -> None:
     (home / "models").mkdir()
     (home / "models" / "mine.gguf").symlink_to(default_model().path)
     assert shared.run(home, "mine") == shared.alone
-    (row,) = json.loads(bmrt("ps", "--json", *shared.via, home=home).stdout)
+    (row,) = json.loads(bmrt("ps", "--json", *shared.via, home=home).stdout)["spans"]
     assert (row["name"], row["called"]) == ("mine", NAME)
     printed = bmrt("ps", *shared.via, home=home)
     assert f"mine: {shared.host.id[:8]} calls it {NAME}" in printed.stderr

@@ -68,7 +68,7 @@ def test_peers_are_found_and_a_model_runs_over_them(network: Network) -> None:
     for peer in peers.values():
         assert peer["round_trip_s"] > 0 and peer["bytes_per_s"] > 0
 
-    spans = network.call("ps")
+    spans = network.call("ps")["spans"]
     assert [(s["peer"], s["start"], s["end"]) for s in spans] == [
         (first.id, 0, 12),
         (second.id, 12, 30),
@@ -114,7 +114,7 @@ def test_a_machine_that_joins_hosts_what_is_missing(network: Network) -> None:
     """Without being told, and within the memory that it gives."""
     network.start("0:18")
     network.start(None, "--share-memory", "80MB", "--parallel", "1")
-    spans = network.call("ps")
+    spans = network.call("ps")["spans"]
     assert spans[1]["start"] >= 30 - 18 and spans[1]["end"] == 30
     assert spans[1]["num_cells"] == 1024 and spans[1]["num_bytes"] < 80e6
 

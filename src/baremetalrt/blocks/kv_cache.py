@@ -55,6 +55,11 @@ class KVCache:
             self._tensors.append((pair[0], pair[1]))
 
     @property
+    def num_bytes(self) -> int:
+        """What all of its cells take."""
+        return 2 * len(self._span) * self.cell_bytes * self.num_cells
+
+    @property
     def unfilled_bytes(self) -> int:
         """What the host has not given yet, of what it was asked for."""
         cells = self.num_cells - self.sequences.allocator.high_water

@@ -126,6 +126,15 @@ class Span:
 
         return AdapterRack(self._inventory, self._device, self._graphs.forget)
 
+    @property
+    def device(self) -> BackendDevice:
+        return self._device
+
+    @property
+    def context_limit(self) -> int:
+        """Tokens of the longest text that it was loaded for."""
+        return self._config.context_limit
+
     # loading
 
     @property

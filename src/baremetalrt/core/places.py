@@ -41,3 +41,8 @@ def torrents_folder() -> Path:
 def learned_folder() -> Path:
     """Where what was made of documents is kept, one folder for each name."""
     return home() / "learned"
+
+
+def running_folder() -> Path:
+    """Where processes say what they have loaded, one file for each."""
+    return home() / "running"

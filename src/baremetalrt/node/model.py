@@ -1,7 +1,8 @@
 """A model that is ready to answer, wherever its blocks run."""
 
 import copy
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -27,6 +28,19 @@ _MAX_CHARS_PER_TOKEN: Final = 128
 
 
 @dataclass
+class Use:
+    """Since when a model is here and when somebody asked it last, in seconds since 1970."""
+
+    since: float = field(default_factory=time.time)
+    last: float = field(default_factory=time.time)
+    on_use: Callable[[], None] = lambda: None
+
+    def note(self) -> None:
+        self.last = time.time()
+        self.on_use()
+
+
+@dataclass
 class Model:
     """File, tokenizer, template and route. `base` is the model itself, where this one has adapters.
 
@@ -45,6 +59,7 @@ class Model:
     base: "Model | None" = None
     owner: Owner = THIS_USER
     beginning: list[int] = field(default_factory=list)
+    use: Use = field(default_factory=Use)
     _spans: list[Span] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -59,6 +74,7 @@ class Model:
                 code="prompt.tokens",
                 parameter="prompt",
             )
+        self.use.note()
         return Session(
             self.route,
             self.tokenizer,
@@ -128,6 +144,11 @@ class Model:
         """Weights used in the mapped file, and weights held as copies."""
         weights = [span.weights for span in self._spans]
         return sum(w.mapped_bytes for w in weights), sum(w.copied_bytes for w in weights)
+
+    @property
+    def spans(self) -> Sequence[Span]:
+        """What of it is in the memory of this machine."""
+        return self._spans
 
     def unit_ranges(self) -> list[tuple[ByteRange, ...]]:
         """The bytes of the file in the order in which they are computed with."""

@@ -18,9 +18,10 @@ from baremetalrt.devices.budget import LEDGER, MemoryLedger, Promise, Purpose
 from baremetalrt.devices.fitting import Needs, fit
 from baremetalrt.devices.processor import default_threads
 from baremetalrt.native.backend import find_device
-from baremetalrt.node.model import Model
+from baremetalrt.node.model import Model, Use
 from baremetalrt.node.opening import Opening
 from baremetalrt.node.options import ModelOptions
+from baremetalrt.node.presence import LoadedModel, Presence
 from baremetalrt.session.chat_template import ChatTemplate, TemplateProcess, template_of
 from baremetalrt.session.public_text import beginning_of
 from baremetalrt.session.route import Route
@@ -49,7 +50,8 @@ class Node:
         if options.memory_bytes is not None:
             ledger.limit(options.memory_bytes)
         self._promises: dict[Span, Promise] = {}
-        self._hosted: list[Span] = []
+        self._hosted: dict[Span, tuple[Use, str]] = {}
+        self._presence: Presence | None = None
         self._arriving: list[ArrivingStage] = []
         self.templates = TemplateProcess()
         self._growing = ledger.promise(self.templates.to_come)
@@ -64,8 +66,24 @@ class Node:
 
     def keep(self, model: Model) -> None:
         """One more that can be asked, from any thread."""
+        model.use.on_use = self._note_use
         with self._changing:
             self._models = MappingProxyType({**self._models, model.name: model})
+        self._show()
+
+    def _note_use(self) -> None:
+        if self._presence is not None and self._presence.is_due:
+            self._show()
+
+    def _show(self) -> None:
+        """Says on this machine what is loaded now."""
+        if self._presence is None:
+            command = "serve" if self._serves else "run"
+            self._presence = Presence(command, self.options.memory_bytes)
+        with self._changing:
+            hosted = [(span, use, name) for span, (use, name) in self._hosted.items()]
+        own = [(span, m.use, m.name) for m in self._models.values() for span in m.spans]
+        self._presence.write(_loaded(span, use, name) for span, use, name in (*own, *hosted))
 
     def load(self, opening: Opening, source: "WeightSource | None" = None) -> Model:
         """Loads a model that has begun to open; blocks. The vocabulary loads beside the weights.
@@ -112,16 +130,18 @@ class Node:
                 rows_bytes = 4 * h.width * span.cache.num_cells
                 self._promises[span].withdraw()
                 self._promises[span] = self.ledger.promise(lambda: _to_come(span) + rows_bytes)
-            self._hosted.append(span)
+            self._hosted[span] = Use(), file.path.stem
+        self._show()
         return span, LocalStage(span, self._worker)
 
     def drop(self, span: Span) -> None:
         """Frees a span that was hosted, after whatever it still computes; blocks."""
         with self._changing:
-            self._hosted.remove(span)
+            del self._hosted[span]
             promise = self._promises.pop(span)
         promise.withdraw()
         self._worker.submit(span.close).result()
+        self._show()
 
     def _public_beginning(self, opening: Opening) -> list[int]:
         system = self.options.public_system
@@ -237,7 +257,9 @@ class Node:
         self._worker.shutdown(wait=True, cancel_futures=True)
         with self._changing:
             promises, models, hosted = self._promises, self._models, self._hosted
-            self._promises, self._models, self._hosted = {}, MappingProxyType({}), []
+            self._promises, self._models, self._hosted = {}, MappingProxyType({}), {}
+        if self._presence is not None:
+            self._presence.withdraw()
         for promise in promises.values():
             promise.withdraw()
         for model in models.values():
@@ -246,6 +268,23 @@ class Node:
             span.close()
         self._growing.withdraw()
         self.templates.close()
+
+
+def _loaded(span: Span, use: Use, name: str) -> LoadedModel:
+    weights, cache = span.weights, span.cache
+    return LoadedModel(
+        name=name,
+        blocks=f"{span.blocks} of {span.hyperparameters.num_blocks}",
+        device=span.device.name.lower(),
+        context=span.context_limit,
+        weight_bytes=weights.mapped_bytes + weights.copied_bytes,
+        window_bytes=weights.slots_bytes,
+        streamed_bytes=weights.streamed_bytes,
+        cache_bytes=cache.num_bytes - cache.unfilled_bytes,
+        cache_limit_bytes=cache.num_bytes,
+        since=use.since,
+        used=use.last,
+    )
 
 
 def _to_come(span: Span) -> int:
