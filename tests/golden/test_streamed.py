@@ -143,3 +143,45 @@ def test_a_long_prompt_reads_every_weight_once(tmp_path: Path) -> None:
     np.testing.assert_array_equal(ours, theirs)
     whole.close()
     streamed.close()
+
+
+EXPERTS = TinyModel(
+    "qwen3moe", num_blocks=5, num_experts=16, num_experts_used=3, feed_forward_width=64
+)
+
+
+def experts_of(span: Span) -> int:
+    return 3 * 16 * 64 * 64 * 4 * span.blocks.end
+
+
+@pytest.mark.parametrize("share", [0.25, 0.6])
+def test_experts_are_read_as_they_are_chosen(share: float, tmp_path: Path) -> None:
+    """Not blocks: what no router asks for stays on disk, what it asks for again is there."""
+    path = write(EXPERTS, tmp_path / "model.gguf")
+    tokens = tokens_of(EXPERTS, sum(CHUNKS))
+    whole = open_span(path, copy_budget_bytes=0)
+    size = sum(len(r) for unit in whole.units[1:] for r in whole.unit_ranges(unit))
+    budget = size - int((1 - share) * experts_of(whole))
+    streamed = open_span(path, weight_budget_bytes=budget, step_tokens=512)
+    pool = streamed.weights.slots_bytes
+    assert 0.2 * experts_of(whole) <= pool <= 0.6 * experts_of(whole)
+    np.testing.assert_array_equal(run(streamed, tokens), run(whole, tokens))
+
+
+def test_experts_that_stay_are_not_read_again(tmp_path: Path) -> None:
+    """The same token again and again takes the same experts."""
+    path = write(EXPERTS, tmp_path / "model.gguf")
+    whole = open_span(path)
+    size = sum(len(r) for unit in whole.units[1:] for r in whole.unit_ranges(unit))
+    budget = size - int(0.5 * experts_of(whole))
+    whole.close()
+    span = open_span(path, weight_budget_bytes=budget)
+    sequence = span.open([1], 200)
+    for _ in range(100):
+        span.forward([Slice(sequence, [7])], "last")
+    before = span.weights.read_bytes
+    for _ in range(50):
+        span.forward([Slice(sequence, [7])], "last")
+    one = 3 * 64 * 64 * 4
+    assert span.weights.read_bytes - before < 0.1 * 50 * 5 * 3 * one
+    span.close()

@@ -6,19 +6,37 @@ Shapes, fastest dimension first, in this file and in `architectures/`:
     k, v  (S, G, T)  G key/value heads
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
 
 from baremetalrt.blocks.delta import Delta, adapted
 from baremetalrt.blocks.hyperparameters import Hyperparameters
-from baremetalrt.blocks.inputs import StepInputs
+from baremetalrt.blocks.inputs import Input, StepInputs
 from baremetalrt.blocks.kv_cache import KVCache
 from baremetalrt.blocks.streams import StepShape, StreamGroup
-from baremetalrt.native.graph import GraphBuilder, Tensor
+from baremetalrt.native.graph import I32, GraphBuilder, Tensor
 
 _F32_BYTES: Final = 4
 # The smallest number that half precision can represent; llama.cpp clamps expert weights to it.
 _MIN_EXPERT_WEIGHT: Final = 6.103515625e-5
+
+
+@dataclass
+class Routing:
+    """The first `num_nodes` of a graph choose experts of a block; the rest must know `where` they are."""
+
+    block: int
+    num_nodes: int
+    chosen: Tensor
+    where: Input
+
+
+# The slots of experts of a block that were chosen, `(R, used)` of both.
+FindExperts = Callable[[int, NDArray[np.int32]], NDArray[np.int32]]
 
 
 class BlockBuilder:
@@ -43,6 +61,7 @@ class BlockBuilder:
         rope_mode: int,
         selects: bool,
         deltas: Mapping[str, Delta],
+        pools_experts: bool = False,
     ) -> None:
         self.g = g
         self.h = h
@@ -59,6 +78,9 @@ class BlockBuilder:
         self._deltas = deltas
         # first factors of adapters times rows, by both: several matrices use the same
         self._lowered: dict[tuple[Tensor, Tensor], Tensor] = {}
+        self._pools_experts = pools_experts
+        # where the graph stops until the experts are there that its router has chosen
+        self.routings: list[Routing] = []
         self._selects = selects and 0 < shape.outputs_each < shape.tokens_each
 
     @property
@@ -219,6 +241,7 @@ class BlockBuilder:
         used = h.num_experts_used
         probabilities = g.soft_max(self.linear(x, "ffn_gate_inp"))
         chosen = g.top_k(probabilities, used)
+        experts = self._routed(chosen, rows) if self._pools_experts else chosen
         mix = g.get_rows(g.reshape(probabilities, 1, h.num_experts, rows), chosen)
         mix = g.reshape(mix, used, rows)
         total = g.clamp(g.sum_rows(mix), _MIN_EXPERT_WEIGHT, float("inf"))
@@ -226,9 +249,9 @@ class BlockBuilder:
         if h.expert_weights_scale not in (0.0, 1.0):
             mix = g.scale(mix, h.expert_weights_scale)
         x = g.reshape(x, h.width, 1, rows)
-        up = self._experts_linear(x, "ffn_up_exps", chosen)
-        gate = self._experts_linear(x, "ffn_gate_exps", chosen)
-        y = self._experts_linear(g.swiglu_split(gate, up), "ffn_down_exps", chosen)
+        up = self._experts_linear(x, "ffn_up_exps", chosen, experts)
+        gate = self._experts_linear(x, "ffn_gate_exps", chosen, experts)
+        y = self._experts_linear(g.swiglu_split(gate, up), "ffn_down_exps", chosen, experts)
         y = g.mul(y, mix)
         row = h.width * _F32_BYTES
         parts = [g.view_2d(y, (h.width, rows), row * used, row * i) for i in range(used)]
@@ -237,10 +260,19 @@ class BlockBuilder:
             out = g.add(out, part)
         return out
 
-    def _experts_linear(self, x: Tensor, name: str, chosen: Tensor) -> Tensor:
-        """One matrix per row and slot, as `chosen` says."""
+    def _routed(self, chosen: Tensor, rows: int) -> Tensor:
+        """Where the chosen experts lie, which is found out while the graph waits."""
+        g, used = self.g, self.h.num_experts_used
+        copied = g.contiguous(chosen)
+        g.output(copied)
+        where = Input(g, I32, np.int32, tensor_shape=(used, rows), array_shape=(rows, used))
+        self.routings.append(Routing(self.index, g.num_nodes, copied, where))
+        return where.tensor
+
+    def _experts_linear(self, x: Tensor, name: str, chosen: Tensor, experts: Tensor) -> Tensor:
+        """One matrix per row and slot, as `chosen` says; `experts` says where it lies."""
         g, delta = self.g, self._deltas.get(name)
-        y = g.mul_mat_id(self.weights[f"{name}.weight"], x, chosen)
+        y = g.mul_mat_id(self.weights[f"{name}.weight"], x, experts)
         if delta is None:
             return y
         return g.add(y, g.mul_mat_id(delta.b, g.mul_mat_id(delta.a, x, chosen), chosen))

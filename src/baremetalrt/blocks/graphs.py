@@ -2,13 +2,14 @@
 
 from collections import OrderedDict
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from baremetalrt.blocks.architecture import Architecture
-from baremetalrt.blocks.builder import BlockBuilder
+from baremetalrt.blocks.builder import BlockBuilder, FindExperts, Routing
 from baremetalrt.blocks.delta import Delta, adapted, rows_of
 from baremetalrt.blocks.extents import AdapterKey
 from baremetalrt.blocks.hyperparameters import Hyperparameters
@@ -20,7 +21,7 @@ from baremetalrt.blocks.weight_loader import SpanWeights
 from baremetalrt.core.errors import CapacityError, UsageError
 from baremetalrt.core.spans import BlockSpan
 from baremetalrt.native import backend
-from baremetalrt.native.backend import BackendDevice, HostBuffer
+from baremetalrt.native.backend import Backend, BackendDevice, HostBuffer
 from baremetalrt.native.graph import (
     F32,
     I32,
@@ -28,6 +29,7 @@ from baremetalrt.native.graph import (
     GraphBuilder,
     MovableViews,
     Tensor,
+    host_view,
 )
 
 if TYPE_CHECKING:
@@ -62,6 +64,7 @@ class SpanGraph:
     # where the output lies, when that is memory of the host
     rows: NDArray[np.float32] | None
     _rows_buffer: HostBuffer | None
+    routings: list[Routing]
     _views: list[Tensor]
     _movable: MovableViews | None
     _base_cell: int
@@ -79,6 +82,26 @@ class SpanGraph:
         """Finds the memory of the inputs, once the graph is placed."""
         self.x.bind(device)
         self.inputs.bind(device)
+        for routing in self.routings:
+            routing.where.bind(device)
+        cuts = [0, *(routing.num_nodes for routing in self.routings), self.builder.num_nodes]
+        if self.routings:
+            self._stretches = [self.builder.stretch(a, b) for a, b in pairwise(cuts)]
+
+    def compute(self, backend_: Backend, find: FindExperts | None) -> None:
+        """Runs it to its end; `find` says where experts are, once it has brought them."""
+        if not self.routings:
+            backend_.compute(self.builder.graph)
+            return
+        assert find is not None
+        for stretch, routing in zip(self._stretches, self.routings, strict=False):
+            backend_.compute(stretch)
+            shape = routing.where.values.shape
+            routing.where.values[:] = find(
+                routing.block, host_view(routing.chosen, shape, np.int32)
+            )
+            routing.where.send()
+        backend_.compute(self._stretches[-1])
 
     def close(self) -> None:
         self.builder.context.close()
@@ -271,7 +294,11 @@ class GraphCache:
         per_block += _NODES_PER_EXPERT * h.num_experts_used
         num_deltas = adapters.num_deltas if adapters else 0
         num_nodes = len(part) * per_block + _OUTER_NODES + _NODES_PER_DELTA * num_deltas
-        g = GraphBuilder(num_nodes)
+        pools = [i for i in part if i in weights.pooled]
+        if pools and part.end == h.num_blocks and not shape.num_outputs:
+            # Nobody asks the last block for more than keys and values.
+            pools.remove(h.num_blocks - 1)
+        g = GraphBuilder(num_nodes, num_stretches=len(pools) + 1 if pools else 0)
         outer_deltas = adapters.outer if adapters else {}
         inputs = StepInputs(g, shape, h)
         tokens = shape.num_tokens
@@ -288,6 +315,7 @@ class GraphCache:
             x = Input(g, F32, np.float32, **widths)
             y = x.tensor
         views: list[Tensor] = []
+        routings: list[Routing] = []
         for i in part:
             block = BlockBuilder(
                 g,
@@ -302,9 +330,11 @@ class GraphCache:
                 rope_mode=self._architecture.rope_mode,
                 selects=i == h.num_blocks - 1,
                 deltas=adapters.blocks.get(i, {}) if adapters else {},
+                pools_experts=i in pools,
             )
             y = self._architecture.block(block, y)
             views += block.cache_views
+            routings += block.routings
         rows, rows_buffer = None, None
         output_shape = (shape.num_outputs, h.width)
         if shape.num_outputs:
@@ -317,7 +347,9 @@ class GraphCache:
                     rows, rows_buffer = backend.host_array(device, output_shape, np.float32)
                     backend.place(y, rows_buffer, rows_buffer.base)
             g.output(y)
-        return SpanGraph(g, x, inputs, y, output_shape, rows, rows_buffer, views, None, base_cell)
+        return SpanGraph(
+            g, x, inputs, y, output_shape, rows, rows_buffer, routings, views, None, base_cell
+        )
 
     def _build_head(
         self, num_rows: int, part: HeadRows, adapters: "LoadedAdapters | None"

@@ -20,6 +20,8 @@ _MATRIX_TYPES: Final = frozenset(
     {0, 1, 2, 3, 6, 7, 8, *range(10, 15), *range(16, 24), 29, 30, 34, 35, 39, 40, 41, 42}
 )
 # Old files carry these beside the weights; nothing computes with them.
+# The matrices of all experts of a block.
+EXPERT_MATRICES: Final = ("ffn_gate_exps.weight", "ffn_up_exps.weight", "ffn_down_exps.weight")
 _IGNORED: Final = frozenset({"attn_rot_embd.weight", "rope_freqs.weight"})
 
 

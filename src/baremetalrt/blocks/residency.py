@@ -151,6 +151,19 @@ def plan_residency(
     return ResidencyPlan(tuple(parts), num_slots, slot_bytes)
 
 
+def plan_in_blocks(
+    first_block: int, block_bytes: Sequence[int], head: HeadSize | None
+) -> ResidencyPlan:
+    """Everything stays, and each block is computed by itself: what it chooses is brought in between."""
+    works = [
+        Part(BlockSpan(first_block + i, first_block + i + 1), size)
+        for i, size in enumerate(block_bytes)
+    ]
+    if head is not None:
+        works.append(Part(HeadRows(0, head.num_rows), head.num_rows * head.row_bytes))
+    return ResidencyPlan(tuple(works), 0, 0)
+
+
 def _resident(first_block: int, block_bytes: Sequence[int], head: HeadSize | None) -> ResidencyPlan:
     blocks = BlockSpan(first_block, first_block + len(block_bytes))
     parts = [Part(blocks, sum(block_bytes))]

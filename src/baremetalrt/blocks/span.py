@@ -318,7 +318,7 @@ class Span:
         graph.inputs.send(
             [len(s.sequence.tokens) for s in slices], [s.sequence.first_cell for s in slices]
         )
-        self._backend.compute(graph.builder.graph)
+        graph.compute(self._backend, self.weights.find_experts)
         for s in slices:
             s.sequence.tokens.extend(s.tokens)
         if not graph.output_shape[0]:

@@ -1,16 +1,18 @@
 """The weights of a span: all of them in memory, or some read from disk in every step."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Final
 
-from baremetalrt.blocks.inventory import Inventory, Unit
+from baremetalrt.blocks.inventory import EXPERT_MATRICES, Inventory, Unit, Weight
 from baremetalrt.blocks.weight_loader import SpanWeights, WeightLoader
 from baremetalrt.core.spans import BlockSpan, ByteRange
 from baremetalrt.native.backend import BackendDevice
 from baremetalrt.weights.gguf import HEAD, GGUFFile
 
 if TYPE_CHECKING:
+    from baremetalrt.blocks.builder import FindExperts
+    from baremetalrt.blocks.expert_pool import ExpertPool
     from baremetalrt.blocks.residency import HeadRows, Part, ResidencyPlan
     from baremetalrt.blocks.streamed_weights import StreamedWeights
 
@@ -38,8 +40,10 @@ class LoadedWeights:
         arrives: bool,
     ) -> None:
         self._inventory = inventory
+        # In what it is computed, where that is not everything at once.
         self._plan: ResidencyPlan | None = None
         self._streamed: StreamedWeights | None = None
+        self._experts: ExpertPool | None = None
         needed = sum(len(r) for r in inventory.multiplied_ranges)
         streams = budget_bytes is not None and needed > budget_bytes and device.kind == "cpu"
         self._loader = WeightLoader(
@@ -51,9 +55,27 @@ class LoadedWeights:
             copy_budget_bytes=0 if streams else copy_budget_bytes,
         )
         self.tensors: SpanWeights = self._loader.weights
-        if streams:
-            assert budget_bytes is not None
-            self._stream_from(file, device, budget_bytes, arrives=arrives)
+        if not streams:
+            return
+        assert budget_bytes is not None
+        try:
+            rest = needed - _expert_bytes(inventory)
+            if _has_experts(inventory) and rest + _largest_experts(inventory) <= budget_bytes:
+                self._pool_experts(file, device, budget_bytes - rest)
+            else:
+                self._stream_from(file, device, budget_bytes, arrives=arrives)
+        except BaseException:
+            self.close()
+            raise
+
+    def _pool_experts(self, file: GGUFFile, device: BackendDevice, budget_bytes: int) -> None:
+        from baremetalrt.blocks.expert_pool import ExpertPool
+        from baremetalrt.blocks.residency import plan_in_blocks
+        from baremetalrt.blocks.streamed_weights import block_sizes, head_size
+
+        first, sizes = min(self._inventory.blocks), block_sizes(self._inventory)
+        self._plan = plan_in_blocks(first, sizes, head_size(self._inventory))
+        self._experts = ExpertPool(file, self._inventory, self.tensors, device, budget_bytes)
 
     def _stream_from(
         self, file: GGUFFile, device: BackendDevice, budget_bytes: int, *, arrives: bool
@@ -61,33 +83,35 @@ class LoadedWeights:
         from baremetalrt.blocks.residency import plan_residency
         from baremetalrt.blocks.streamed_weights import StreamedWeights, block_sizes, head_size
 
-        try:
-            first, sizes = min(self._inventory.blocks), block_sizes(self._inventory)
-            self._plan = plan_residency(first, sizes, head_size(self._inventory), budget_bytes)
-            if self._plan.streamed:
-                self._streamed = StreamedWeights(
-                    file, self._inventory, self._plan, self.tensors, device, arrives=arrives
-                )
-        except BaseException:
-            self.tensors.close()
-            raise
+        first, sizes = min(self._inventory.blocks), block_sizes(self._inventory)
+        plan = plan_residency(first, sizes, head_size(self._inventory), budget_bytes)
+        if plan.streamed:
+            self._plan = plan
+            self._streamed = StreamedWeights(
+                file, self._inventory, plan, self.tensors, device, arrives=arrives
+            )
 
     @property
     def is_whole(self) -> bool:
         """Whether everything is computed at once."""
-        return self._streamed is None
+        return self._plan is None
 
     @property
     def num_parts(self) -> int:
-        return len(self._plan.parts) if self._plan and self._streamed else 1
+        return len(self._plan.parts) if self._plan else 1
 
     @property
     def largest_part(self) -> BlockSpan | None:
         """The most blocks that are computed at once; None for all of them."""
-        if self._plan is None or self._streamed is None:
+        if self._plan is None:
             return None
         works = (part.work for part in self._plan.parts)
         return max((work for work in works if isinstance(work, BlockSpan)), key=len)
+
+    @property
+    def find_experts(self) -> "FindExperts | None":
+        """Brings experts into memory that a router has chosen, where they do not all stay there."""
+        return self._experts.slots if self._experts else None
 
     def parts(
         self, blocks: BlockSpan, *, has_head: bool
@@ -113,15 +137,15 @@ class LoadedWeights:
 
     def load(self, unit: Unit) -> None:
         """Puts the weights of a unit in place; raises `CapacityError` if they do not fit."""
-        if self._plan is None or self._streamed is None:
+        plan = self._plan
+        if plan is None:
             self._loader.load(unit)
         elif unit == "head":
-            stays = self._plan.keeps_head
-            self._loader.load(unit, but=() if stays else (HEAD,))
-            if stays:
-                self.tensors.head_rows[self._plan.head_rows] = self.tensors.outer[HEAD]
-        elif unit == "entry" or self._plan.keeps(unit):
-            self._loader.load(unit)
+            self._loader.load(unit, but=() if plan.keeps_head else (HEAD,))
+            if plan.keeps_head:
+                self.tensors.head_rows[plan.head_rows] = self.tensors.outer[HEAD]
+        elif unit == "entry" or plan.keeps(unit):
+            self._loader.load(unit, but=EXPERT_MATRICES if self._experts else ())
 
     def finish_loading(self) -> None:
         """Every unit is there."""
@@ -133,8 +157,9 @@ class LoadedWeights:
         self.tensors.populate()
 
     def close(self) -> None:
-        if self._streamed is not None:
-            self._streamed.close()
+        for source in (self._streamed, self._experts):
+            if source is not None:
+                source.close()
         self.tensors.close()
 
     @property
@@ -150,14 +175,37 @@ class LoadedWeights:
     @property
     def slots_bytes(self) -> int:
         """Memory through which weights pass that do not stay."""
+        if self._experts is not None:
+            return self._experts.num_bytes
         return self._streamed.slots_bytes if self._streamed else 0
 
     @property
     def read_bytes(self) -> int:
         """What was read from disk so far, of weights that do not stay."""
-        return self._streamed.read_bytes if self._streamed else 0
+        source = self._experts or self._streamed
+        return source.read_bytes if source else 0
 
     @property
     def streamed_bytes(self) -> int:
-        """Weights that are read from disk in every step."""
-        return self._plan.streamed_bytes if self._plan and self._streamed else 0
+        """Weights that are read from disk in every step; of experts, those that have no room."""
+        if self._experts is not None:
+            return _expert_bytes(self._inventory) - self._experts.num_bytes
+        return self._plan.streamed_bytes if self._plan else 0
+
+
+def _expert_bytes(inventory: Inventory) -> int:
+    return sum(w.info.num_bytes for w in _experts(inventory.blocks.values()))
+
+
+def _largest_experts(inventory: Inventory) -> int:
+    """What the experts of one block take, at most."""
+    return max(sum(w.info.num_bytes for w in _experts([b])) for b in inventory.blocks.values())
+
+
+def _has_experts(inventory: Inventory) -> bool:
+    """Whether every block is a mixture: of models where some are not, blocks are read."""
+    return all(name in block for block in inventory.blocks.values() for name in EXPERT_MATRICES)
+
+
+def _experts(blocks: Iterable[Mapping[str, Weight]]) -> Iterator[Weight]:
+    return (block[name] for block in blocks for name in EXPERT_MATRICES if name in block)

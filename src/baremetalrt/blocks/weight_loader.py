@@ -33,6 +33,8 @@ class SpanWeights:
     outer: dict[str, Tensor] = field(default_factory=dict)
     # rows of the head's matrix, where it is not there as a whole
     head_rows: dict[HeadRows, Tensor] = field(default_factory=dict)
+    # blocks whose experts lie in slots, wherever there is room
+    pooled: set[int] = field(default_factory=set)
     mapped_bytes: int = 0
     copied_bytes: int = 0
     _memory: list[Handle] = field(default_factory=list)
@@ -94,7 +96,7 @@ class WeightLoader:
         weights = self._inventory.weights(unit)
         tensors = {name: self._load(w) for name, w in weights.items() if name not in but}
         if isinstance(unit, int):
-            self.weights.blocks[unit] = tensors
+            self.weights.blocks.setdefault(unit, {}).update(tensors)
         else:
             self.weights.outer |= tensors
 

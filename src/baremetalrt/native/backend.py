@@ -241,6 +241,11 @@ def write_from(tensor: int, address: int, num_bytes: int) -> None:
     load_library().c.ggml_backend_tensor_set(tensor, address, 0, num_bytes)
 
 
+def write_part(tensor: int, data: NDArray[np.uint8], offset: int) -> None:
+    """Copies bytes into a tensor, from `offset` on."""
+    load_library().c.ggml_backend_tensor_set(tensor, data.ctypes.data, offset, data.nbytes)
+
+
 def read(tensor: int, out: NDArray[Any]) -> None:
     """Copies the start of a tensor into a whole contiguous array."""
     load_library().c.ggml_backend_tensor_get(tensor, out.ctypes.data, 0, out.nbytes)

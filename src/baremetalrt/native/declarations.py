@@ -131,6 +131,7 @@ FUNCTIONS: Final[dict[str, tuple[Any, ...]]] = {
     "ggml_build_forward_expand": (None, P, P),
     "ggml_graph_n_nodes": (I32, P),
     "ggml_graph_node": (P, P, I32),
+    "ggml_graph_add_node": (None, P, P),
     "ggml_op_desc": (STR, P),
     # operations
     "ggml_add": _OP2,

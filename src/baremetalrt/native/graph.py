@@ -35,11 +35,11 @@ _OBJECT_HEADER_BYTES: Final = 32
 class TensorContext(Handle):
     """Holds the descriptions of up to `max_tensors` tensors, and of a graph over them."""
 
-    def __init__(self, max_tensors: int, *, graph_nodes: int = 0) -> None:
+    def __init__(self, max_tensors: int, *, graph_nodes: int = 0, num_graphs: int = 1) -> None:
         self._c = load_library().c
         num_bytes = max_tensors * self._c.ggml_tensor_overhead()
         if graph_nodes:
-            num_bytes += self._c.ggml_graph_overhead_custom(graph_nodes, False)
+            num_bytes += num_graphs * self._c.ggml_graph_overhead_custom(graph_nodes, False)
         super().__init__(
             self._c.ggml_init(d.InitParams(num_bytes, None, True)),
             self._c.ggml_free,
@@ -139,12 +139,26 @@ class MovableViews:
 class GraphBuilder:
     """Appends operations to a graph. Shapes must fit: ggml ends the process when they do not."""
 
-    def __init__(self, max_nodes: int) -> None:
+    def __init__(self, max_nodes: int, *, num_stretches: int = 0) -> None:
         self._c = load_library().c
         # Views and reshapes are tensors without being work, hence twice as many.
-        self.context = TensorContext(2 * max_nodes, graph_nodes=2 * max_nodes)
+        self.context = TensorContext(
+            2 * max_nodes, graph_nodes=2 * max_nodes, num_graphs=1 + num_stretches
+        )
         self._p = self.context.pointer
         self.graph: int = self._c.ggml_new_graph_custom(self._p, 2 * max_nodes, False)
+
+    @property
+    def num_nodes(self) -> int:
+        """How many operations it has so far."""
+        return int(self._c.ggml_graph_n_nodes(self.graph))
+
+    def stretch(self, start: int, end: int) -> int:
+        """A graph of some of the operations of this one, once that is complete and placed."""
+        part: int = self._c.ggml_new_graph_custom(self._p, max(1, end - start), False)
+        for i in range(start, end):
+            self._c.ggml_graph_add_node(part, self._c.ggml_graph_node(self.graph, i))
+        return part
 
     # inputs and outputs
 

@@ -12,12 +12,16 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from baremetalrt.core.errors import IntegrityError
 from baremetalrt.core.files import open_regular
 from baremetalrt.core.spans import ByteRange
-from baremetalrt.core.units import MIB
+from baremetalrt.core.units import MIB, round_up
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +39,7 @@ class DirectFile:
         self._path = path
         self._cached = open_regular(path)
         self._seeking = threading.Lock()
+        self._of_thread = threading.local()
         self._direct: int | None = None
         self._is_direct = False
         if hasattr(os, "O_DIRECT"):
@@ -43,6 +48,18 @@ class DirectFile:
                 self._is_direct = True
             except OSError as error:
                 self._say_cached(error)
+
+    def read(self, offset: int, num_bytes: int) -> "NDArray[np.uint8]":
+        """These bytes, in memory of the calling thread that its next call overwrites; raises likewise."""
+        import numpy as np
+
+        first = offset // PAGE_BYTES * PAGE_BYTES
+        size = round_up(offset + num_bytes, PAGE_BYTES) - first
+        pages: mmap.mmap | None = getattr(self._of_thread, "pages", None)
+        if pages is None or len(pages) < size:
+            pages = self._of_thread.pages = mmap.mmap(-1, size)
+        self.read_into(memoryview(pages)[:size], first, offset + num_bytes - first)
+        return np.frombuffer(pages, np.uint8, num_bytes, offset - first)
 
     def read_into(self, memory: memoryview, offset: int, needed: int) -> None:
         """Fills page-aligned `memory` from `offset`, of which `needed` bytes must be in the file.
