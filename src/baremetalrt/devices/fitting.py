@@ -70,7 +70,7 @@ def fit(needs: Needs, room_bytes: int, *, can_stream: bool) -> Fit:
     streams = can_stream and left < round_up(usable, quantum) * token_bytes
     if can_stream and not streams:
         share = min(max(share, int(left * _LEFT_SHARE)), left)
-    most = max(quantum, share // token_bytes)
+    most = max(quantum, share // token_bytes // quantum * quantum)
     if needs.context is None:
         context = min(usable if streams else needs.max_context, most)
     else:
