@@ -44,6 +44,19 @@ async def generate(model: Model, prompts: list[list[int]], num_tokens: int) -> d
     }
 
 
+def weights_of(model: Model) -> dict[str, Any]:
+    """How much of them stays in memory, passes through slots, and is read in every step."""
+    (span,) = model.spans
+    w = span.weights
+    return {
+        "resident_bytes": w.mapped_bytes + w.copied_bytes,
+        "slots_bytes": w.slots_bytes,
+        "streamed_bytes": w.streamed_bytes,
+        "read_bytes": w.read_bytes,
+        "hit_rate": w.hit_rate,
+    }
+
+
 def main() -> None:
     arguments = json.loads(sys.argv[1])
     node = Node(
@@ -63,6 +76,8 @@ def main() -> None:
             command = json.loads(line)
             if command == "memory":
                 answer: dict[str, Any] = {"peak_bytes": peak_memory_bytes()}
+            elif command == "weights":
+                answer = weights_of(model)
             else:
                 answer = await generate(model, **command)
             print(json.dumps(answer), flush=True)

@@ -14,14 +14,25 @@ from processes import peak_memory_bytes
 
 
 class Worker:
-    def __init__(self, model: str, *, context: int, num_threads: int, num_sequences: int) -> None:
+    def __init__(
+        self,
+        model: str,
+        *,
+        context: int,
+        num_threads: int,
+        num_sequences: int,
+        least_memory: bool = False,
+    ) -> None:
+        """`least_memory`: weights stay in the mapped file, and a prompt is computed in small steps."""
         load_library()
         self._c = llama_h.load()
-        self._model = self._c.llama_model_load_from_file(
-            model.encode(), self._c.llama_model_default_params()
-        )
+        m = self._c.llama_model_default_params()
+        m.use_extra_bufts = not least_memory
+        self._model = self._c.llama_model_load_from_file(model.encode(), m)
         p = self._c.llama_context_default_params()
         p.n_ctx, p.n_seq_max = context * num_sequences, num_sequences
+        if least_memory:
+            p.n_ubatch = 64
         p.n_threads = p.n_threads_batch = num_threads
         self._context = self._c.llama_init_from_model(self._model, p)
         self._memory = self._c.llama_get_memory(self._context)

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,12 +19,16 @@ def peak_memory_bytes() -> int:
 class Worker:
     """A child that answers JSON lines."""
 
-    def __init__(self, script: str, arguments: dict[str, Any]) -> None:
+    def __init__(
+        self, script: str, arguments: dict[str, Any], join: Callable[[], None] | None = None
+    ) -> None:
+        """`join` is called in the child before anything else."""
         self._process = subprocess.Popen(
             [sys.executable, str(Path(__file__).with_name(script)), json.dumps(arguments)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            preexec_fn=join,
         )
         self._read()
 

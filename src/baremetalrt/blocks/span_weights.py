@@ -186,6 +186,11 @@ class LoadedWeights:
         return source.read_bytes if source else 0
 
     @property
+    def hit_rate(self) -> float | None:
+        """Of the experts that were chosen so far, the share that was in memory."""
+        return self._experts.hit_rate if self._experts else None
+
+    @property
     def streamed_bytes(self) -> int:
         """Weights that are read from disk in every step; of experts, those that have no room."""
         if self._experts is not None:
