@@ -1,5 +1,7 @@
 """How much memory there is, and who may take how much of it."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ from baremetalrt.core.spans import BlockSpan
 from baremetalrt.core.units import GIB, MIB
 from baremetalrt.devices import memory
 from baremetalrt.devices.budget import MemoryLedger, Purpose
+from baremetalrt.devices.memory import Resident
 from baremetalrt.node.measurements import profile_model
 from baremetalrt.node.node import Node
 from baremetalrt.node.options import ModelOptions
@@ -94,6 +97,9 @@ def test_rows_that_are_kept_for_a_replay_are_counted(tmp_path: Path) -> None:
     file = GGUFFile.open(write(TinyModel("llama", num_blocks=3), tmp_path / "tiny.gguf"))
     ledger = MemoryLedger(lambda: 10 * GIB)
     node = Node(ModelOptions(num_threads=1), ledger=ledger)
+    # It is still growing to its size, which counts.
+    node.templates.close()
+    free = ledger.free()
     try:
         promised = []
         for blocks in (BlockSpan(1, 2), BlockSpan(2, 3)):
@@ -102,7 +108,7 @@ def test_rows_that_are_kept_for_a_replay_are_counted(tmp_path: Path) -> None:
             held = span.cache.unfilled_bytes + span.weights.mapped_bytes
             promised.append(before - ledger.free() - held)
             node.drop(span)
-        assert ledger.free() == 10 * GIB
+        assert ledger.free() == free
         profile = profile_model(file)
         assert promised == [profile.row_bytes * span.cache.num_cells, 0]
         short, long = (Sizes(profile, Demand(context)) for context in (256, 512))
@@ -111,3 +117,36 @@ def test_rows_that_are_kept_for_a_replay_are_counted(tmp_path: Path) -> None:
             assert more == 256 * profile.cell_bytes + rows * profile.row_bytes
     finally:
         node.close()
+
+
+def test_a_limit_counts_what_this_process_holds() -> None:
+    """Its own memory as it is now, the pages of its program as they were, and what was promised."""
+    held = [Resident(own_bytes=100 * MIB, file_bytes=30 * MIB)]
+    ledger = MemoryLedger(lambda: 10 * GIB, lambda: held[0])
+    ledger.limit(GIB)
+    assert ledger.free() == GIB - 130 * MIB
+    # Weights that were mapped meanwhile are promised whole, in memory or not.
+    held[0] = Resident(own_bytes=150 * MIB, file_bytes=400 * MIB)
+    promise = ledger.promise(lambda: 500 * MIB)
+    assert ledger.free() == GIB - 180 * MIB - 500 * MIB
+    promise.withdraw()
+    held[0] = Resident(own_bytes=2 * GIB, file_bytes=0)
+    assert ledger.free() == 0
+    assert MemoryLedger(lambda: 5, lambda: held[0]).free() == 5
+
+
+def test_what_processes_hold_is_what_ps_says() -> None:
+    before = memory.resident()
+    block = bytearray(64 * MIB)
+    block[::4096] = b"x" * len(block[::4096])
+    grown = memory.resident().own_bytes - before.own_bytes
+    assert 60 * MIB < grown < 80 * MIB
+    with subprocess.Popen(
+        [sys.executable, "-c", "b = bytearray(50 << 20); print(flush=True); input()"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as child:
+        assert child.stdout is not None and child.stdout.readline() == b"\n"
+        with_child = memory.resident().own_bytes - before.own_bytes
+        assert with_child > grown + 30 * MIB
+        child.communicate(b"\n")

@@ -164,7 +164,7 @@ class LoadedWeights:
 
     @property
     def mapped_bytes(self) -> int:
-        """Weights used in place, in the mapped file."""
+        """Weights that steps read in place, in the mapped file."""
         return self.tensors.mapped_bytes
 
     @property

@@ -36,6 +36,8 @@ class SpanWeights:
     # blocks whose experts lie in slots, wherever there is room
     pooled: set[int] = field(default_factory=set)
     mapped_bytes: int = 0
+    # mapped, too; a few rows of it are looked up now and then
+    looked_up_bytes: int = 0
     copied_bytes: int = 0
     _memory: list[Handle] = field(default_factory=list)
     # matrices that every step reads from the mapped files
@@ -109,7 +111,10 @@ class WeightLoader:
         buffer_type = self._faster_memory(info, shape) if weight.multiplied else None
         if buffer_type is None and self._mapped and info.start % _TENSOR_ALIGNMENT == 0:
             backend.place(tensor, self._mapped[info.file], address)
-            self.weights.mapped_bytes += info.num_bytes
+            if len(shape) > 1 and not weight.multiplied:
+                self.weights.looked_up_bytes += info.num_bytes
+            else:
+                self.weights.mapped_bytes += info.num_bytes
             if weight.multiplied:
                 where = ByteRange(info.file, info.start, info.start + info.num_bytes)
                 self.weights.streamed.append(where)
