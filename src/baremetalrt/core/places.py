@@ -41,3 +41,8 @@ def torrents_folder() -> Path:
 def learned_folder() -> Path:
     """Where what was made of documents is kept, one folder for each name."""
     return home() / "learned"
+
+
+def engines_folder() -> Path:
+    """Where other builds of the library are kept, one folder for each."""
+    return home() / "engines"

@@ -1,0 +1,67 @@
+"""How much faster an engine is than the bundled library, on this machine."""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final
+
+from baremetalrt.core.errors import UsageError
+from baremetalrt.engines.store import Gain, Installed
+from baremetalrt.native.library import ENVIRONMENT_VARIABLE, packaged
+from baremetalrt.weights.store import default_model
+
+_WORKER: Final = Path(__file__).with_name("benchmark_worker.py")
+# In turns, so that what else the machine does falls upon both.
+_PAIRS: Final = 3
+_DEADLINE_S: Final = 300.0
+
+
+def measure_gain(engine: Installed) -> Gain | None:
+    """The default model in the engine and in the bundled library: medians of pairs. Half a minute.
+
+    None where one of the two is not there to compare with.
+
+    Raises:
+        UsageError: the model cannot run in one of them.
+    """
+    bundled = next(packaged(), None)
+    if bundled is None or default_model() is None:
+        return None
+    device = fastest_device(engine)
+    pairs = [(_speeds(engine.path, device), _speeds(bundled.path, "cpu")) for _ in range(_PAIRS)]
+    prefill, decode = (
+        statistics.median(new[what] / old[what] for new, old in pairs)
+        for what in ("prefill", "decode")
+    )
+    return Gain(device=device, prefill=round(prefill, 2), decode=round(decode, 2))
+
+
+def fastest_device(engine: Installed) -> str:
+    """The device that an engine is for: a graphics card, where it has found one."""
+    others = (device.name for device in engine.devices if device.kind != "cpu")
+    return next(others, "cpu")
+
+
+def _speeds(library: Path, device: str) -> dict[str, float]:
+    """Tokens per second of one library, in a process of its own."""
+    try:
+        done = subprocess.run(
+            [sys.executable, "-I", str(_WORKER), device],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=_DEADLINE_S,
+            env={**os.environ, ENVIRONMENT_VARIABLE: str(library), "OPENBLAS_NUM_THREADS": "1"},
+            check=True,
+        )
+    except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
+        said = (error.stderr or b"").decode(errors="replace").strip().rpartition("\n")[2]
+        raise UsageError(
+            f"the default model does not run with {library.name} on {device}: {said or error}",
+            code="engine.faulted",
+            hint="it is not in use; `bmrt engine rm` removes it",
+        ) from error
+    speeds: dict[str, float] = json.loads(done.stdout)
+    return speeds
