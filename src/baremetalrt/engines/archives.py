@@ -26,6 +26,8 @@ _CHUNK_BYTES: Final = MIB
 _OVERHEAD_BYTES: Final = MIB
 _LICENCE: Final = "package/LICENSE"
 _OBJECT: Final = re.compile(r"lib(?:ggml|llama)[\w.-]*\.so")
+# Of several that do the same, the library takes the best one that is there.
+_REPLACEABLE: Final = re.compile(r"libggml-cpu-[\w.-]+\.so")
 # Of what lies beside, the parts for JavaScript need this one; nothing else does.
 _NOT_NEEDED: Final = frozenset({"libllama-common.so"})
 
@@ -56,13 +58,14 @@ def unpack(archive: Path, engine: Engine, folder: Path, left_out: Collection[str
         found = _extract(file, engine, folder, archive)
     if engine.library not in found:
         raise _bad(archive, f"holds no {engine.library}")
+    replaceable = {name for name in found if _REPLACEABLE.fullmatch(name)}
     for name in left_out:
-        if name not in found or name == engine.library:
+        if name not in replaceable:
             raise UsageError(
                 f"{engine.title} has no object {name!r} that could be left out",
                 code="engine.object",
                 parameter="without",
-                hint="there are: " + ", ".join(sorted(found - {engine.library, "LICENSE"})),
+                hint="there are: " + ", ".join(sorted(replaceable)),
             )
         (folder / name).unlink()
     with disk_errors(folder.parent):

@@ -15,6 +15,7 @@ from baremetalrt.engines.catalogue import Engine
 _CLIENT: Final = "npm"
 # While it is unpacked, both are there.
 _SPARE: Final = 1.1
+_SENTENCE_WORDS: Final = 4
 
 
 def require_client(engine: Engine) -> str:
@@ -73,10 +74,10 @@ def fetch(engine: Engine, folder: Path) -> Path:
 
 
 def _reason(said: bytes) -> str:
-    """The line of the client's errors that tells most: the first that is not a code."""
+    """Of what the client says of an error, the first sentence: codes and names stand before it."""
     lines = [
         line.removeprefix("npm error").strip()
         for line in said.decode(errors="replace").splitlines()
     ]
-    telling = [line for line in lines if line and not line.startswith("code ")]
-    return telling[0] if telling else "it does not say why"
+    telling = (line for line in lines if len(line.split()) >= _SENTENCE_WORDS)
+    return next(telling, "it does not say why")

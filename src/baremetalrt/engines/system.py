@@ -31,25 +31,25 @@ def numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split(".") if part.isdigit())
 
 
-def named(name: str) -> Engine:
-    """The engine of the catalogue that `name` means here, with or without its version.
+def named(name: str, system: str) -> Engine:
+    """The engine of the catalogue that `name` means on a system, with or without its version.
 
     Raises:
-        UsageError: there is none of that name, or none for this system.
+        UsageError: there is none of that name, or none at all for this system.
     """
-    here = list(engines_for(this_system()))
+    here = list(engines_for(system))
     for engine in here:
         if name in (engine.name, engine.title):
             return engine
     if not here:
         raise UsageError(
-            f"no engine is known for {this_system()}",
+            f"no engine is known for {system}",
             code="engine.system",
             hint="a llama-cpp-python that is compiled on this machine is used when it is installed "
             "beside; BMRT_LIBRARY names any other libllama",
         )
     raise UsageError(
-        f"no engine {name!r} for {this_system()}",
+        f"no engine {name!r} for {system}",
         code="engine.not-found",
         parameter="name",
         hint="there are: " + ", ".join(engine.name for engine in here),

@@ -74,7 +74,8 @@ def selected_engine() -> Path | None:
     except (OSError, UnicodeDecodeError):
         return None
     parts = Path(said).parts
-    return folder.joinpath(*parts) if len(parts) == 2 and ".." not in parts else None
+    is_engine = len(parts) == 2 and ".." not in parts and said.isprintable()
+    return folder.joinpath(*parts) if is_engine else None
 
 
 def packaged() -> Iterator[Candidate]:
@@ -124,12 +125,7 @@ def _load_first_usable() -> Library:
         except UsageError as error:
             refused.append(f"{candidate.path}: {error.message}")
             if candidate.is_engine:
-                logger.warning(
-                    "the %s cannot be used (%s); without it for now: `bmrt engine install` brings it "
-                    "back, `bmrt engine use bundled` forgets it",
-                    candidate.origin,
-                    error.message,
-                )
+                _say_that_it_is_lost(candidate, error)
             else:
                 logger.info("library refused: %s", refused[-1])
             continue
@@ -152,6 +148,16 @@ def _load_first_usable() -> Library:
         f"or unset it"
         if named
         else "the package xllamacpp brings a prebuilt one",
+    )
+
+
+def _say_that_it_is_lost(engine: Candidate, error: UsageError) -> None:
+    why = f"cannot be used: {error.message}" if engine.path.exists() else "is gone"
+    logger.warning(
+        "the %s %s; the bundled library computes instead. `bmrt engine install` brings it back, "
+        "`bmrt engine use bundled` forgets it",
+        engine.origin,
+        why,
     )
 
 

@@ -76,7 +76,7 @@ def install_engine(request: EngineInstall, on_event: OnEvent) -> EngineInstalled
     Raises:
         UsageError, IntegrityError, CapacityError: as `engines.installing.install`.
     """
-    engine = named(request.name or best_for_this_machine())
+    engine = named(request.name or best_for_this_machine(), this_system())
     require_libc(engine, glibc_version())
     made = installing.install(
         InstallRequest(engine=engine, archive=request.archive, left_out=request.left_out),
