@@ -13,8 +13,8 @@ from baremetalrt.node.opening import Opening
 from baremetalrt.node.options import ModelOptions
 from baremetalrt.weights.store import find_model
 
-_PREFILL_TOKENS = 512
-_REPEAT = 3
+_PREFILL_TOKENS = 256
+_REPEAT = 2
 
 
 def main() -> None:
