@@ -19,6 +19,8 @@ _WORKER: Final = Path(__file__).with_name("benchmark_worker.py")
 _MAX_PAIRS: Final = 3
 # A machine that is busy with other things gets no further pair after that.
 _ENOUGH_S: Final = 60.0
+
+_Speeds = dict[str, float]
 _DEADLINE_S: Final = 300.0
 
 
@@ -34,7 +36,8 @@ def measure_gain(engine: Installed) -> Gain | None:
     if bundled is None or default_model() is None:
         return None
     device = fastest_device(engine)
-    started, pairs = time.monotonic(), []
+    started = time.monotonic()
+    pairs: list[tuple[_Speeds, _Speeds]] = []
     while len(pairs) < _MAX_PAIRS and time.monotonic() - started < _ENOUGH_S:
         pairs.append((_speeds(engine.path, device), _speeds(bundled.path, "cpu")))
     prefill, decode = (
@@ -50,7 +53,7 @@ def fastest_device(engine: Installed) -> str:
     return next(others, "cpu")
 
 
-def _speeds(library: Path, device: str) -> dict[str, float]:
+def _speeds(library: Path, device: str) -> _Speeds:
     """Tokens per second of one library, in a process of its own."""
     try:
         done = subprocess.run(
@@ -68,5 +71,5 @@ def _speeds(library: Path, device: str) -> dict[str, float]:
             code="engine.faulted",
             hint="it is not in use; `bmrt engine rm` removes it",
         ) from error
-    speeds: dict[str, float] = json.loads(done.stdout)
+    speeds: _Speeds = json.loads(done.stdout)
     return speeds
