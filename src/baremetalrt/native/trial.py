@@ -18,7 +18,7 @@ from baremetalrt.native.library import ENVIRONMENT_VARIABLE
 
 _WORKER: Final = Path(__file__).with_name("trial_worker.py")
 # A graphics driver compiles its programs at the first try.
-_DEADLINE_S: Final = 180.0
+_DEADLINE_S: Final = 300.0
 # What the objects for generations of processors are called, as against those for graphics cards.
 _PROCESSOR_OBJECT: Final = "ggml-cpu-"
 

@@ -200,9 +200,11 @@ def _offer(engine: Engine) -> EngineRow:
 
 def unused_features(devices: Sequence[DeviceSurvey]) -> tuple[str, ...]:
     """What this machine has, the library in use does not know, and an engine would: in ggml's words."""
-    offered = {engine.name for engine in engines_for(this_system())}
+    offered = {engine.name for engine in engines_for(this_system())} if devices else set()
     used = {name for device in devices if device.kind == "cpu" for name in device.features}
-    found = [name for name in processor_features() if name not in used] if offered else []
+    # An engine has taken its best object; what that leaves is left by all.
+    is_bundled = bool(offered) and store.in_use() is None
+    found = [name for name in processor_features() if name not in used] if is_bundled else []
     is_driven = any(device.kind != "cpu" for device in devices)
     if has_graphics() and not is_driven and "vulkan" in offered:
         found.append("a graphics card")
