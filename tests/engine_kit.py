@@ -10,6 +10,7 @@ import tarfile
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from baremetalrt.engines.catalogue import Engine
 from baremetalrt.native.library import load_library, packaged
@@ -82,20 +83,18 @@ def working(path: Path) -> Engine:
 def broken(path: Path, code: str) -> Engine:
     """One in which the function that computes graphs is something else: machine code in hex."""
     data = bytearray(bundled_library())
-    at = _place_in_file("ggml_backend_graph_compute")
+    at = place_in_file(load_library().c.ggml_backend_graph_compute)
     data[at : at + len(code) // 2] = bytes.fromhex(code)
     return write([member(f"{FOLDER}/{LIBRARY}", bytes(data))], path)
 
 
-def _place_in_file(function: str) -> int:
-    """Where in its file the bundled library has a function."""
-    library = load_library()
-    address = ctypes.cast(getattr(library.c, function), ctypes.c_void_p).value or 0
+def place_in_file(function: Any) -> int:
+    """Where in its file a function is that this process has loaded."""
+    address = ctypes.cast(function, ctypes.c_void_p).value or 0
     for line in Path("/proc/self/maps").read_text().splitlines():
         words = line.split(maxsplit=5)
         start, end = (int(number, 16) for number in words[0].split("-"))
         if start <= address < end:
-            assert words[5] == str(library.path)
             return address - start + int(words[2], 16)
     raise AssertionError("the function is nowhere")
 

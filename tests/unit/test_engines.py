@@ -191,6 +191,18 @@ def test_a_selection_that_names_no_engine_ends_nothing(home: Path, said: str) ->
     assert "xllamacpp" in json.loads(done.stdout)["library"]["origin"], done.stderr
 
 
+def test_nothing_of_engines_is_imported_to_load_a_library(home: Path) -> None:
+    """A start pays for what it needs: which one is in use is one line of a file."""
+    program = (
+        "import sys; from baremetalrt.native.library import load_library; load_library(); "
+        "print([m for m in sys.modules if m.startswith('baremetalrt.engines')])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, env=environment(home), check=True
+    )
+    assert done.stdout.strip() == b"[]"
+
+
 @linux
 def test_an_archive_that_is_not_the_known_one_changes_nothing(
     home: Path, archive: tuple[Path, Engine]
