@@ -49,7 +49,8 @@ def test_the_best_engine_uses_what_the_processor_has(tmp_path: Path) -> None:
     done = command("engine", "install", "cpu", "--json", home=tmp_path)
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout)
-    assert said["gain"]["device"] == "cpu" and said["gain"]["prefill"] > 0
+    # None on a machine that is too busy to tell.
+    assert said["gain"] is None or (said["gain"]["device"] == "cpu" and said["gain"]["prefill"] > 0)
     assert "load_backend" not in done.stderr
 
     # Whatever came of comparing, on a machine that is busy with other tests.

@@ -98,7 +98,7 @@ def install_command(
     if as_json:
         output.print_json({**asdict(made.engine), "selected": made.selected})
         return
-    _print_installed(made)
+    _print_installed(made, request.measured)
     _note_environment()
 
 
@@ -114,13 +114,15 @@ def _note_event(event: "Event") -> None:
             output.note(f"comparing {title} with the bundled library: half a minute or so")
 
 
-def _print_installed(made: "EngineInstalled") -> None:
+def _print_installed(made: "EngineInstalled", measured: bool) -> None:
     engine = made.engine
     for device in engine.devices:
         features = f": {' '.join(device.features)}" if device.features else ""
         output.note(f"{device.name}{features}")
     if engine.gain:
         output.note(f"on {engine.gain.device}, {_gain(engine.gain)} as the bundled library")
+    elif measured:
+        output.note("it could not be compared: this machine is busy, or has no default model")
     if made.selected:
         print(f"{engine.title} is in use; `bmrt engine use bundled` goes back")
     else:
