@@ -175,8 +175,8 @@ def test_an_engine_that_vanished_is_done_without(home: Path, archive: tuple[Path
         "bundled": "here",
         "test-1": "gone",
     }
-    assert command("engine", "use", "bundled", home=home).returncode == 0
-    assert library_in_use(home) == (bundled, "")
+    assert command("engine", "rm", "test", home=home).returncode == 0
+    assert library_in_use(home) == (bundled, "") and not engine.folder.exists()
 
 
 @linux

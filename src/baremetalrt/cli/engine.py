@@ -129,6 +129,8 @@ def _print_installed(made: "EngineInstalled", measured: bool) -> None:
         print(
             f"{engine.title} is slower here and not in use; `bmrt engine use {engine.name}` takes it"
         )
+        if engine.name != "cpu":
+            output.note("`bmrt engine install cpu` is for the processor alone")
     others = [device.name for device in engine.devices if device.kind != "cpu"]
     if others:
         output.note(f"models run on a graphics card with --device {others[0]}")

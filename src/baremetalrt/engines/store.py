@@ -85,7 +85,19 @@ def find(name: str) -> Installed:
     for engine in reversed(installed()):
         if name in (engine.name, engine.title):
             return engine
-    raise UsageError(
+    raise _unknown(name)
+
+
+def find_folder(name: str) -> Path:
+    """The folder of an engine, be it whole or damaged; raises like `find`."""
+    for folder in sorted(engines_folder().glob("[!.]*/"), reverse=True):
+        if name in (folder.name, folder.name.rpartition("-")[0]):
+            return folder
+    raise _unknown(name)
+
+
+def _unknown(name: str) -> UsageError:
+    return UsageError(
         f"no engine {name!r} is installed",
         code="engine.not-found",
         parameter="name",
@@ -164,17 +176,17 @@ def select(engine: Installed | None) -> None:
             write_durably(selection, f"{engine.title}/{engine.library}\n".encode())
 
 
-def num_bytes(engine: Installed) -> int:
+def num_bytes(folder: Path) -> int:
     """What an engine takes on the disk."""
-    return sum(path.stat().st_size for path in engine.folder.iterdir())
+    return sum(path.stat().st_size for path in folder.iterdir())
 
 
-def remove(engine: Installed) -> None:
+def remove(folder: Path) -> None:
     """Deletes an engine. If it was in use, the bundled library is; who has it loaded goes on with it."""
-    if in_use() == engine.title:
+    if in_use() == folder.name:
         select(None)
     with disk_errors():
         # Moved away first: half an engine would still have its record.
-        gone = engines_folder() / f"{_UNFINISHED}{engine.title}"
-        engine.folder.rename(gone)
+        gone = engines_folder() / f"{_UNFINISHED}{folder.name}"
+        folder.rename(gone)
         shutil.rmtree(gone)

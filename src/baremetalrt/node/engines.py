@@ -133,10 +133,10 @@ def remove_engine(name: str) -> tuple[str, int]:
             hint="remove it with the tool that installed it",
         )
     with store.changing():
-        engine = store.find(name)
-        freed_bytes = store.num_bytes(engine)
-        store.remove(engine)
-        return engine.title, freed_bytes
+        folder = store.find_folder(name)
+        freed_bytes = store.num_bytes(folder)
+        store.remove(folder)
+        return folder.name, freed_bytes
 
 
 def list_engines() -> list[EngineRow]:
@@ -182,7 +182,7 @@ def _row_of(engine: Installed) -> EngineRow:
         state="here",
         where=str(engine.path),
         gain=engine.gain,
-        num_bytes=store.num_bytes(engine),
+        num_bytes=store.num_bytes(engine.folder),
     )
     return _told(row, engine)
 
