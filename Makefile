@@ -48,11 +48,13 @@ soak: $(VENV)/test-ready
 test-interop: $(VENV)/test-ready
 	$(BIN)/pytest -m interop
 
-# Ratios to llama.cpp on the same library, QWEN=1 adds the 491 MB model; then ratios of torrents, in
-# minutes; then tuning in place against plain transformers and peft, what real documents
-# teach, and the questions that are asked about them.
+# Ratios to llama.cpp on the same library, QWEN=1 adds the 491 MB model; an engine, where one is
+# installed, against the bundled library; then ratios of torrents, in minutes; then tuning in place
+# against plain transformers and peft, what real documents teach, and the questions that are asked
+# about them.
 bench: $(VENV)/test-ready
 	$(BIN)/python bench/against_llama_cpp.py $(if $(QWEN),--qwen)
+	$(BIN)/python bench/engines.py $(if $(QWEN),--qwen)
 	$(BIN)/python bench/swarm.py
 	$(BIN)/python bench/peers.py
 	$(BIN)/python bench/placement.py

@@ -26,20 +26,28 @@ async def _one(model: Model, prompt: list[int], num_tokens: int) -> dict[str, An
         sampling=SampleOptions(temperature=0.0), max_tokens=num_tokens, ignore_end=True
     )
     session = model.session(prompt, options)
-    started, first, ids = time.perf_counter(), 0.0, []
+    started, first, ids = _clocks(), None, []
     async for token in session.generate():
-        first = first or time.perf_counter()
+        first = first or _clocks()
         ids.append(token.id)
-    return {"started": started, "first": first, "ended": time.perf_counter(), "tokens": ids}
+    return {"started": started, "first": first, "ended": _clocks(), "tokens": ids}
+
+
+def _clocks() -> tuple[float, float]:
+    """The time, and the processor time of this process."""
+    return time.perf_counter(), time.process_time()
 
 
 async def generate(model: Model, prompts: list[list[int]], num_tokens: int) -> dict[str, Any]:
     """All prompts at once: they prefill in turn and decode together."""
     answers = await asyncio.gather(*(_one(model, p, num_tokens) for p in prompts))
-    prefilled = max(a["first"] for a in answers)
+    started = min(a["started"] for a in answers)
+    first, ended = (max(a[name] for a in answers) for name in ("first", "ended"))
     return {
-        "prefill_s": prefilled - min(a["started"] for a in answers),
-        "decode_s": max(a["ended"] for a in answers) - prefilled,
+        "prefill_s": first[0] - started[0],
+        "decode_s": ended[0] - first[0],
+        "prefill_processor_s": first[1] - started[1],
+        "decode_processor_s": ended[1] - first[1],
         "tokens": [a["tokens"] for a in answers],
     }
 

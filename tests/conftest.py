@@ -1,12 +1,18 @@
 """What tests of several folders share."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from openai import OpenAI
 
+from baremetalrt.native.library import ENVIRONMENT_VARIABLE, selected_engine
 from commands import ServerProcess
+
+# Processes that tests start have homes of their own: they compute with what this one does.
+if _selected := selected_engine():
+    os.environ.setdefault(ENVIRONMENT_VARIABLE, str(_selected))
 
 
 @pytest.fixture(scope="session")

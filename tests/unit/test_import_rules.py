@@ -22,6 +22,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "membership": (),
     "weights": ("native",),
     "devices": ("native",),
+    # other builds of the library
+    "engines": ("native",),
     # torrents of models, private ones with the certificates of a swarm
     "swarm": ("weights", "membership"),
     "blocks": ("native", "weights"),
@@ -31,7 +33,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     # texts become tokens, weights floats; the engine says what a model is made of
     "tuning": _ENGINE,
     # puts models together; peers and tuning are for others
-    "node": (*_ENGINE, "placement", "membership", "swarm"),
+    "node": (*_ENGINE, "engines", "placement", "membership", "swarm"),
     "hosting": (*_ENGINE, "placement", "membership", "swarm", "peers", "node"),
     "learning": (*_ENGINE, "documents", "tuning", "node"),
     "serve": ("session", "node", "hosting", "learning"),

@@ -35,6 +35,10 @@ def _print(h: "Health") -> None:
         print(f"device     {device.name}: {device.description} ({device.kind}, {memory})")
         if device.features:
             print(f"           compiled for {' '.join(device.features)}")
+    if h.unused:
+        print(
+            f"unused     {' '.join(h.unused)}: `bmrt engine install` brings a library that uses it"
+        )
     print(f"threads    {h.threads}")
     available, total = format_bytes(h.memory_available_bytes), format_bytes(h.memory_total_bytes)
     print(f"memory     {available} available of {total}")

@@ -31,6 +31,7 @@ _COMMANDS: Final = {
     "peers": "List the peers of the private swarm.",
     "ps": "List what peers host, and how busy they are.",
     "plan": "Show which machines would run a model best.",
+    "engine": "Faster builds of the library: list, install, use, remove.",
     "doctor": "Check library, devices, memory and store.",
     "bench": "Measure the speed of a model on this machine.",
     "completion": "Print a completion script for your shell.",

@@ -46,3 +46,8 @@ def learned_folder() -> Path:
 def running_folder() -> Path:
     """Where processes say what they have loaded, one file for each."""
     return home() / "running"
+
+
+def engines_folder() -> Path:
+    """Where other builds of the library are kept, one folder for each."""
+    return home() / "engines"

@@ -12,11 +12,18 @@ from pathlib import Path
 from typing import Any, Final
 
 from baremetalrt.core.errors import UsageError
+from baremetalrt.core.places import engines_folder
 from baremetalrt.native import declarations, logs
 
 logger = logging.getLogger(__name__)
 
 ENVIRONMENT_VARIABLE: Final = "BMRT_LIBRARY"
+# In the folder of engines: one line, the library of the engine in use as a path below that folder.
+SELECTION: Final = "selected"
+_MAX_SELECTION_CHARS: Final = 300
+_BUNDLED: Final = "xllamacpp"
+# ggml_backend_dev_type
+_CPU: Final = 0
 # The declarations were read from these releases; `llama_model_params` moves between releases.
 _SUPPORTED_GGML: Final = ((0, 25), (0, 26))
 _SUFFIX: Final = {"darwin": ".dylib", "win32": ".dll"}.get(sys.platform, ".so")
@@ -39,6 +46,7 @@ class Candidate:
 
     path: Path
     origin: str
+    is_engine: bool = False
 
 
 def candidates() -> Iterator[Candidate]:
@@ -51,12 +59,33 @@ def candidates() -> Iterator[Candidate]:
         elif path.is_file():
             yield Candidate(path, ENVIRONMENT_VARIABLE)
         return
+    selected = selected_engine()
+    if selected is not None:
+        yield Candidate(selected, f"engine {selected.parent.name}", is_engine=True)
+    yield from packaged()
+
+
+def selected_engine() -> Path | None:
+    """The library of the engine that was chosen by `bmrt engine use`, which may be gone by now."""
+    folder = engines_folder()
+    try:
+        with open(folder / SELECTION, encoding="utf-8") as file:
+            said = file.read(_MAX_SELECTION_CHARS).strip()
+    except (OSError, UnicodeDecodeError):
+        return None
+    parts = Path(said).parts
+    is_engine = len(parts) == 2 and ".." not in parts and said.isprintable()
+    return folder.joinpath(*parts) if is_engine else None
+
+
+def packaged() -> Iterator[Candidate]:
+    """The libraries that packages of this environment bring, best first."""
     # A package is located, never imported: we want its library, not its code.
     for folder in _package_folders("llama_cpp"):
         yield from (Candidate(p, "llama-cpp-python") for p in _libllama_in(folder / "lib"))
-    for folder in _package_folders("xllamacpp"):
+    for folder in _package_folders(_BUNDLED):
         for path in sorted(folder.glob("xllamacpp*.so")):
-            yield Candidate(path, "xllamacpp")
+            yield Candidate(path, _BUNDLED)
 
 
 def _libllama_in(folder: Path) -> Iterator[Path]:
@@ -95,9 +124,11 @@ def _load_first_usable() -> Library:
             library = _load(candidate)
         except UsageError as error:
             refused.append(f"{candidate.path}: {error.message}")
-            logger.info("library refused: %s", refused[-1])
+            if candidate.is_engine:
+                _say_that_it_is_lost(candidate, error)
+            else:
+                logger.info("library refused: %s", refused[-1])
             continue
-        logs.install(library.c)
         return library
     named = os.environ.get(ENVIRONMENT_VARIABLE)
     if refused:
@@ -117,6 +148,16 @@ def _load_first_usable() -> Library:
         f"or unset it"
         if named
         else "the package xllamacpp brings a prebuilt one",
+    )
+
+
+def _say_that_it_is_lost(engine: Candidate, error: UsageError) -> None:
+    why = f"cannot be used: {error.message}" if engine.path.exists() else "is gone"
+    logger.warning(
+        "the %s %s; the bundled library computes instead. `bmrt engine install` brings it back, "
+        "`bmrt engine use bundled` forgets it",
+        engine.origin,
+        why,
     )
 
 
@@ -147,9 +188,13 @@ def _load(candidate: Candidate) -> Library:
         raise UsageError(
             f"ggml {ggml_version} has another llama_model_params", code="library.unusable"
         )
-    if candidate.origin != "xllamacpp":
+    logs.install(c)
+    if candidate.origin != _BUNDLED:
         # Builds with one shared object per backend register them from their own folder.
-        c.ggml_backend_load_all_from_path(str(candidate.path.parent).encode())
+        with logs.standard_error_withheld():
+            c.ggml_backend_load_all_from_path(str(candidate.path.parent).encode())
+    if not c.ggml_backend_dev_by_type(_CPU):
+        raise UsageError("has nothing that this processor can run", code="library.unusable")
     return Library(
         path=candidate.path,
         origin=candidate.origin,

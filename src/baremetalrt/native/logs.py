@@ -2,6 +2,8 @@
 
 import ctypes
 import logging
+import os
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +17,7 @@ logger = logging.getLogger("baremetalrt.native")
 _LEVELS: Final = {1: logging.DEBUG, 2: logging.DEBUG, 3: logging.INFO, 4: logging.WARNING}
 _ERROR: Final = 4
 _MAX_CAPTURED_LINES: Final = 100
+_STANDARD_ERROR: Final = 2
 
 _captured = threading.local()
 
@@ -59,6 +62,32 @@ def silenced(library: Any) -> Iterator[None]:
         yield
     finally:
         install(library)
+
+
+@contextmanager
+def standard_error_withheld() -> Iterator[None]:
+    """Drops what C code writes to standard error past our log, unless somebody debugs.
+
+    Graphics drivers do so while they look for devices. It holds for the whole process, so what is done
+    inside must be short.
+    """
+    if logger.isEnabledFor(logging.DEBUG):
+        yield
+        return
+    try:
+        sys.stderr.flush()
+        shown = os.dup(_STANDARD_ERROR)
+    except (AttributeError, OSError):  # nobody has one
+        yield
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, _STANDARD_ERROR)
+    try:
+        yield
+    finally:
+        os.dup2(shown, _STANDARD_ERROR)
+        os.close(shown)
+        os.close(nowhere)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import asyncio
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -13,7 +14,7 @@ from baremetalrt.node.options import ModelOptions
 from baremetalrt.session.options import SampleOptions
 from baremetalrt.session.session import GenerationOptions, GenerationStats
 
-_PREFILLS: Final = (128, 512)
+PREFILLS: Final = (128, 512)
 _DECODE_CONTEXT: Final = 128
 _DECODE_TOKENS: Final = 48
 NUM_SESSIONS: Final = (1, 4, 8)
@@ -42,15 +43,21 @@ class Benchmark:
 
 
 async def measure_speed(
-    opening: Opening, options: ModelOptions, repeat: int, on_event: OnEvent
+    opening: Opening,
+    options: ModelOptions,
+    repeat: int,
+    on_event: OnEvent,
+    *,
+    prefills: Sequence[int] = PREFILLS,
+    num_sessions: Sequence[int] = NUM_SESSIONS,
 ) -> Benchmark:
     """Prefill, and decode with one and with several sessions; raises like `open_local`.
 
-    `options` give room for as many sessions as `NUM_SESSIONS` says.
+    `options` give room for as many sessions as `num_sessions` says.
     """
     async with open_local(opening, options, on_event) as model:
-        speeds = [await _prefill(model, n, repeat) for n in _PREFILLS if n < model.context_limit]
-        speeds += [await _decode(model, sessions, repeat) for sessions in NUM_SESSIONS]
+        speeds = [await _prefill(model, n, repeat) for n in prefills if n < model.context_limit]
+        speeds += [await _decode(model, sessions, repeat) for sessions in num_sessions]
         return Benchmark(model.name, tuple(speeds), *model.weight_bytes)
 
 

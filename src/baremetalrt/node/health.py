@@ -17,6 +17,8 @@ from baremetalrt.core.places import models_folder
 from baremetalrt.devices.memory import available_bytes, total_bytes
 from baremetalrt.devices.processor import default_threads
 from baremetalrt.devices.survey import DeviceSurvey, LibrarySurvey, survey_devices, survey_library
+from baremetalrt.native.library import ENVIRONMENT_VARIABLE, selected_engine
+from baremetalrt.node.engines import unused_features
 from baremetalrt.weights.store import default_model, stored_models
 
 _COMMAND: Final = "bmrt"
@@ -35,13 +37,17 @@ class Problem:
 
 @dataclass(frozen=True, kw_only=True)
 class Health:
-    """What was found. Sizes are bytes. `confined_…`: what those who read strangers' texts give up."""
+    """What was found. Sizes are bytes. `confined_…`: what those who read strangers' texts give up.
+
+    `unused`: what this machine has, and only another build of the library would use.
+    """
 
     version: str
     python: str
     system: str
     library: LibrarySurvey | None
     devices: tuple[DeviceSurvey, ...]
+    unused: tuple[str, ...]
     threads: int
     memory_available_bytes: int
     memory_total_bytes: int
@@ -64,6 +70,7 @@ def examine() -> Health:
     try:
         library = survey_library()
         devices = survey_devices()
+        problems += lost_engine(library)
     except BareMetalError as error:
         problems.append(Problem(error.code, error.message, error.hint))
     default, confined = default_model(), sandbox.probe()
@@ -81,6 +88,7 @@ def examine() -> Health:
         system=f"{platform.system()} {platform.machine()}",
         library=library,
         devices=tuple(devices),
+        unused=unused_features(devices),
         threads=default_threads(),
         memory_available_bytes=available_bytes(),
         memory_total_bytes=total_bytes(),
@@ -91,6 +99,20 @@ def examine() -> Health:
         confined_calls=confined.calls,
         problems=tuple(problems),
     )
+
+
+def lost_engine(library: LibrarySurvey) -> list[Problem]:
+    """The engine that was chosen, where another library had to do in its place."""
+    selected = selected_engine()
+    if selected is None or ENVIRONMENT_VARIABLE in os.environ or library.path == str(selected):
+        return []
+    return [
+        Problem(
+            "engine.lost",
+            f"the engine {selected.parent.name}, which was chosen, is gone or cannot be used",
+            "`bmrt engine install` brings it back, `bmrt engine use bundled` forgets it",
+        )
+    ]
 
 
 def other_programs() -> list[Problem]:
