@@ -2,29 +2,33 @@
 
 import gc
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from baremetalrt.blocks.architectures import read_model
 from baremetalrt.blocks.extents import CELL_QUANTUM
-from baremetalrt.blocks.hyperparameters import Hyperparameters
 from baremetalrt.blocks.kv_cache import cell_bytes
+from baremetalrt.blocks.outline import read_outline, runs_whole
 from baremetalrt.blocks.span import Span, SpanConfig
-from baremetalrt.core.errors import CapacityError
 from baremetalrt.core.spans import BlockSpan
-from baremetalrt.core.units import format_bytes, round_up
+from baremetalrt.core.units import round_up
 from baremetalrt.devices.budget import LEDGER, MemoryLedger, Promise, Purpose
 from baremetalrt.devices.processor import default_threads
 from baremetalrt.native.backend import find_device
+from baremetalrt.node.cache_size import cache_size
 from baremetalrt.node.model import Model
 from baremetalrt.node.opening import Opening
 from baremetalrt.node.options import ModelOptions
+from baremetalrt.node.whole_model import start_whole, tokenizer_of
 from baremetalrt.session.chat_template import ChatTemplate, TemplateProcess, template_of
 from baremetalrt.session.public_text import beginning_of
 from baremetalrt.session.route import Route
-from baremetalrt.session.stage import CHUNK_TOKENS, LocalStage, SoloStage, Stage
+from baremetalrt.session.stage import CHUNK_TOKENS, LocalStage, QueuedStage, SoloStage, Stage
+from baremetalrt.session.whole.process import WholeProcess
+from baremetalrt.session.whole.texts import WholeTexts
 from baremetalrt.weights.gguf import GGUFFile
 
 if TYPE_CHECKING:
@@ -68,11 +72,16 @@ class Node:
         """Loads a model that has begun to open; blocks. The vocabulary loads beside the weights.
 
         With a `source`, the weights are still arriving: they load as they come, behind the prompts that
-        wait for them.
+        wait for them. Where a model `runs_whole`, they must all be here.
 
         Raises:
-            UsageError, IntegrityError, CapacityError: see `GGUFFile.open`, `read_model`, `Span`.
+            UsageError, IntegrityError, CapacityError: see `GGUFFile.open`, `read_model`, `Span`, and
+                `start_whole`.
         """
+        if runs_whole(opening.file):
+            if source is not None:
+                raise ValueError("a model that runs whole cannot follow its download")
+            return self._load_whole(opening)
         _, h = read_model(opening.file)
         blocks = BlockSpan(0, h.num_blocks)
         beginning = self._public_beginning(opening) if source is None else []
@@ -92,6 +101,21 @@ class Node:
                 promise = self._promises.pop(span)
             promise.withdraw()
             span.close()
+            raise
+
+    def _load_whole(self, opening: Opening) -> Model:
+        vocabulary_size = tokenizer_of(opening).size
+        beginning = self._public_beginning(opening)
+        process, context_limit = start_whole(
+            opening.file, vocabulary_size, self.options, self.ledger, num_kept=len(beginning)
+        )
+        try:
+            stage = QueuedStage(WholeTexts(process, vocabulary_size), self._worker)
+            model = self._add(opening, [stage], context_limit, [], process)
+            model.beginning = beginning
+            return model
+        except BaseException:
+            process.close()
             raise
 
     def load_route(self, opening: Opening, stages: Sequence[Stage], context_limit: int) -> Model:
@@ -135,18 +159,22 @@ class Node:
         stages: Sequence[Stage],
         context_limit: int,
         spans: list[Span],
+        process: WholeProcess | None = None,
     ) -> Model:
         stored, file = opening.stored, opening.file
+        shape = read_outline(file) if process else read_model(file)[1]
         model = Model(
             name=stored.name,
             path=stored.path,
-            hyperparameters=read_model(file)[1],
+            num_blocks=shape.num_blocks,
+            vocabulary_size=shape.vocabulary_size,
             tokenizer=opening.tokenizer(),
             template=self._template(opening),
             route=Route(stages),
             context_limit=context_limit,
             created=int(stored.path.stat().st_mtime),
             _spans=spans,
+            _process=process,
         )
         self.keep(model)
         _keep_out_of_the_collector()
@@ -183,9 +211,9 @@ class Node:
         def room_for(purpose: Purpose) -> int:
             return self.ledger.room_for(purpose, free)
 
-        context_limit, num_cells = _cache_size(
-            h, len(blocks), context, self.options.max_sessions, room_for
-        )
+        token_bytes = 2 * len(blocks) * cell_bytes(h)
+        options = replace(self.options, context=context)
+        context_limit, num_cells = cache_size(h.training_context, token_bytes, options, room_for)
         num_cells += round_up(num_kept, CELL_QUANTUM)
         copies = room_for(Purpose.COPIES if is_host else Purpose.DEVICE_WEIGHTS)
         span = Span(
@@ -218,6 +246,9 @@ class Node:
 
     def close(self) -> None:
         """Ends everything that was started; blocks until the step that runs is done."""
+        for model in self._models.values():
+            # Such a step ends with its process.
+            model.end_process()
         self._worker.shutdown(wait=True, cancel_futures=True)
         with self._changing:
             promises, models, hosted = self._promises, self._models, self._hosted
@@ -238,30 +269,3 @@ def _keep_out_of_the_collector() -> None:
         gc.unfreeze()
         gc.collect()
     gc.freeze()
-
-
-def _cache_size(
-    h: Hyperparameters,
-    num_blocks: int,
-    context: int | None,
-    max_sessions: int,
-    room_for: Callable[[Purpose], int],
-) -> tuple[int, int]:
-    """The context limit, and how many tokens the cache holds for all sessions together."""
-    token_bytes = 2 * num_blocks * cell_bytes(h)
-    room = max(CELL_QUANTUM, room_for(Purpose.CACHE) // token_bytes)
-    if context is None:
-        context = min(h.training_context, room)
-    else:
-        needed, free = round_up(context, CELL_QUANTUM) * token_bytes, room_for(Purpose.ASKED_FOR)
-        if needed > free:
-            raise CapacityError(
-                f"a context of {context} tokens needs {format_bytes(needed)}, "
-                f"{format_bytes(free)} are free",
-                code="context.memory",
-                needed=needed,
-                available=free,
-                hint=f"use --context {room} or less",
-            )
-    wanted = round_up(context, CELL_QUANTUM) * max_sessions
-    return context, max(round_up(context, CELL_QUANTUM), min(wanted, room))

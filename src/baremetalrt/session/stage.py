@@ -163,19 +163,33 @@ class SoloStage:
         self._span.release(_sequence(place), keep=keep)
 
 
-class LocalStage:
-    """A span on this machine, for any number of sessions.
+class Computes(Protocol):
+    """What a queue of steps leads to; see `Span`, which has more than this."""
 
-    Everything that touches the span runs on `worker`, which has one thread: the C library gets one
+    def open(
+        self, tokens: Sequence[int], capacity: int, *, owner: Owner = ...
+    ) -> CachedSequence: ...
+
+    def grow(self, sequence: CachedSequence, capacity: int) -> None: ...
+
+    def release(self, sequence: CachedSequence, *, keep: bool) -> None: ...
+
+    def forward(
+        self, slices: Sequence[Slice], reads: Reads, *, part: BlockSpan | None = ...
+    ) -> NDArray[np.float32]: ...
+
+
+class QueuedStage:
+    """What computes on this machine, for any number of sessions.
+
+    Everything that touches it runs on `worker`, which has one thread: the C library gets one
     caller, and a copy of cells can never overtake a step. Steps of one token that wait at the same
     time run as one batch; a longer one (prefill) runs between two batches, never two in a row while
     others wait to decode.
     """
 
-    is_ready = True
-
-    def __init__(self, span: Span, worker: ThreadPoolExecutor) -> None:
-        self._span = span
+    def __init__(self, computes: Computes, worker: ThreadPoolExecutor) -> None:
+        self._computes = computes
         self._worker = worker
         self._decodes: deque[_Request] = deque()
         self._prefills: deque[_Request] = deque()
@@ -191,34 +205,9 @@ class LocalStage:
         return _SHARED_CHUNK_TOKENS if queued or self._just_decoded else CHUNK_TOKENS
 
     async def open(
-        self,
-        tokens: Sequence[int],
-        capacity: int,
-        owner: Owner = THIS_USER,
-        part: BlockSpan | None = None,
-        limit: int | None = None,
+        self, tokens: Sequence[int], capacity: int, owner: Owner = THIS_USER
     ) -> CachedSequence:
-        """See `Stage`; with `part`, the text goes through these blocks of the span alone.
-
-        `limit`: cells that all texts of the owner's principal may hold.
-        """
-        return await self._open(
-            lambda: self._span.open(tokens, capacity, part, owner=owner, limit=limit)
-        )
-
-    async def open_adapted(
-        self,
-        tokens: Sequence[int],
-        capacity: int,
-        adapters: "AdapterSet",
-        owner: Owner = THIS_USER,
-    ) -> CachedSequence:
-        return await self._open(
-            lambda: self._span.open(tokens, capacity, adapters=adapters, owner=owner)
-        )
-
-    def unload_adapter(self, digest: str) -> None:
-        self._worker.submit(self._span.adapters.unload, digest)
+        return await self._open(lambda: self._computes.open(tokens, capacity, owner=owner))
 
     async def _open(self, open_: Callable[[], CachedSequence]) -> CachedSequence:
         opening = self._worker.submit(open_)
@@ -232,10 +221,10 @@ class LocalStage:
 
     def _release_unwanted(self, opened: "Future[CachedSequence]") -> None:
         if not opened.cancelled() and opened.exception() is None:
-            self._span.release(opened.result(), keep=True)
+            self._computes.release(opened.result(), keep=True)
 
     async def grow(self, place: Place, capacity: int) -> None:
-        await self._submit(lambda: self._span.grow(_sequence(place), capacity))
+        await self._submit(lambda: self._computes.grow(_sequence(place), capacity))
 
     async def truncate(self, place: Place, length: int) -> None:
         def cut() -> None:
@@ -245,7 +234,7 @@ class LocalStage:
 
     def release(self, place: Place, *, keep: bool) -> None:
         sequence = _sequence(place)
-        self._worker.submit(lambda: self._span.release(sequence, keep=keep))
+        self._worker.submit(lambda: self._computes.release(sequence, keep=keep))
 
     async def forward(
         self,
@@ -280,7 +269,7 @@ class LocalStage:
         loop = asyncio.get_running_loop()
         slices = [request.slice for request in batch]
         reads, part = batch[0].reads, slices[0].sequence.part
-        future = self._worker.submit(self._span.forward, slices, reads, part=part)
+        future = self._worker.submit(self._computes.forward, slices, reads, part=part)
         future.add_done_callback(lambda f: _call_threadsafe(loop, self._finish, f))
 
     def _next_batch(self) -> list[_Request]:
@@ -316,6 +305,46 @@ class LocalStage:
         self._schedule()
 
 
+class LocalStage(QueuedStage):
+    """A span on this machine, for any number of sessions, with adapters or without."""
+
+    is_ready = True
+
+    def __init__(self, span: Span, worker: ThreadPoolExecutor) -> None:
+        super().__init__(span, worker)
+        self._span = span
+
+    async def open(
+        self,
+        tokens: Sequence[int],
+        capacity: int,
+        owner: Owner = THIS_USER,
+        part: BlockSpan | None = None,
+        limit: int | None = None,
+    ) -> CachedSequence:
+        """See `Stage`; with `part`, the text goes through these blocks of the span alone.
+
+        `limit`: cells that all texts of the owner's principal may hold.
+        """
+        return await self._open(
+            lambda: self._span.open(tokens, capacity, part, owner=owner, limit=limit)
+        )
+
+    async def open_adapted(
+        self,
+        tokens: Sequence[int],
+        capacity: int,
+        adapters: "AdapterSet",
+        owner: Owner = THIS_USER,
+    ) -> CachedSequence:
+        return await self._open(
+            lambda: self._span.open(tokens, capacity, adapters=adapters, owner=owner)
+        )
+
+    def unload_adapter(self, digest: str) -> None:
+        self._worker.submit(self._span.adapters.unload, digest)
+
+
 def _sequence(place: Place) -> CachedSequence:
     if not isinstance(place, CachedSequence):
         raise TypeError("a local stage was given a place in another kind of stage")
@@ -345,10 +374,10 @@ def not_ready() -> CapacityError:
 
 
 def not_adapted() -> UsageError:
-    """Why a model that runs on other machines takes no adapter."""
+    """Why a model takes no adapter that runs on other machines, or whole."""
     return UsageError(
-        "adapters are computed on this machine alone, not on peers",
+        "adapters are computed on this machine alone, not on peers, and not where a model runs whole",
         code="adapter.route",
         parameter="adapter",
-        hint="use --route local, or a model that fits here",
+        hint="use --route local, and a model that fits here and does not run whole: see `bmrt show`",
     )

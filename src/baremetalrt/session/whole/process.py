@@ -1,0 +1,222 @@
+"""The process of a whole model, as a node sees it: started, asked, and found to have ended."""
+
+import mmap
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from baremetalrt.core import sandbox
+from baremetalrt.core.errors import BareMetalError, CapacityError, IntegrityError
+from baremetalrt.core.units import MIB
+from baremetalrt.native.library import ENVIRONMENT_VARIABLE
+from baremetalrt.native.whole_model import WholeConfig
+from baremetalrt.session.whole import wire
+
+# Isolated: neither the folder one is in nor the environment decides what is imported.
+_COMMAND: Final = (sys.executable, "-I", "-m", "baremetalrt.session.whole.worker")
+# Loading reads the file once, from a slow disk perhaps.
+_LOAD_S: Final = 60.0
+_SLOW_DISK_BYTES_PER_S: Final = 20 * MIB
+_END_S: Final = 5.0
+# What drivers of devices are told by; the library is found by the first one.
+_TOLD: Final = (ENVIRONMENT_VARIABLE, "GGML_", "CUDA_", "HIP_", "ROCR_", "VK_", "LLAMA_")
+
+
+@dataclass(frozen=True, kw_only=True)
+class WholeFile:
+    """The model's files, the first of which is loaded, and what its vocabulary says of the logits."""
+
+    paths: tuple[Path, ...]
+    num_bytes: int
+    vocabulary_size: int
+
+
+class WholeProcess:
+    """One process at a time. `start` and `step` are for one thread, `end` for any."""
+
+    def __init__(self, file: WholeFile, config: WholeConfig, *, is_confined: bool) -> None:
+        """`is_confined`: whether it can do without files of the system, as drivers cannot."""
+        self.config = config
+        self._file = file
+        self._is_confined = is_confined
+        self._process: subprocess.Popen[bytes] | None = None
+        num_bytes = 4 * config.max_rows * file.vocabulary_size
+        self._rows_file = _memory_file(num_bytes)
+        rows = np.frombuffer(mmap.mmap(self._rows_file, num_bytes), np.float32)
+        self._rows_RV = rows.reshape(config.max_rows, file.vocabulary_size)
+        self.can_cut = True
+        self._is_over = False
+
+    @property
+    def is_running(self) -> bool:
+        """As far as is known: that it was killed shows at the next step."""
+        return self._process is not None
+
+    def start(self) -> None:
+        """Starts it and loads the model; blocks.
+
+        Raises:
+            IntegrityError: the file is refused, or ends the process that loads it.
+            CapacityError: there is no memory for it.
+        """
+        if self._is_over:
+            raise RuntimeError("the model was closed")
+        self._process = process = self._spawn()
+        limit_s = _LOAD_S + self._file.num_bytes / _SLOW_DISK_BYTES_PER_S
+        was_late = threading.Event()
+
+        def end_it() -> None:
+            was_late.set()
+            process.kill()
+
+        alarm = threading.Timer(limit_s, end_it)
+        alarm.daemon = True
+        alarm.start()
+        load = wire.Load(
+            paths=[os.fsencode(path.resolve()) for path in self._file.paths],
+            config=self.config,
+            rows_file=self._rows_file,
+            vocabulary_size=self._file.vocabulary_size,
+            is_confined=self._is_confined,
+        )
+        try:
+            reply = self._ask(process, load)
+        finally:
+            alarm.cancel()
+        if was_late.is_set():
+            self._fail(f"takes more than {limit_s:.0f} s to load", code="model.load-hangs")
+        if reply is None:
+            self._explain(process, "loading it")
+        if not isinstance(reply, wire.Loaded):
+            self._stop()
+            raise self._error(reply)
+        self.can_cut = reply.can_cut
+
+    def step(self, step: wire.Step) -> NDArray[np.float32]:
+        """Logits `(R, V)` of one step; the memory is that of the next one, too. Blocks.
+
+        Raises:
+            CapacityError: no memory for this step, or the process was killed, as for lack of memory.
+            IntegrityError: the process ended of itself, as it does on a file that it does not like.
+        """
+        process = self._process
+        if process is None:
+            raise RuntimeError("the process of the model was not started")
+        reply = self._ask(process, step)
+        if reply is None:
+            self._explain(process, "a step of it")
+        if not isinstance(reply, wire.Computed):
+            raise self._error(reply)
+        return self._rows_RV[: reply.num_rows]
+
+    def end(self) -> None:
+        """Ends it for good, whatever it does; who waits for a step hears of it. From any thread."""
+        self._is_over = True
+        process = self._process
+        if process is not None:
+            process.kill()
+            process.wait()
+
+    def close(self) -> None:
+        """Frees what is left; nobody may be in `start` or `step`."""
+        self._is_over = True
+        self._stop()
+        if self._rows_file >= 0:
+            os.close(self._rows_file)
+            self._rows_file = -1
+
+    def _spawn(self) -> "subprocess.Popen[bytes]":
+        told = {name: value for name, value in os.environ.items() if name.startswith(_TOLD)}
+        environment = sandbox.environment() | told | {"GGML_NO_BACKTRACE": "1"}
+        # It has as many threads as it is told to.
+        del environment["OMP_NUM_THREADS"]
+        return subprocess.Popen(
+            _COMMAND,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=environment,
+            pass_fds=(self._rows_file,),
+            # Ctrl-C is for the program, which may go on.
+            start_new_session=True,
+        )
+
+    def _ask(
+        self, process: "subprocess.Popen[bytes]", message: wire.Load | wire.Step
+    ) -> wire.Reply | None:
+        assert process.stdin is not None and process.stdout is not None
+        try:
+            wire.write(process.stdin, message)
+            return wire.read_reply(process.stdout)
+        except OSError:
+            return None
+
+    def _explain(self, process: "subprocess.Popen[bytes]", what: str) -> NoReturn:
+        """Raises the error that its end is."""
+        try:
+            status = process.wait(_END_S)
+        except subprocess.TimeoutExpired:
+            status = 0  # it says nonsense, and does not go
+        if status == -signal.SIGKILL:
+            self._stop()
+            raise CapacityError(
+                f"the process of {self._name} was killed, as the system does where memory is short",
+                code="model.killed",
+                hint="ask again; if it happens again, use a smaller --context or model",
+            )
+        ended = signal.Signals(-status).name if status < 0 else f"status {status}"
+        self._fail(f"ended its process ({ended}) at {what}", code="model.crashed")
+
+    def _fail(self, what: str, *, code: str) -> NoReturn:
+        self._stop()
+        raise IntegrityError(
+            f"{self._name} {what}",
+            code=code,
+            source=str(self._file.paths[0]),
+            hint="the file is damaged, or the library has a fault; fetch the file again",
+        )
+
+    def _error(self, reply: wire.Reply) -> BareMetalError:
+        if not isinstance(reply, wire.Failed):
+            raise RuntimeError("the process of a model gave another reply than was asked for")
+        if reply.kind == "capacity":
+            return CapacityError(reply.message, code=reply.code, hint=reply.hint)
+        source = str(self._file.paths[0])
+        return IntegrityError(reply.message, source=source, code=reply.code, hint=reply.hint)
+
+    @property
+    def _name(self) -> str:
+        return self._file.paths[0].name
+
+    def _stop(self) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.kill()
+        process.wait()
+        for pipe in (process.stdin, process.stdout):
+            try:
+                if pipe is not None:
+                    pipe.close()
+            except OSError:
+                pass  # what was to be sent has nobody who takes it
+
+
+def _memory_file(num_bytes: int) -> int:
+    """An open file without a name, which two processes share; in memory, where the system has such."""
+    if hasattr(os, "memfd_create"):
+        found = os.memfd_create("rows")
+    else:
+        with tempfile.TemporaryFile() as file:
+            found = os.dup(file.fileno())
+    os.truncate(found, num_bytes)
+    return found

@@ -1,0 +1,124 @@
+"""What a node and the process of a whole model say to each other: four bytes of length, then MessagePack.
+
+One request, one reply. Logits do not travel: they are in memory that both have.
+"""
+
+import struct
+from typing import IO, Final, Literal
+
+import msgspec
+
+from baremetalrt.native.whole_model import Reads, WholeConfig, WholeSlice
+
+_LENGTH: Final = struct.Struct("<I")
+_MAX_FRAME_BYTES: Final = 16 << 20
+
+
+class Load(msgspec.Struct, frozen=True, kw_only=True):
+    """The first request: the model. `paths`: its files, the first of which is loaded.
+
+    `rows_file`: the open file that the logits of a step are written to. `is_confined`: whether no other
+    file is to be in reach; drivers of devices need theirs.
+    """
+
+    paths: list[bytes]
+    config: WholeConfig
+    rows_file: int
+    vocabulary_size: int
+    is_confined: bool
+
+
+class Cut(msgspec.Struct, frozen=True, tag="cut", array_like=True):
+    """Forget all but the first tokens of a text."""
+
+    text: int
+    length: int
+
+
+class Copy(msgspec.Struct, frozen=True, tag="copy", array_like=True):
+    """Give an empty text the first tokens of another."""
+
+    source: int
+    target: int
+    length: int
+
+
+class Clear(msgspec.Struct, frozen=True, tag="clear", array_like=True):
+    """Forget everything."""
+
+
+Change = Cut | Copy | Clear
+
+
+class Step(msgspec.Struct, frozen=True, array_like=True):
+    """Changes of what is remembered, in order, and then a step."""
+
+    changes: list[Change]
+    slices: list[WholeSlice]
+    reads: Reads
+
+
+class Loaded(msgspec.Struct, frozen=True, tag="loaded"):
+    """The model is there. `can_cut`: texts can be cut anywhere."""
+
+    can_cut: bool
+
+
+class Computed(msgspec.Struct, frozen=True, tag="computed"):
+    """The step is done; so many rows are there."""
+
+    num_rows: int
+
+
+class Failed(msgspec.Struct, frozen=True, tag="failed"):
+    """One of our errors, in parts."""
+
+    kind: Literal["integrity", "capacity"]
+    message: str
+    code: str
+    hint: str | None
+
+
+Reply = Loaded | Computed | Failed
+
+_load_decoder: Final = msgspec.msgpack.Decoder(Load)
+_step_decoder: Final = msgspec.msgpack.Decoder(Step)
+_reply_decoder: Final = msgspec.msgpack.Decoder(Reply)
+_encoder: Final = msgspec.msgpack.Encoder()
+
+
+def write(stream: IO[bytes], message: Load | Step | Reply) -> None:
+    """Sends one message."""
+    body = _encoder.encode(message)
+    stream.write(_LENGTH.pack(len(body)) + body)
+    stream.flush()
+
+
+def read_load(stream: IO[bytes]) -> Load | None:
+    """The first request; nothing at the end."""
+    body = _frame(stream)
+    return None if body is None else _load_decoder.decode(body)
+
+
+def read_step(stream: IO[bytes]) -> Step | None:
+    """The next step; nothing at the end."""
+    body = _frame(stream)
+    return None if body is None else _step_decoder.decode(body)
+
+
+def read_reply(stream: IO[bytes]) -> Reply | None:
+    """The reply; nothing where the process ended, or says what it should not."""
+    body = _frame(stream)
+    try:
+        return None if body is None else _reply_decoder.decode(body)
+    except msgspec.DecodeError:
+        return None
+
+
+def _frame(stream: IO[bytes]) -> bytes | None:
+    head = stream.read(_LENGTH.size)
+    if len(head) < _LENGTH.size:
+        return None
+    (length,) = _LENGTH.unpack(head)
+    body = stream.read(length) if length <= _MAX_FRAME_BYTES else b""
+    return body if len(body) == length else None
