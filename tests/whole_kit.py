@@ -8,11 +8,13 @@ from baremetalrt.session.whole.texts import WholeTexts
 from tiny_whole import VOCABULARY_SIZE
 
 
-def start(path: Path, *, num_cells: int = 1024, max_texts: int = 4) -> WholeProcess:
+def start(
+    path: Path, *, num_cells: int = 1024, max_texts: int = 4, num_threads: int = 1
+) -> WholeProcess:
     """A running process with the model."""
     config = WholeConfig(
         device="cpu",
-        num_threads=1,
+        num_threads=num_threads,
         num_cells=num_cells,
         max_texts=max_texts,
         step_tokens=64,

@@ -2,14 +2,15 @@
 
 import mmap
 import os
+import select
 import signal
 import subprocess
 import sys
 import tempfile
-import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import IO, Final, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,10 +24,13 @@ from baremetalrt.session.whole import wire
 
 # Isolated: neither the folder one is in nor the environment decides what is imported.
 _COMMAND: Final = (sys.executable, "-I", "-m", "baremetalrt.session.whole.worker")
-# Loading reads the file once, from a slow disk perhaps.
-_LOAD_S: Final = 60.0
+# Loading reads the file once, from a slow disk perhaps, and so may a step. One of so many tokens takes
+# no longer than that, or else a multiple of it.
+_PATIENCE_S: Final = 60.0
 _SLOW_DISK_BYTES_PER_S: Final = 20 * MIB
+_TOKENS_AT_ONCE: Final = 32
 _END_S: Final = 5.0
+_NONSENSE: Final = "has a process that says nonsense"
 # What drivers of devices are told by; the library is found by the first one.
 _TOLD: Final = (ENVIRONMENT_VARIABLE, "GGML_", "CUDA_", "HIP_", "ROCR_", "VK_", "LLAMA_")
 
@@ -71,16 +75,6 @@ class WholeProcess:
         if self._is_over:
             raise RuntimeError("the model was closed")
         self._process = process = self._spawn()
-        limit_s = _LOAD_S + self._file.num_bytes / _SLOW_DISK_BYTES_PER_S
-        was_late = threading.Event()
-
-        def end_it() -> None:
-            was_late.set()
-            process.kill()
-
-        alarm = threading.Timer(limit_s, end_it)
-        alarm.daemon = True
-        alarm.start()
         load = wire.Load(
             paths=[os.fsencode(path.resolve()) for path in self._file.paths],
             config=self.config,
@@ -88,17 +82,12 @@ class WholeProcess:
             vocabulary_size=self._file.vocabulary_size,
             is_confined=self._is_confined,
         )
-        try:
-            reply = self._ask(process, load)
-        finally:
-            alarm.cancel()
-        if was_late.is_set():
-            self._fail(f"takes more than {limit_s:.0f} s to load", code="model.load-hangs")
-        if reply is None:
-            self._explain(process, "loading it")
-        if not isinstance(reply, wire.Loaded):
+        reply = self._ask(process, load, self._limit_s, "loaded it")
+        if isinstance(reply, wire.Failed):
             self._stop()
             raise self._error(reply)
+        if not isinstance(reply, wire.Loaded):
+            self._fail(_NONSENSE)
         self.can_cut = reply.can_cut
 
     def step(self, step: wire.Step) -> NDArray[np.float32]:
@@ -111,12 +100,15 @@ class WholeProcess:
         process = self._process
         if process is None:
             raise RuntimeError("the process of the model was not started")
-        reply = self._ask(process, step)
-        if reply is None:
-            self._explain(process, "a step of it")
-        if not isinstance(reply, wire.Computed):
+        num_tokens = sum(len(one.tokens) for one in step.slices)
+        limit_s = self._limit_s * max(1.0, num_tokens / _TOKENS_AT_ONCE)
+        reply = self._ask(process, step, limit_s, "computed with it")
+        if isinstance(reply, wire.Failed):
             raise self._error(reply)
-        return self._rows_RV[: reply.num_rows]
+        num_read = {"none": 0, "last": len(step.slices), "all": num_tokens}[step.reads]
+        if not isinstance(reply, wire.Computed) or reply.num_rows != num_read:
+            self._fail(_NONSENSE)
+        return self._rows_RV[:num_read]
 
     def end(self) -> None:
         """Ends it for good, whatever it does; who waits for a step hears of it. From any thread."""
@@ -145,27 +137,39 @@ class WholeProcess:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             env=environment,
+            # Replies are waited for, and not longer than so.
+            bufsize=0,
             pass_fds=(self._rows_file,),
             # Ctrl-C is for the program, which may go on.
             start_new_session=True,
         )
 
     def _ask(
-        self, process: "subprocess.Popen[bytes]", message: wire.Load | wire.Step
-    ) -> wire.Reply | None:
+        self,
+        process: "subprocess.Popen[bytes]",
+        message: wire.Load | wire.Step,
+        limit_s: float,
+        what: str,
+    ) -> wire.Reply:
+        """One request, one reply; `what` it does with the file, should that end it."""
         assert process.stdin is not None and process.stdout is not None
         try:
-            wire.write(process.stdin, message)
-            return wire.read_reply(process.stdout)
-        except OSError:
-            return None
+            _send(process.stdin, wire.encode(message))
+            reply = _receive(process.stdout, time.monotonic() + limit_s)
+        except TimeoutError:
+            self._fail(f"hangs: the process that {what} took more than {limit_s:.0f} s")
+        except (EOFError, OSError):
+            self._explain(process, what)
+        except ValueError:
+            self._fail(_NONSENSE)
+        return reply
 
     def _explain(self, process: "subprocess.Popen[bytes]", what: str) -> NoReturn:
         """Raises the error that its end is."""
         try:
             status = process.wait(_END_S)
         except subprocess.TimeoutExpired:
-            status = 0  # it says nonsense, and does not go
+            self._fail(_NONSENSE)  # it says no more, and does not go
         if status == -signal.SIGKILL:
             self._stop()
             raise CapacityError(
@@ -174,24 +178,27 @@ class WholeProcess:
                 hint="ask again; if it happens again, use a smaller --context or model",
             )
         ended = signal.Signals(-status).name if status < 0 else f"status {status}"
-        self._fail(f"ended its process ({ended}) at {what}", code="model.crashed")
+        self._fail(f"ended the process that {what} ({ended})")
 
-    def _fail(self, what: str, *, code: str) -> NoReturn:
+    def _fail(self, what: str) -> NoReturn:
         self._stop()
         raise IntegrityError(
             f"{self._name} {what}",
-            code=code,
+            code="model.crashed",
             source=str(self._file.paths[0]),
             hint="the file is damaged, or the library has a fault; fetch the file again",
         )
 
-    def _error(self, reply: wire.Reply) -> BareMetalError:
-        if not isinstance(reply, wire.Failed):
-            raise RuntimeError("the process of a model gave another reply than was asked for")
+    def _error(self, reply: wire.Failed) -> BareMetalError:
         if reply.kind == "capacity":
             return CapacityError(reply.message, code=reply.code, hint=reply.hint)
         source = str(self._file.paths[0])
         return IntegrityError(reply.message, source=source, code=reply.code, hint=reply.hint)
+
+    @property
+    def _limit_s(self) -> float:
+        """How long it may take to read the file once."""
+        return _PATIENCE_S + self._file.num_bytes / _SLOW_DISK_BYTES_PER_S
 
     @property
     def _name(self) -> str:
@@ -209,6 +216,27 @@ class WholeProcess:
                     pipe.close()
             except OSError:
                 pass  # what was to be sent has nobody who takes it
+
+
+def _send(requests: IO[bytes], data: bytes) -> None:
+    rest = memoryview(data)
+    while rest:
+        # A pipe takes as much as it has room for.
+        rest = rest[requests.write(rest) :]
+
+
+def _receive(replies: IO[bytes], until_s: float) -> wire.Reply:
+    """The next reply; raises `EOFError`, `TimeoutError`, or `ValueError` where it is none."""
+    poll, data = select.poll(), b""
+    poll.register(replies, select.POLLIN)
+    while (missing := wire.num_missing(data)) > 0:
+        if not poll.poll(max(0.0, 1000 * (until_s - time.monotonic()))):
+            raise TimeoutError
+        more = replies.read(missing)
+        if not more:
+            raise EOFError
+        data += more
+    return wire.decode_reply(data)
 
 
 def _memory_file(num_bytes: int) -> int:

@@ -11,7 +11,7 @@ import msgspec
 from baremetalrt.native.whole_model import Reads, WholeConfig, WholeSlice
 
 _LENGTH: Final = struct.Struct("<I")
-_MAX_FRAME_BYTES: Final = 16 << 20
+_MAX_REPLY_BYTES: Final = 1 << 16
 
 
 class Load(msgspec.Struct, frozen=True, kw_only=True):
@@ -87,11 +87,10 @@ _reply_decoder: Final = msgspec.msgpack.Decoder(Reply)
 _encoder: Final = msgspec.msgpack.Encoder()
 
 
-def write(stream: IO[bytes], message: Load | Step | Reply) -> None:
-    """Sends one message."""
+def encode(message: Load | Step | Reply) -> bytes:
+    """One message as it is sent."""
     body = _encoder.encode(message)
-    stream.write(_LENGTH.pack(len(body)) + body)
-    stream.flush()
+    return _LENGTH.pack(len(body)) + body
 
 
 def read_load(stream: IO[bytes]) -> Load | None:
@@ -106,19 +105,29 @@ def read_step(stream: IO[bytes]) -> Step | None:
     return None if body is None else _step_decoder.decode(body)
 
 
-def read_reply(stream: IO[bytes]) -> Reply | None:
-    """The reply; nothing where the process ended, or says what it should not."""
-    body = _frame(stream)
-    try:
-        return None if body is None else _reply_decoder.decode(body)
-    except msgspec.DecodeError:
-        return None
-
-
 def _frame(stream: IO[bytes]) -> bytes | None:
     head = stream.read(_LENGTH.size)
     if len(head) < _LENGTH.size:
         return None
     (length,) = _LENGTH.unpack(head)
-    body = stream.read(length) if length <= _MAX_FRAME_BYTES else b""
+    body = stream.read(length)
     return body if len(body) == length else None
+
+
+def num_missing(data: bytes) -> int:
+    """How many bytes are still to come of a reply that begins so; raises `ValueError` if too many."""
+    if len(data) < _LENGTH.size:
+        return _LENGTH.size - len(data)
+    (length,) = _LENGTH.unpack_from(data)
+    if length > _MAX_REPLY_BYTES:
+        raise ValueError("a reply is longer than any can be")
+    return int(_LENGTH.size + length - len(data))
+
+
+def decode_reply(data: bytes) -> Reply:
+    """A reply that has come; raises `ValueError` where it is none."""
+    try:
+        reply: Reply = _reply_decoder.decode(data[_LENGTH.size :])
+    except msgspec.DecodeError as error:
+        raise ValueError("this is no reply") from error
+    return reply

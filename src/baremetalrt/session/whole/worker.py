@@ -21,6 +21,11 @@ from baremetalrt.session.whole import wire
 
 def main() -> None:
     requests, replies = os.fdopen(0, "rb"), _private_stdout()
+
+    def say(reply: wire.Reply) -> None:
+        replies.write(wire.encode(reply))
+        replies.flush()
+
     load = wire.read_load(requests)
     if load is None:
         return
@@ -34,12 +39,12 @@ def main() -> None:
     try:
         model = _open(Path(paths[0]), load)
     except BareMetalError as error:
-        wire.write(replies, _failed(error))
+        say(_failed(error))
         return
-    wire.write(replies, wire.Loaded(model.can_cut))
+    say(wire.Loaded(model.can_cut))
     address = np.frombuffer(rows, np.uint8).ctypes.data
     while (step := wire.read_step(requests)) is not None:
-        wire.write(replies, _compute(model, step, address))
+        say(_compute(model, step, address))
 
 
 def _open(path: Path, load: wire.Load) -> WholeModel:
