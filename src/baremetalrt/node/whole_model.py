@@ -60,10 +60,19 @@ def start_whole(
     It has room for `num_kept` tokens besides, which stay.
 
     Raises:
-        UsageError: there is no such device.
+        UsageError: there is no such device, or the model takes no texts of that length.
         IntegrityError, CapacityError: see `WholeProcess.start`.
     """
     outline = read_outline(file)
+    asked = options.context
+    if asked is not None and asked > outline.training_context:
+        # Of architectures that we do not know, some have nothing for later positions.
+        raise UsageError(
+            f"{file.path.name} takes texts of at most {outline.training_context} tokens",
+            code="context.exceeded",
+            parameter="context",
+            hint=f"use --context {outline.training_context} or less",
+        )
     device = find_device(options.device)
     is_host = device.kind == "cpu"
     free = ledger.free() if is_host else device.memory_bytes()[0]
