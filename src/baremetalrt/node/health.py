@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from baremetalrt import __version__
+from baremetalrt.blocks.architectures import ARCHITECTURES
 from baremetalrt.core import sandbox
 from baremetalrt.core.errors import BareMetalError
 from baremetalrt.core.installation import DISTRIBUTION
@@ -35,12 +36,16 @@ class Problem:
 
 @dataclass(frozen=True, kw_only=True)
 class Health:
-    """What was found. Sizes are bytes. `confined_…`: what those who read strangers' texts give up."""
+    """What was found. Sizes are bytes. `confined_…`: what those who read strangers' files give up.
+
+    `architectures`: those with graphs here; the library runs those that it knows besides, whole.
+    """
 
     version: str
     python: str
     system: str
     library: LibrarySurvey | None
+    architectures: tuple[str, ...]
     devices: tuple[DeviceSurvey, ...]
     threads: int
     memory_available_bytes: int
@@ -80,6 +85,7 @@ def examine() -> Health:
         python=platform.python_version(),
         system=f"{platform.system()} {platform.machine()}",
         library=library,
+        architectures=tuple(sorted(ARCHITECTURES)),
         devices=tuple(devices),
         threads=default_threads(),
         memory_available_bytes=available_bytes(),
