@@ -9,7 +9,12 @@ from tiny_whole import VOCABULARY_SIZE
 
 
 def start(
-    path: Path, *, num_cells: int = 1024, max_texts: int = 4, num_threads: int = 1
+    path: Path,
+    *,
+    num_cells: int = 1024,
+    max_texts: int = 4,
+    num_threads: int = 1,
+    vocabulary_size: int = VOCABULARY_SIZE,
 ) -> WholeProcess:
     """A running process with the model."""
     config = WholeConfig(
@@ -21,7 +26,7 @@ def start(
         max_rows=32,
         repack=True,
     )
-    file = WholeFile(paths=(path,), num_bytes=path.stat().st_size, vocabulary_size=VOCABULARY_SIZE)
+    file = WholeFile(paths=(path,), num_bytes=path.stat().st_size, vocabulary_size=vocabulary_size)
     process = WholeProcess(file, config, is_confined=True)
     try:
         process.start()
@@ -31,8 +36,8 @@ def start(
     return process
 
 
-def texts(process: WholeProcess) -> WholeTexts:
-    return WholeTexts(process, VOCABULARY_SIZE)
+def texts(process: WholeProcess, *, vocabulary_size: int = VOCABULARY_SIZE) -> WholeTexts:
+    return WholeTexts(process, vocabulary_size)
 
 
 def process_id(process: WholeProcess) -> int:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 import tiny_whole
@@ -133,6 +134,35 @@ def test_a_process_that_says_nonsense_is_ended(
     monkeypatch.setattr(whole_process, "_COMMAND", (sys.executable, "-c", program))
     with pytest.raises(IntegrityError, match="nonsense"):
         load(node, tiny_whole.write(tmp_path / "model.gguf", "gpt2"))
+
+
+@run_async
+async def test_a_step_that_hangs_is_ended(
+    node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the next question is answered."""
+    model = load(node, tiny_whole.write(tmp_path / "model.gguf", "gpt2"))
+    expected = await answer(model)
+    with monkeypatch.context() as patch:
+        patch.setattr(whole_process, "_PATIENCE_S", 0.5)
+        os.kill(process_id(model), signal.SIGSTOP)
+        with pytest.raises(IntegrityError, match="hangs"):
+            await answer(model)
+    assert await answer(model) == expected
+
+
+@run_async
+async def test_nobody_waits_for_a_step_at_the_end(node: Node, tmp_path: Path) -> None:
+    """However long it would take: what computes it is ended, and who asked comes back."""
+    model = load(node, tiny_whole.write(tmp_path / "model.gguf", "gpt2"))
+    pid = process_id(model)
+    os.kill(pid, signal.SIGSTOP)
+    asking = asyncio.create_task(answer(model))
+    await asyncio.sleep(0.1)
+    await asyncio.to_thread(node.close)
+    (ended,) = await asyncio.gather(asking, return_exceptions=True)
+    assert isinstance(ended, Exception)
+    assert not psutil.pid_exists(pid)
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "mamba"])
