@@ -53,6 +53,7 @@ test-interop: $(VENV)/test-ready
 # teach, and the questions that are asked about them.
 bench: $(VENV)/test-ready
 	$(BIN)/python bench/against_llama_cpp.py $(if $(QWEN),--qwen)
+	$(BIN)/python bench/whole.py
 	$(BIN)/python bench/swarm.py
 	$(BIN)/python bench/peers.py
 	$(BIN)/python bench/placement.py

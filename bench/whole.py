@@ -1,22 +1,26 @@
 """What a token costs more where a model runs whole: libllama in its own process, against libllama called.
 
 Same library, file, threads and steps; both choose the likeliest token. Prints the ratio of their speeds,
-ours to theirs, as the median over pairs that were measured one right after the other.
+ours to theirs, as the median over pairs that were measured one right after the other; and that of the
+processor time that both take, prompts included, in which others on the machine are not counted.
 """
 
 import argparse
 import asyncio
+import os
 import statistics
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from against_llama_cpp import CONTEXT, prompt, report
 from baremetalrt.core.owner import Owner
 from baremetalrt.devices.processor import default_threads
 from baremetalrt.native.whole_model import WholeConfig
-from baremetalrt.session.stage import CHUNK_TOKENS, QueuedStage
+from baremetalrt.session.stage import CHUNK_TOKENS, DirectStage, QueuedStage, Stage
 from baremetalrt.session.tokenizer import Tokenizer
 from baremetalrt.session.whole.process import WholeFile, WholeProcess
 from baremetalrt.session.whole.texts import WholeTexts
@@ -46,7 +50,11 @@ class Whole:
         self._process = WholeProcess(file, config, is_confined=True)
         self._process.start()
         self._worker = ThreadPoolExecutor(1)
-        self._stage = QueuedStage(WholeTexts(self._process, tokenizer.size), self._worker)
+        texts = WholeTexts(self._process, tokenizer.size)
+        # As a node does: a queue is for several.
+        self._stage: Stage = (
+            QueuedStage(texts, self._worker) if num_texts > 1 else DirectStage(texts)
+        )
         self._num_asked = 0
 
     async def _one(self, tokens: list[int], num_tokens: int) -> dict[str, Any]:
@@ -81,9 +89,19 @@ class Whole:
             "tokens": [a["tokens"] for a in answers],
         }
 
+    def processor_s(self) -> float:
+        """What this process and that of the model have used."""
+        assert self._process._process is not None
+        return processor_s(os.getpid()) + processor_s(self._process._process.pid)
+
     def close(self) -> None:
         self._worker.shutdown()
         self._process.close()
+
+
+def processor_s(pid: int) -> float:
+    times = psutil.Process(pid).cpu_times()
+    return float(times.user + times.system)
 
 
 def compare(model: Path, num_texts: int, length: int, pairs: int, threads: int) -> None:
@@ -96,6 +114,8 @@ def compare(model: Path, num_texts: int, length: int, pairs: int, threads: int) 
     whole = Whole(model, num_texts, threads)
     with Worker("llama_cpp_worker.py", arguments) as direct:
         sides: tuple[Any, Any] = (whole, direct)
+        used = (whole.processor_s, lambda: processor_s(direct.pid))
+        processor: tuple[list[float], list[float]] = ([], [])
         decode: tuple[list[float], list[float]] = ([], [])
         prefill: tuple[list[float], list[float]] = ([], [])
         num_same = 0
@@ -103,9 +123,11 @@ def compare(model: Path, num_texts: int, length: int, pairs: int, threads: int) 
             prompts = [prompt(length, 100 * pair + i) for i in range(num_texts)]
             said: list[Any] = [None, None]
             for side in (pair % 2, 1 - pair % 2):
+                before_s = used[side]()
                 reply = sides[side].ask({"prompts": prompts, "num_tokens": NUM_TOKENS})
                 said[side] = reply["tokens"]
                 if pair:  # the first is there to warm up
+                    processor[side].append(used[side]() - before_s)
                     decode[side].append(num_texts * (NUM_TOKENS - 1) / reply["decode_s"])
                     prefill[side].append(num_texts * length / reply["prefill_s"])
             num_same += said[0] == said[1]
@@ -113,6 +135,9 @@ def compare(model: Path, num_texts: int, length: int, pairs: int, threads: int) 
         for name, (ours, theirs) in (("prefill", prefill), ("decode", decode)):
             ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
             report(name, ratios, statistics.median(ours), statistics.median(theirs), "tok/s")
+        ratios = [a / b for a, b in zip(*processor, strict=True)]
+        ours_s, theirs_s = map(statistics.median, processor)
+        report("processor time", ratios, ours_s, theirs_s, "s")
         costs = [1e6 * (1 / a - 1 / b) for a, b in zip(*decode, strict=True)]
         print(f"  a decoded token costs {statistics.median(costs):+.0f} µs more")
     whole.close()

@@ -17,7 +17,14 @@ from baremetalrt.core.errors import CapacityError
 from baremetalrt.core.owner import PUBLIC, Owner
 from baremetalrt.core.spans import ByteRange
 from baremetalrt.session.arriving_stage import ArrivingStage
-from baremetalrt.session.stage import LocalStage, Place, QueuedStage, SoloStage, Stage
+from baremetalrt.session.stage import (
+    DirectStage,
+    LocalStage,
+    Place,
+    QueuedStage,
+    SoloStage,
+    Stage,
+)
 from session_kit import run_async
 from tiny_models import TinyModel, write
 from tiny_spans import open_span
@@ -68,7 +75,10 @@ async def opened(kind: str, folder: Path) -> AsyncIterator[Tried]:
             name = kind.removeprefix("whole-")
             process = whole_kit.start(tiny_whole.write(folder / "model.gguf", name))
             try:
-                stage = QueuedStage(whole_kit.texts(process), worker)
+                texts = whole_kit.texts(process)
+                # Both kinds of stage, each with models of both kinds.
+                is_direct = name in ("falcon", "lfm2")
+                stage = DirectStage(texts) if is_direct else QueuedStage(texts, worker)
                 yield Tried(stage, name not in tiny_whole.WITH_STATE)
             finally:
                 await asyncio.to_thread(worker.shutdown)

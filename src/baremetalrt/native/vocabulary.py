@@ -15,7 +15,7 @@ from baremetalrt.native.library import load_library
 # Source: `llama_token_attr` in `llama.h`.
 _UNKNOWN_OR_CONTROL: Final = 1 | 8
 # Source: `llama_model_loader`, or who calls it; it has no code for this.
-_UNKNOWN_ARCHITECTURE: Final = "unknown model architecture"
+_UNKNOWN_ARCHITECTURES: Final = ("unknown model architecture", "unsupported model architecture")
 
 
 class Vocabulary(Handle):
@@ -39,7 +39,7 @@ class Vocabulary(Handle):
             # Once more, for the reason.
             with logs.captured_errors() as lines:
                 pointer = self._c.llama_model_load_from_file(bytes(path), parameters)
-        if not pointer and any(_UNKNOWN_ARCHITECTURE in line for line in lines):
+        if not pointer and any(said in line for line in lines for said in _UNKNOWN_ARCHITECTURES):
             raise UsageError(
                 f"{path.name} has an architecture that the library does not know either",
                 code="model.unknown-architecture",

@@ -112,8 +112,7 @@ async def load_arriving(
     if runs_whole(file):
         # Whether it can be used at all is known before the rest has come.
         await in_thread(tokenizer_of, opening)
-        everything = [*file.header_ranges, *(t.byte_range for t in file.tensors.values())]
-        await torrent.wait_for(everything)
+        await torrent.finished()
         model = await in_thread((await node).load, opening)
     else:
         model = await in_thread((await node).load, opening, torrent)

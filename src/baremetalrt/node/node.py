@@ -26,7 +26,14 @@ from baremetalrt.node.whole_model import start_whole, tokenizer_of
 from baremetalrt.session.chat_template import ChatTemplate, TemplateProcess, template_of
 from baremetalrt.session.public_text import beginning_of
 from baremetalrt.session.route import Route
-from baremetalrt.session.stage import CHUNK_TOKENS, LocalStage, QueuedStage, SoloStage, Stage
+from baremetalrt.session.stage import (
+    CHUNK_TOKENS,
+    DirectStage,
+    LocalStage,
+    QueuedStage,
+    SoloStage,
+    Stage,
+)
 from baremetalrt.session.whole.process import WholeProcess
 from baremetalrt.session.whole.texts import WholeTexts
 from baremetalrt.weights.gguf import GGUFFile
@@ -110,7 +117,8 @@ class Node:
             opening.file, vocabulary_size, self.options, self.ledger, num_kept=len(beginning)
         )
         try:
-            stage = QueuedStage(WholeTexts(process, vocabulary_size), self._worker)
+            texts = WholeTexts(process, vocabulary_size)
+            stage = QueuedStage(texts, self._worker) if self._is_shared else DirectStage(texts)
             model = self._add(opening, [stage], context_limit, [], process)
             model.beginning = beginning
             return model
@@ -187,8 +195,11 @@ class Node:
             stage = ArrivingStage(span, self._worker, source)
             self._arriving.append(stage)
             return stage
-        is_shared = self._serves or self.options.max_sessions > 1
-        return LocalStage(span, self._worker) if is_shared else SoloStage(span)
+        return LocalStage(span, self._worker) if self._is_shared else SoloStage(span)
+
+    @property
+    def _is_shared(self) -> bool:
+        return self._serves or self.options.max_sessions > 1
 
     def _load_span(
         self,

@@ -108,39 +108,42 @@ class _Request:
         return self.reads, sequence.part, sequence.adapters
 
 
-class SoloStage:
-    """A span that one session uses, computed at once and on the caller's thread.
+class Computes(Protocol):
+    """What a stage on this machine leads to; see `Span`, which has more than this."""
+
+    def open(
+        self, tokens: Sequence[int], capacity: int, *, owner: Owner = ...
+    ) -> CachedSequence: ...
+
+    def grow(self, sequence: CachedSequence, capacity: int) -> None: ...
+
+    def release(self, sequence: CachedSequence, *, keep: bool) -> None: ...
+
+    def forward(
+        self, slices: Sequence[Slice], reads: Reads, *, part: BlockSpan | None = ...
+    ) -> NDArray[np.float32]: ...
+
+
+class DirectStage:
+    """What one session computes with, at once and on the caller's thread.
 
     For a process with nobody else to serve: a queue and the waking of a thread cost a percent or two
     of a small model's speed.
     """
 
     chunk_tokens = CHUNK_TOKENS
-    is_ready = True
 
-    def __init__(self, span: Span) -> None:
-        self._span = span
+    def __init__(self, computes: Computes) -> None:
+        self._computes = computes
         self._yielded_at = 0.0
 
     async def open(
         self, tokens: Sequence[int], capacity: int, owner: Owner = THIS_USER
     ) -> CachedSequence:
-        return self._span.open(tokens, capacity, owner=owner)
-
-    async def open_adapted(
-        self,
-        tokens: Sequence[int],
-        capacity: int,
-        adapters: "AdapterSet",
-        owner: Owner = THIS_USER,
-    ) -> CachedSequence:
-        return self._span.open(tokens, capacity, adapters=adapters, owner=owner)
-
-    def unload_adapter(self, digest: str) -> None:
-        self._span.adapters.unload(digest)
+        return self._computes.open(tokens, capacity, owner=owner)
 
     async def grow(self, place: Place, capacity: int) -> None:
-        self._span.grow(_sequence(place), capacity)
+        self._computes.grow(_sequence(place), capacity)
 
     async def truncate(self, place: Place, length: int) -> None:
         del _sequence(place).tokens[length:]
@@ -157,26 +160,32 @@ class SoloStage:
         if now - self._yielded_at > _YIELD_S:
             self._yielded_at = now
             await asyncio.sleep(0)
-        return self._span.forward([Slice(_sequence(place), tokens, x_TD)], reads)
+        return self._computes.forward([Slice(_sequence(place), tokens, x_TD)], reads)
 
     def release(self, place: Place, *, keep: bool) -> None:
-        self._span.release(_sequence(place), keep=keep)
+        self._computes.release(_sequence(place), keep=keep)
 
 
-class Computes(Protocol):
-    """What a queue of steps leads to; see `Span`, which has more than this."""
+class SoloStage(DirectStage):
+    """A span that one session uses, with adapters or without."""
 
-    def open(
-        self, tokens: Sequence[int], capacity: int, *, owner: Owner = ...
-    ) -> CachedSequence: ...
+    is_ready = True
 
-    def grow(self, sequence: CachedSequence, capacity: int) -> None: ...
+    def __init__(self, span: Span) -> None:
+        super().__init__(span)
+        self._span = span
 
-    def release(self, sequence: CachedSequence, *, keep: bool) -> None: ...
+    async def open_adapted(
+        self,
+        tokens: Sequence[int],
+        capacity: int,
+        adapters: "AdapterSet",
+        owner: Owner = THIS_USER,
+    ) -> CachedSequence:
+        return self._span.open(tokens, capacity, adapters=adapters, owner=owner)
 
-    def forward(
-        self, slices: Sequence[Slice], reads: Reads, *, part: BlockSpan | None = ...
-    ) -> NDArray[np.float32]: ...
+    def unload_adapter(self, digest: str) -> None:
+        self._span.adapters.unload(digest)
 
 
 class QueuedStage:

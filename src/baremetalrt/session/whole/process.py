@@ -162,6 +162,10 @@ class WholeProcess:
             self._explain(process, what)
         except ValueError:
             self._fail(_NONSENSE)
+        except BaseException:
+            # Somebody interrupts: its reply would be taken for that of the next step.
+            self._stop()
+            raise
         return reply
 
     def _explain(self, process: "subprocess.Popen[bytes]", what: str) -> NoReturn:
