@@ -20,9 +20,11 @@ _NORMAL, _UNKNOWN, _CONTROL, _BYTE = 1, 2, 3, 6
 class Writer:
     """A file in the making; shapes in ggml's order, the fastest dimension first."""
 
-    def __init__(self, path: Path, architecture: str, seed: int) -> None:
+    def __init__(
+        self, path: Path, architecture: str, seed: int, *, tensors_in_a_part: int = 0
+    ) -> None:
         self.name = architecture
-        self.out = gguf.GGUFWriter(path, architecture)
+        self.out = gguf.GGUFWriter(path, architecture, split_max_tensors=tensors_in_a_part)
         self._rng = np.random.default_rng(seed)
 
     def numbers(self, **values: Any) -> None:
@@ -137,20 +139,31 @@ BLOCKS: dict[str, Callable[[Writer], None]] = {
 WITH_STATE = ("mamba", "lfm2")
 
 
-def write(path: Path, architecture: str, *, seed: int = 0, width: int = WIDTH) -> Path:
-    """Writes a model that reads and writes bytes. Another `width` of the embedding fits nothing else."""
-    w = Writer(path, architecture, seed)
+def write(path: Path, architecture: str, *, seed: int = 0) -> Path:
+    """Writes a model that reads and writes bytes."""
+    _fill(Writer(path, architecture, seed), architecture)
+    return path
+
+
+def write_parts(folder: Path, architecture: str) -> list[Path]:
+    """The same in several files, the first of which has the header."""
+    folder.mkdir()
+    w = Writer(folder / "model.gguf", architecture, 0, tensors_in_a_part=12)
+    _fill(w, architecture)
+    return sorted(folder.iterdir())
+
+
+def _fill(w: Writer, architecture: str) -> None:
     w.numbers(context_length=CONTEXT, embedding_length=WIDTH, block_count=NUM_BLOCKS)
     w.numbers(feed_forward_length=INNER)
     w.out.add_tokenizer_model("llama")
     w.out.add_token_list(TOKENS)
     w.out.add_token_scores([0.0] * VOCABULARY_SIZE)
     w.out.add_token_types([_UNKNOWN, _CONTROL, _CONTROL, *[_BYTE] * 256])
-    w.matrix("token_embd.weight", width, VOCABULARY_SIZE)
+    w.matrix("token_embd.weight", WIDTH, VOCABULARY_SIZE)
     w.matrix("output.weight", WIDTH, VOCABULARY_SIZE)
     BLOCKS[architecture](w)
     w.out.write_header_to_file()
     w.out.write_kv_data_to_file()
     w.out.write_tensors_to_file()
     w.out.close()
-    return path

@@ -110,6 +110,22 @@ def test_a_file_that_ends_early_is_one_error(node: Node, tmp_path: Path) -> None
         load(node, path)
 
 
+def test_a_confined_process_reads_its_model_wherever_it_lies(node: Node, tmp_path: Path) -> None:
+    """Behind a link, as caches of what was fetched have them, and in parts."""
+    path = tiny_whole.write(tmp_path / "model.gguf", "gpt2")
+    expected = asyncio.run(answer(load(node, path)))
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "link.gguf").symlink_to(path)
+    assert asyncio.run(answer(load(node, elsewhere / "link.gguf"))) == expected
+    first, *others = tiny_whole.write_parts(tmp_path / "parts", "gpt2")
+    assert others
+    for number, part in enumerate((first, *others)):
+        part.rename(tmp_path / f"{number}.blob")
+        part.symlink_to(tmp_path / f"{number}.blob")
+    assert asyncio.run(answer(load(node, first))) == expected
+
+
 def test_a_process_that_hangs_is_ended(
     node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -76,7 +76,8 @@ class WholeProcess:
             raise RuntimeError("the model was closed")
         self._process = process = self._spawn()
         load = wire.Load(
-            paths=[os.fsencode(path.resolve()) for path in self._file.paths],
+            # By the names that they have here: libllama finds the parts of a model by theirs.
+            paths=[os.fsencode(path.absolute()) for path in self._file.paths],
             config=self.config,
             rows_file=self._rows_file,
             vocabulary_size=self._file.vocabulary_size,
