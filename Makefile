@@ -55,6 +55,7 @@ test-interop: $(VENV)/test-ready
 bench: $(VENV)/test-ready
 	$(BIN)/python bench/against_llama_cpp.py $(if $(QWEN),--qwen)
 	$(BIN)/python bench/engines.py $(if $(QWEN),--qwen)
+	$(BIN)/python bench/whole.py
 	$(BIN)/python bench/swarm.py
 	$(BIN)/python bench/peers.py
 	$(BIN)/python bench/placement.py

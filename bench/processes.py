@@ -32,6 +32,10 @@ class Worker:
         )
         self._read()
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def ask(self, command: Any) -> dict[str, Any]:
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(command) + "\n")

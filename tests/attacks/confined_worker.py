@@ -107,6 +107,18 @@ def main() -> None:
 
         reader_worker.read_file = read_file  # type: ignore[assignment]
         reader_worker.main()
+    elif which == "whole":
+        from baremetalrt.native import whole_model
+        from baremetalrt.session.whole import wire, worker
+
+        def compute(model: whole_model.WholeModel, step: wire.Step, address: int) -> wire.Reply:
+            """What became of one attempt, the first token says which; the model computes, too."""
+            model.forward(step.slices, "none")
+            name, said = list(outcomes(folder))[step.slices[0].tokens[0]]
+            return wire.Failed("capacity", f"{name}={said}", "attack", None)
+
+        worker._compute = compute
+        worker.main()
     else:
         from baremetalrt.session import template_worker
 

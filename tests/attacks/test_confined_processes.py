@@ -9,10 +9,16 @@ import psutil
 import pytest
 
 import document_kit as kit
+import tiny_whole
+import whole_kit
+from baremetalrt.core.errors import CapacityError
 from baremetalrt.core.sandbox import probe
 from baremetalrt.documents import reader_process
 from baremetalrt.documents.reader_process import ReaderProcess
+from baremetalrt.native.whole_model import WholeSlice
 from baremetalrt.session.chat_template import CHATML, ChatTemplate, TemplateProcess
+from baremetalrt.session.whole import process as whole_process
+from baremetalrt.session.whole import wire
 
 WORKER = Path(__file__).with_name("confined_worker.py")
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux confines a process so")
@@ -102,18 +108,43 @@ def test_a_template_that_gets_out_of_jinja_reaches_nothing(
         process.close()
 
 
+def test_a_whole_model_that_takes_over_its_process_reaches_nothing(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has its file, and threads to compute with: it does, on two of them, all the while."""
+    command = (sys.executable, "-I", str(WORKER), "whole", str(folder))
+    monkeypatch.setattr(whole_process, "_COMMAND", command)
+    process = whole_kit.start(
+        tiny_whole.write(tmp_path / "model.gguf", "gpt2"), num_threads=2, max_texts=1
+    )
+    try:
+        found = {}
+        for attempt in range(16):
+            slices = [WholeSlice(0, attempt, [attempt])]
+            with pytest.raises(CapacityError) as caught:
+                process.step(wire.Step([], slices, "none"))
+            name, _, said = caught.value.message.partition("=")
+            found[name] = said
+        assert psutil.Process(whole_kit.process_id(process)).num_threads() > 1
+        check(found, folder)
+    finally:
+        process.close()
+
+
 def test_keys_in_the_environment_stay_with_their_owner(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Neither process is told what the user's programs are."""
+    """No such process is told what the user's programs are."""
     monkeypatch.setenv("SECRET_TOKEN", "opensesame")
+    whole = whole_kit.start(tiny_whole.write(tmp_path / "model.gguf", "gpt2"))
     template = TemplateProcess()
     try:
         with ReaderProcess() as reader:
             kit.read(kit.write(tmp_path, "a.txt", "words"), reader=reader)
             ChatTemplate(template, CHATML, bos="", eos="").render([])
-            for name in ("reader_worker", "template_worker"):
+            for name in ("reader_worker", "template_worker", "whole.worker"):
                 (child,) = (c for c in psutil.Process().children() if name in " ".join(c.cmdline()))
                 assert "SECRET_TOKEN" not in child.environ()
     finally:
         template.close()
+        whole.close()

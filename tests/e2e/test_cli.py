@@ -128,7 +128,9 @@ def test_doctor_says_what_is_here(tmp_path: Path) -> None:
     report = json.loads(bmrt("doctor", "--json", home=tmp_path).stdout)
     assert report["problems"] == [] and report["devices"][0]["kind"] == "cpu"
     assert report["devices"][0]["features"]
-    assert "all is well" in bmrt("doctor", home=tmp_path).stdout
+    assert "llama" in report["architectures"]
+    said = bmrt("doctor", home=tmp_path).stdout
+    assert "all is well" in said and "run whole: not on peers" in said
 
 
 def test_bench_measures(tmp_path: Path) -> None:

@@ -112,10 +112,14 @@ class CopyCells:
 
 @dataclass(frozen=True)
 class Opened:
-    """A sequence ready to go on at `sequence.length`, once the copies are made, in order."""
+    """A sequence ready to go on at `sequence.length`, once the copies are made, in order.
+
+    `donor`: whose beginning it has a copy of.
+    """
 
     sequence: CachedSequence
     copies: tuple[CopyCells, ...]
+    donor: CachedSequence | None = None
 
 
 class NoRoomError(Exception):
@@ -133,9 +137,14 @@ class OverLimitError(NoRoomError):
 class SequenceTable:
     """All sequences of one KV cache: active ones, and idle ones kept for their beginnings."""
 
-    def __init__(self, num_cells: int) -> None:
+    def __init__(
+        self, num_cells: int, *, max_sequences: int | None = None, can_cut: bool = True
+    ) -> None:
+        """`can_cut`: a text can go on from within another; where not, only from its end."""
         self.allocator = ExtentAllocator(num_cells)
         self.sequences: list[CachedSequence] = []
+        self._max_sequences = max_sequences
+        self._can_cut = can_cut
         self._clock = 0
 
     def open(
@@ -161,7 +170,9 @@ class SequenceTable:
         kind, owners = (part, adapters), (owner, PUBLIC)
         alike = [s for s in self.sequences if (s.part, s.adapters) == kind and s.owner in owners]
         shared = [(common_prefix(s.tokens, wanted), s) for s in alike]
-        donors = [(n, s) for n, s in shared if n >= _MIN_SHARED]
+        donors = [
+            (n, s) for n, s in shared if n >= _MIN_SHARED and (self._can_cut or n == s.length)
+        ]
         length, donor = max(donors, key=lambda d: (d[0], not d[1].active), default=(0, None))
         can_adopt = donor is not None and not donor.active and donor.owner == owner
         if donor is not None and can_adopt and 2 * length > donor.length:
@@ -176,7 +187,7 @@ class SequenceTable:
             first_cell = None
         if first_cell is None and donor is not None and can_adopt:
             return self._adopt(donor, length, capacity, limit)
-        if first_cell is None and self.allocator.num_free >= capacity:
+        if first_cell is None and not self._is_crowded and self.allocator.num_free >= capacity:
             copies += self._compact()
             first_cell = self.allocator.allocate(capacity)
         if first_cell is None:
@@ -188,7 +199,7 @@ class SequenceTable:
             sequence.tokens.extend(donor.tokens[:length])
             self._touch(donor)
             copies.append(CopyCells(donor.first_cell, first_cell, length))
-        return Opened(sequence, tuple(copies))
+        return Opened(sequence, tuple(copies), donor)
 
     def grow(self, sequence: CachedSequence, capacity: int) -> tuple[CopyCells, ...]:
         """Makes room for `capacity` tokens, moving the sequence where it must; raises like `open`."""
@@ -221,6 +232,15 @@ class SequenceTable:
         sequence.active = False
         self._shrink(sequence, round_up(sequence.length, CELL_QUANTUM))
         self._touch(sequence)
+
+    def forget_idle(self) -> None:
+        """Forgets every text that nobody goes on with now."""
+        for sequence in [s for s in self.sequences if not s.active]:
+            self._drop(sequence)
+
+    @property
+    def _is_crowded(self) -> bool:
+        return self._max_sequences is not None and len(self.sequences) >= self._max_sequences
 
     def num_cells_of(self, principal: str) -> int:
         """Cells that texts of a principal hold, those kept for their beginnings included."""
@@ -256,7 +276,7 @@ class SequenceTable:
             raise
 
     def _allocate(self, capacity: int, owner: Owner, *, keep: CachedSequence | None) -> int | None:
-        while (first_cell := self.allocator.allocate(capacity)) is None:
+        while self._is_crowded or (first_cell := self.allocator.allocate(capacity)) is None:
             if not self._evict(owner, keep=keep):
                 return None
         return first_cell

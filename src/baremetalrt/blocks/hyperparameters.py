@@ -130,6 +130,17 @@ class MetadataReader:
             raise self.wrong(key, f"{len(value)} values", f"{length} values")
         return tuple(bool(v) for v in value[:length])
 
+    def counts(self, key: str, length: int) -> tuple[int, ...] | None:
+        """A count for each block, listed or the same for all; None when there is nothing under `key`."""
+        value = self._get(key)
+        if value is None:
+            return None
+        listed = value if isinstance(value, list) else [value] * length
+        found = [v for v in listed if isinstance(v, int) and 0 <= v <= _MAX_HEADS]
+        if len(found) != len(listed) or len(listed) < length:
+            raise self.wrong(key, value, f"{length} counts up to {_MAX_HEADS}")
+        return tuple(found[:length])
+
     def _get(self, key: str) -> object:
         # Metadata arrays are as long as the model is deep: anything longer is not for us.
         if (self.file.array_length(f"{self.architecture}.{key}") or 0) > _MAX_HEADS:

@@ -3,8 +3,7 @@
 Not safe for concurrent use: one thread at a time, see `session/stage.py`.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Final
@@ -13,21 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from baremetalrt.blocks.architecture import Architecture
-from baremetalrt.blocks.extents import (
-    CELL_QUANTUM,
-    AdapterKey,
-    CachedSequence,
-    NoRoomError,
-    OverLimitError,
-)
+from baremetalrt.blocks.extents import CELL_QUANTUM, AdapterKey, CachedSequence
 from baremetalrt.blocks.graphs import GraphCache, SpanGraph
 from baremetalrt.blocks.hyperparameters import Hyperparameters
 from baremetalrt.blocks.inventory import Unit, take_inventory
 from baremetalrt.blocks.kv_cache import KVCache
+from baremetalrt.blocks.room import room_for
 from baremetalrt.blocks.span_weights import LoadedWeights
 from baremetalrt.blocks.steps import CHUNK_TOKENS, Reads, Slice
 from baremetalrt.blocks.streams import StepShape, group_streams, last_quantum, window_start
-from baremetalrt.core.errors import CapacityError
 from baremetalrt.core.owner import THIS_USER, Owner
 from baremetalrt.core.spans import BlockSpan, ByteRange
 from baremetalrt.core.units import round_up
@@ -186,7 +179,7 @@ class Span:
             self._hold(adapters)
         key = adapters.key if adapters else ()
         try:
-            with self._room_for(capacity):
+            with room_for(capacity, self.cache.sequences):
                 opened = self.cache.sequences.open(tokens, capacity, part, key, owner, limit)
         except BaseException:
             self._let_go(key)
@@ -211,7 +204,7 @@ class Span:
 
     def grow(self, sequence: CachedSequence, capacity: int) -> None:
         """Makes room for `capacity` tokens; raises like `open`."""
-        with self._room_for(capacity):
+        with room_for(capacity, self.cache.sequences):
             copies = self.cache.sequences.grow(sequence, capacity)
         self.cache.copy(copies)
 
@@ -221,28 +214,6 @@ class Span:
             self.cache.scrub(sequence)
         self.cache.sequences.close(sequence, keep=keep)
         self._let_go(sequence.adapters)
-
-    @contextmanager
-    def _room_for(self, capacity: int) -> Iterator[None]:
-        try:
-            yield
-        except OverLimitError as error:
-            raise CapacityError(
-                f"no room for {capacity} tokens: {error.held} of {error.limit} that one peer may have "
-                "are in use",
-                code="cache.full",
-                needed=capacity,
-                available=max(0, error.limit - error.held),
-                hint="wait for other answers of yours to end",
-            ) from error
-        except NoRoomError as error:
-            raise CapacityError(
-                f"the cache of {self.cache.num_cells} tokens has no room for {capacity} more",
-                code="cache.full",
-                needed=capacity,
-                available=self.cache.sequences.allocator.num_free,
-                hint="wait for other answers to end, or give the cache more memory",
-            ) from error
 
     # steps
 

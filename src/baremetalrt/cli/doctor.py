@@ -47,7 +47,12 @@ def _print(h: "Health") -> None:
     left = [
         w for w, gone in (("files", h.confined_files), ("network", h.confined_calls)) if not gone
     ]
-    print(f"readers    of documents reach {' and '.join(left) or 'neither files nor network'}")
+    reached = " and ".join(left) or "neither files nor network"
+    print(f"graphs     for {len(h.architectures)} architectures: {', '.join(h.architectures)}")
+    print("           others that the library knows run whole: not on peers, while they arrive,")
+    print("           or with adapters")
+    reached = " and ".join(left) or "neither files nor network"
+    print(f"readers    of documents, and models that run whole on the processor, reach {reached}")
     for problem in h.problems:
         print(f"problem    {problem.message}")
         if problem.hint:

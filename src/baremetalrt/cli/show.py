@@ -34,7 +34,15 @@ def _print(d: dict[str, Any]) -> None:
         ("size", format_bytes(d["bytes"]) + ("" if d["complete"] else ", not complete")),
         ("license", d["license"] or "not stated"),
     ]
-    if d["runnable"]:
+    if not d["runnable"]:
+        lines.append(("problem", d["problem"]))
+    elif d["runs_whole"]:
+        lines += [
+            ("runs", "whole, through libllama: not on peers, while it arrives, or with adapters"),
+            ("context", f"{d['context']} tokens"),
+            ("width", f"{d['width']}"),
+        ]
+    else:
         lines += [
             ("context", f"{d['context']} tokens"),
             ("width", f"{d['width']}, feed-forward {d['feed_forward_width']}"),
@@ -44,8 +52,6 @@ def _print(d: dict[str, Any]) -> None:
             lines.append(("experts", f"{d['experts']}, {d['experts_used']} used per token"))
         if d["sliding_window"]:
             lines.append(("window", f"{d['sliding_window']} tokens"))
-    else:
-        lines.append(("problem", d["problem"]))
     lines += [
         ("vocabulary", f"{d['vocabulary'] or 0} tokens"),
         ("chat template", "yes" if d["chat_template"] else "no"),

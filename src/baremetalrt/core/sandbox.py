@@ -16,7 +16,7 @@ import errno
 import os
 import struct
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
 from baremetalrt.core.system_calls import FIRST_NEW, FORBIDDEN, MACHINES, OF_ITSELF
@@ -69,15 +69,20 @@ _NUM_RIGHTS: Final = (13, 14, 15, 15, 16, 16)
 _NETWORK, _SCOPES = 0b11, 0b11
 
 # Source: `linux/filter.h`, `linux/seccomp.h`. Where `struct seccomp_data` has what is looked at.
-_LOAD, _IF_EQUAL, _IF_AT_LEAST, _RETURN = 0x20, 0x15, 0x35, 0x06
+_LOAD, _IF_EQUAL, _IF_AT_LEAST, _IF_ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 _NUMBER_AT, _MACHINE_AT, _FIRST_ARGUMENT_AT = 0, 4, 16
 _ALLOW, _KILL, _REFUSE = 0x7FFF0000, 0x80000000, 0x00050000
+# Source: `linux/sched.h`.
+_CLONE_THREAD: Final = 0x00010000
 
 
-def confine() -> Confinement:
+def confine(
+    *, readable: Sequence[str] = (), files: bool = True, threads: bool = False
+) -> Confinement:
     """Gives up files, network and other processes, as far as this system can hold a process to that.
 
-    Call it before there is a second thread. It cannot be undone.
+    What is `readable` can still be opened; with `files=False`, everything can. With `threads`, it may
+    start some. Call it before there is a second thread. It cannot be undone.
     """
     if sys.platform != "linux":
         return Confinement(files=False, calls=False)
@@ -86,7 +91,9 @@ def confine() -> Confinement:
     if libc.prctl(_PR_SET_NO_NEW_PRIVS, *_words(1, 0, 0, 0)):
         return Confinement(files=False, calls=False)
     # In this order: the second forbids the calls of the first.
-    return Confinement(files=_confine_files(libc), calls=_confine_calls(libc))
+    return Confinement(
+        files=files and _confine_files(libc, readable), calls=_confine_calls(libc, threads)
+    )
 
 
 def probe() -> Confinement:
@@ -107,7 +114,7 @@ def environment() -> dict[str, str]:
     return kept | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 
 
-def _confine_files(libc: Any) -> bool:
+def _confine_files(libc: Any, readable: Sequence[str]) -> bool:
     version = libc.syscall(*_words(_CREATE_RULESET, 0, 0, _VERSION))
     if version < 1:
         return False
@@ -119,7 +126,7 @@ def _confine_files(libc: Any) -> bool:
     if ruleset < 0:
         return False
     try:
-        for path in _readable():
+        for path in (*_readable(), *readable):
             _allow_reading(libc, ruleset, path)
         return bool(libc.syscall(*_words(_RESTRICT_SELF, ruleset, 0)) == 0)
     finally:
@@ -152,17 +159,17 @@ def _readable() -> Iterator[str]:
     yield from places - {"/"}
 
 
-def _confine_calls(libc: Any) -> bool:
+def _confine_calls(libc: Any, threads: bool) -> bool:
     machine = MACHINES.get(os.uname().machine)
     if machine is None or sys.maxsize < 1 << 32:
         return False
-    program = b"".join(_filter(*machine))
+    program = b"".join(_filter(*machine, threads))
     memory = ctypes.create_string_buffer(program, len(program))
     head = struct.pack("@HP", len(program) // 8, ctypes.addressof(memory))
     return bool(libc.prctl(_PR_SET_SECCOMP, *_words(_SECCOMP_FILTER), head, *_words(0, 0)) == 0)
 
 
-def _filter(audit_name: int, column: int) -> Iterator[bytes]:
+def _filter(audit_name: int, column: int, threads: bool) -> Iterator[bytes]:
     """The program that the kernel runs before every call."""
     yield _instruction(_LOAD, _MACHINE_AT)
     yield _instruction(_IF_EQUAL, audit_name, then=1)
@@ -170,6 +177,13 @@ def _filter(audit_name: int, column: int) -> Iterator[bytes]:
     yield _instruction(_LOAD, _NUMBER_AT)
     yield _instruction(_IF_AT_LEAST, FIRST_NEW, otherwise=1)
     yield _instruction(_RETURN, _REFUSE | errno.ENOSYS)
+    if threads:
+        # A new thread, and no new process: what it is to be is the first argument.
+        yield _instruction(_IF_EQUAL, FORBIDDEN["clone"][column] or 0, otherwise=4)
+        yield _instruction(_LOAD, _FIRST_ARGUMENT_AT)
+        yield _instruction(_IF_ANY_BIT, _CLONE_THREAD, otherwise=1)
+        yield _instruction(_RETURN, _ALLOW)
+        yield _instruction(_RETURN, _REFUSE | errno.EPERM)
     for numbers in FORBIDDEN.values():
         number = numbers[column]
         if number is not None:

@@ -168,6 +168,11 @@ async def runs_on_peers(
         return route.is_over_peers
     if not isinstance(model, Opening) or not has_private_swarm():
         return False
+    # Here and not above: a vocabulary loads while the engine is imported.
+    from baremetalrt.blocks.outline import runs_whole
+
+    if runs_whole(model.file):
+        return False
     size = model.stored.path.stat().st_size
     if size < _WORTH_ASKING_BYTES and _fits_here(size, options):
         return False

@@ -70,17 +70,21 @@ class BackendDevice:
         Without Intel's tiles: there are virtual machines that name them among their features and fault
         at the first one, and llama.cpp with them (seen with ggml 0.25.3, compiled for such a machine).
         """
+        return tuple(t for t in self._extra_buffer_types() if buffer_type_name(t) != _TILES)
+
+    def has_tiles(self) -> bool:
+        """Whether the library would multiply by those tiles."""
+        return any(buffer_type_name(t) == _TILES for t in self._extra_buffer_types())
+
+    def _extra_buffer_types(self) -> Iterator[int]:
         function = _procedure(self.pointer, b"ggml_backend_dev_get_extra_bufts")
         if not function:
-            return ()
+            return
         listed = d.EXTRA_BUFFER_TYPES(function)(self.pointer)
-        found = []
         for i in range(16):
             if not listed[i]:
-                break
-            if buffer_type_name(listed[i]) != _TILES:
-                found.append(int(listed[i]))
-        return tuple(found)
+                return
+            yield int(listed[i])
 
 
 def backend_devices() -> Iterator[BackendDevice]:

@@ -1,7 +1,7 @@
 """The C functions we call, and nothing else.
 
 Source: `ggml.h`, `ggml-alloc.h`, `ggml-backend.h`, `gguf.h` and `llama.h` as of ggml 0.25 and 0.26,
-which agree on every line declared here.
+which agree on every line declared here but one: see `ContextParams`.
 """
 
 import ctypes as c
@@ -32,7 +32,7 @@ class GGUFInitParams(c.Structure):
 
 
 class ModelParams(c.Structure):
-    """`struct llama_model_params`, needed for `vocab_only`; `library.py` checks the layout."""
+    """`struct llama_model_params`; `library.py` checks the layout."""
 
     _fields_ = (
         ("devices", P),
@@ -52,6 +52,55 @@ class ModelParams(c.Structure):
         ("no_host", BOOL),
         ("no_alloc", BOOL),
         ("load_mtp", BOOL),
+    )
+
+
+def _context_fields(*more: tuple[str, Any]) -> tuple[tuple[str, Any], ...]:
+    """Of `struct llama_context_params`, with what a release has before the callback that aborts."""
+    return (
+        *((n, U32) for n in ("n_ctx", "n_batch", "n_ubatch", "n_seq_max", "n_rs_seq")),
+        *((n, U32) for n in ("n_outputs_max", "n_outputs_max_per_seq")),
+        *((n, I32) for n in ("n_threads", "n_threads_batch", "ctx_type", "rope_scaling_type")),
+        *((n, I32) for n in ("pooling_type", "attention_type", "flash_attn_type")),
+        *((n, F32) for n in ("rope_freq_base", "rope_freq_scale", "yarn_ext_factor")),
+        *((n, F32) for n in ("yarn_attn_factor", "yarn_beta_fast", "yarn_beta_slow")),
+        ("yarn_orig_ctx", U32),
+        ("defrag_thold", F32),
+        *((n, P) for n in ("cb_eval", "cb_eval_user_data")),
+        *((n, I32) for n in ("type_k", "type_v")),
+        *more,
+        *((n, P) for n in ("abort_callback", "abort_callback_data")),
+        *((n, BOOL) for n in ("embeddings", "offload_kqv", "no_perf", "op_offload")),
+        *((n, BOOL) for n in ("swa_full", "kv_unified")),
+        ("samplers", P),
+        ("n_samplers", SIZE),
+        ("ctx_other", P),
+    )
+
+
+class ContextParams(c.Structure):
+    """`struct llama_context_params` of ggml 0.26; `library.py` checks the layout."""
+
+    _fields_ = _context_fields(("moe_cache_size", SIZE))
+
+
+class OlderContextParams(c.Structure):
+    """The same of ggml 0.25."""
+
+    _fields_ = _context_fields()
+
+
+class Batch(c.Structure):
+    """`llama_batch`."""
+
+    _fields_ = (
+        ("n_tokens", I32),
+        ("token", c.POINTER(I32)),
+        ("embd", P),
+        ("pos", c.POINTER(I32)),
+        ("n_seq_id", c.POINTER(I32)),
+        ("seq_id", c.POINTER(c.POINTER(I32))),
+        ("logits", c.POINTER(c.c_int8)),
     )
 
 
@@ -241,6 +290,19 @@ FUNCTIONS: Final[dict[str, tuple[Any, ...]]] = {
     "llama_vocab_get_attr": (I32, P, I32),
     "llama_tokenize": (I32, P, STR, I32, c.POINTER(I32), I32, BOOL, BOOL),
     "llama_token_to_piece": (I32, P, I32, P, I32, I32, BOOL),
+    # whole models
+    "llama_context_default_params": (ContextParams,),
+    "llama_init_from_model": (P, P, ContextParams),
+    "llama_free": (None, P),
+    "llama_model_has_encoder": (BOOL, P),
+    "llama_get_memory": (P, P),
+    "llama_memory_clear": (None, P, BOOL),
+    "llama_memory_seq_rm": (BOOL, P, I32, I32, I32),
+    "llama_memory_seq_cp": (None, P, I32, I32, I32, I32),
+    "llama_batch_init": (Batch, I32, I32, I32),
+    "llama_batch_free": (None, Batch),
+    "llama_decode": (I32, P, Batch),
+    "llama_get_logits_ith": (P, P, I32),
     # sampling
     "llama_sampler_chain_default_params": (SamplerChainParams,),
     "llama_sampler_chain_init": (P, SamplerChainParams),
@@ -257,10 +319,18 @@ FUNCTIONS: Final[dict[str, tuple[Any, ...]]] = {
 }
 
 
-def declare(library: c.CDLL) -> list[str]:
+# What ggml 0.25 has otherwise.
+_OLDER_FUNCTIONS: Final[dict[str, tuple[Any, ...]]] = {
+    "llama_context_default_params": (OlderContextParams,),
+    "llama_init_from_model": (P, P, OlderContextParams),
+}
+
+
+def declare(library: c.CDLL, ggml_version: tuple[int, ...]) -> list[str]:
     """Gives every function its types; returns the names that the library lacks."""
     missing = []
-    for name, (result, *arguments) in FUNCTIONS.items():
+    functions = FUNCTIONS | (_OLDER_FUNCTIONS if ggml_version < (0, 26) else {})
+    for name, (result, *arguments) in functions.items():
         function = getattr(library, name, None)
         if function is None:
             missing.append(name)

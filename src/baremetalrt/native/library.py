@@ -24,7 +24,7 @@ _MAX_SELECTION_CHARS: Final = 300
 _BUNDLED: Final = "xllamacpp"
 # ggml_backend_dev_type
 _CPU: Final = 0
-# The declarations were read from these releases; `llama_model_params` moves between releases.
+# The declarations were read from these releases; the parameters of models and contexts move between them.
 _SUPPORTED_GGML: Final = ((0, 25), (0, 26))
 _SUFFIX: Final = {"darwin": ".dylib", "win32": ".dll"}.get(sys.platform, ".so")
 
@@ -174,19 +174,20 @@ def _load(candidate: Candidate) -> Library:
         raise UsageError("exports no ggml functions", code="library.unusable")
     c.ggml_version.restype = ctypes.c_char_p
     ggml_version = c.ggml_version().decode()
-    parts = ggml_version.split(".")
-    if tuple(int(p) for p in parts[:2] if p.isdigit()) not in _SUPPORTED_GGML:
+    version = tuple(int(p) for p in ggml_version.split(".")[:2] if p.isdigit())
+    if version not in _SUPPORTED_GGML:
         raise UsageError(
             f"is ggml {ggml_version}, not {_versions()}", code="library.unsupported-version"
         )
-    missing = declarations.declare(c)
+    missing = declarations.declare(c, version)
     if missing:
         raise UsageError(
             f"lacks {missing[0]} and {len(missing) - 1} more functions", code="library.unusable"
         )
-    if not _layout_matches(c):
+    if not (_model_layout_matches(c) and _context_layout_matches(c)):
         raise UsageError(
-            f"ggml {ggml_version} has another llama_model_params", code="library.unusable"
+            f"ggml {ggml_version} has other parameters of models or contexts",
+            code="library.unusable",
         )
     logs.install(c)
     if candidate.origin != _BUNDLED:
@@ -204,7 +205,7 @@ def _load(candidate: Candidate) -> Library:
     )
 
 
-def _layout_matches(c: Any) -> bool:
+def _model_layout_matches(c: Any) -> bool:
     """Compares the defaults with the documented ones: a moved field shows at once.
 
     Source: `llama_model_default_params` in `llama-model.cpp`.
@@ -223,4 +224,19 @@ def _layout_matches(c: Any) -> bool:
         False,
         False,
         False,
+    )
+
+
+def _context_layout_matches(c: Any) -> bool:
+    """The same for contexts. Source: `llama_context_default_params` in `llama-context.cpp`."""
+    p = c.llama_context_default_params()
+    numbers = (p.n_ctx, p.n_batch, p.n_ubatch, p.n_seq_max, p.n_outputs_max_per_seq, p.n_threads)
+    types = (p.ctx_type, p.rope_scaling_type, p.flash_attn_type, p.type_k, p.type_v)
+    flags = (p.embeddings, p.offload_kqv, p.no_perf, p.op_offload, p.swa_full, p.kv_unified)
+    return (
+        numbers == (512, 2048, 512, 1, 1, 4)
+        and types == (0, -1, -1, 1, 1)
+        and (p.yarn_ext_factor, p.defrag_thold) == (-1.0, -1.0)
+        and flags == (False, True, True, True, True, False)
+        and (p.samplers, p.n_samplers, p.ctx_other) == (None, 0, None)
     )

@@ -7,13 +7,15 @@ import ctypes
 from pathlib import Path
 from typing import Final
 
-from baremetalrt.core.errors import IntegrityError
+from baremetalrt.core.errors import IntegrityError, UsageError
 from baremetalrt.native import logs
 from baremetalrt.native.handle import Handle
 from baremetalrt.native.library import load_library
 
 # Source: `llama_token_attr` in `llama.h`.
 _UNKNOWN_OR_CONTROL: Final = 1 | 8
+# Source: `llama_model_loader`, or who calls it; it has no code for this.
+_UNKNOWN_ARCHITECTURES: Final = ("unknown model architecture", "unsupported model architecture")
 
 
 class Vocabulary(Handle):
@@ -25,7 +27,8 @@ class Vocabulary(Handle):
         `check_vocabulary` must have passed.
 
         Raises:
-            IntegrityError: libllama refuses the vocabulary.
+            UsageError: libllama does not know the architecture of the model.
+            IntegrityError: it refuses the vocabulary.
         """
         self._c = load_library().c
         parameters = self._c.llama_model_default_params()
@@ -36,6 +39,12 @@ class Vocabulary(Handle):
             # Once more, for the reason.
             with logs.captured_errors() as lines:
                 pointer = self._c.llama_model_load_from_file(bytes(path), parameters)
+        if not pointer and any(said in line for line in lines for said in _UNKNOWN_ARCHITECTURES):
+            raise UsageError(
+                f"{path.name} has an architecture that the library does not know either",
+                code="model.unknown-architecture",
+                hint="it may need a newer library",
+            )
         if not pointer:
             raise IntegrityError(
                 f"{path.name}: the vocabulary cannot be loaded: "

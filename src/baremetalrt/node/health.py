@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from baremetalrt import __version__
+from baremetalrt.blocks.architectures import ARCHITECTURES
 from baremetalrt.core import sandbox
 from baremetalrt.core.errors import BareMetalError
 from baremetalrt.core.installation import DISTRIBUTION
@@ -37,8 +38,9 @@ class Problem:
 
 @dataclass(frozen=True, kw_only=True)
 class Health:
-    """What was found. Sizes are bytes. `confined_…`: what those who read strangers' texts give up.
+    """What was found. Sizes are bytes. `confined_…`: what those who read strangers' files give up.
 
+    `architectures`: those with graphs here; the library runs those that it knows besides, whole.
     `unused`: what this machine has, and only another build of the library would use.
     """
 
@@ -46,6 +48,7 @@ class Health:
     python: str
     system: str
     library: LibrarySurvey | None
+    architectures: tuple[str, ...]
     devices: tuple[DeviceSurvey, ...]
     unused: tuple[str, ...]
     threads: int
@@ -87,6 +90,7 @@ def examine() -> Health:
         python=platform.python_version(),
         system=f"{platform.system()} {platform.machine()}",
         library=library,
+        architectures=tuple(sorted(ARCHITECTURES)),
         devices=tuple(devices),
         unused=unused_features(devices),
         threads=default_threads(),

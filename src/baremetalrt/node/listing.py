@@ -83,6 +83,7 @@ def describe_model(reference: str | None) -> dict[str, Any]:
 
 def _describe(stored: StoredModel, file: GGUFFile) -> dict[str, Any]:
     from baremetalrt.blocks.architectures import read_model
+    from baremetalrt.blocks.outline import runs_whole
 
     types: dict[str, Counter[str]] = {}
     for tensor in file.tensors.values():
@@ -111,11 +112,14 @@ def _describe(stored: StoredModel, file: GGUFFile) -> dict[str, Any]:
         "vocabulary": file.array_length("tokenizer.ggml.tokens"),
     }
     try:
+        if runs_whole(file):
+            return description | _describe_whole(stored, file)
         _, h = read_model(file)
     except BareMetalError as error:
         return description | {"runnable": False, "problem": error.message}
     return description | {
         "runnable": True,
+        "runs_whole": False,
         "context": h.training_context,
         "width": h.width,
         "heads": h.num_heads,
@@ -125,6 +129,23 @@ def _describe(stored: StoredModel, file: GGUFFile) -> dict[str, Any]:
         "experts": h.num_experts,
         "experts_used": h.num_experts_used,
         "sliding_window": h.window or None,
+    }
+
+
+def _describe_whole(stored: StoredModel, file: GGUFFile) -> dict[str, Any]:
+    """A model without graphs of ours; raises what speaks against running it."""
+    from baremetalrt.blocks.outline import read_outline
+    from baremetalrt.node.opening import Opening
+    from baremetalrt.node.whole_model import tokenizer_of
+
+    outline = read_outline(file)
+    # Whether the library knows the architecture, it says of the vocabulary.
+    tokenizer_of(Opening(stored, file)).close()
+    return {
+        "runnable": True,
+        "runs_whole": True,
+        "context": outline.training_context,
+        "width": outline.width,
     }
 
 

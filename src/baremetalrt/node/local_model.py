@@ -87,7 +87,7 @@ async def load_arriving(
     swarm: str | None = None,
     on_torrent: "Callable[[Torrent, GGUFFile | None], None]" = lambda torrent, file: None,
 ) -> "Model":
-    """A model that can be asked as soon as its header is here.
+    """A model that can be asked as soon as its header is here, or all of it, where it runs whole.
 
     `node` may still be in the making: it is needed once the header has come.
 
@@ -105,7 +105,17 @@ async def load_arriving(
     on_torrent(torrent, file)
     fetched = FetchedModel(torrent, file)
     opening = Opening(fetched.stored, file)
-    model = await in_thread((await node).load, opening, torrent)
-    torrent.entry.note_use(model.hyperparameters.num_blocks, time.time())
-    torrent.set_units([file.header_ranges, *model.unit_ranges()])
+    # Here and not above: the header comes while this is imported.
+    from baremetalrt.blocks.outline import runs_whole
+    from baremetalrt.node.whole_model import tokenizer_of
+
+    if runs_whole(file):
+        # Whether it can be used at all is known before the rest has come.
+        await in_thread(tokenizer_of, opening)
+        await torrent.finished()
+        model = await in_thread((await node).load, opening)
+    else:
+        model = await in_thread((await node).load, opening, torrent)
+        torrent.set_units([file.header_ranges, *model.unit_ranges()])
+    torrent.entry.note_use(model.num_blocks, time.time())
     return model

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from baremetalrt.blocks.hyperparameters import Hyperparameters
 from baremetalrt.blocks.span import Span
 from baremetalrt.core.errors import UsageError
 from baremetalrt.core.owner import THIS_USER, Owner
@@ -19,6 +18,7 @@ from baremetalrt.session.grammar import GrammarCompiler
 from baremetalrt.session.route import Route
 from baremetalrt.session.session import GenerationOptions, Session
 from baremetalrt.session.tokenizer import Tokenizer
+from baremetalrt.session.whole.process import WholeProcess
 
 if TYPE_CHECKING:
     from baremetalrt.blocks.loaded_adapters import AdapterSet
@@ -49,7 +49,8 @@ class Model:
 
     name: str
     path: Path
-    hyperparameters: Hyperparameters
+    num_blocks: int
+    vocabulary_size: int
     tokenizer: Tokenizer
     template: ChatTemplate
     route: Route
@@ -61,13 +62,15 @@ class Model:
     beginning: list[int] = field(default_factory=list)
     use: Use = field(default_factory=Use)
     _spans: list[Span] = field(default_factory=list)
+    # of a model that runs whole
+    _process: WholeProcess | None = None
 
     def __post_init__(self) -> None:
         self._grammars = GrammarCompiler(self.tokenizer)
 
     def session(self, prompt: list[int], options: GenerationOptions) -> Session:
         """One generation from a tokenized prompt; raises `UsageError` when it does not fit."""
-        size = self.hyperparameters.vocabulary_size
+        size = self.vocabulary_size
         if any(not 0 <= token < size for token in prompt):
             raise UsageError(
                 f"the prompt has token ids outside of 0 to {size - 1}",
@@ -146,6 +149,11 @@ class Model:
         return sum(w.mapped_bytes for w in weights), sum(w.copied_bytes for w in weights)
 
     @property
+    def process(self) -> "WholeProcess | None":
+        """What computes it, where it runs whole."""
+        return self._process
+
+    @property
     def spans(self) -> Sequence[Span]:
         """What of it is in the memory of this machine."""
         return self._spans
@@ -154,7 +162,14 @@ class Model:
         """The bytes of the file in the order in which they are computed with."""
         return [span.unit_ranges(unit) for span in self._spans for unit in span.units]
 
+    def end_process(self) -> None:
+        """Ends a step that runs elsewhere, from any thread; nothing can be computed afterwards."""
+        if self._process is not None:
+            self._process.end()
+
     def close(self) -> None:
+        if self._process is not None:
+            self._process.close()
         for span in self._spans:
             span.close()
         self.tokenizer.close()

@@ -11,6 +11,7 @@ from baremetalrt.blocks.architectures import read_model
 from baremetalrt.blocks.extents import CELL_QUANTUM
 from baremetalrt.blocks.kv_cache import cell_bytes
 from baremetalrt.blocks.needs import row_bytes, step_weight_bytes
+from baremetalrt.blocks.outline import read_outline, runs_whole
 from baremetalrt.blocks.span import Span, SpanConfig
 from baremetalrt.core.spans import BlockSpan
 from baremetalrt.core.units import round_up
@@ -25,11 +26,12 @@ from baremetalrt.node.presence import LoadedModel, Presence
 from baremetalrt.session.chat_template import ChatTemplate, TemplateProcess, template_of
 from baremetalrt.session.public_text import beginning_of
 from baremetalrt.session.route import Route
-from baremetalrt.session.stage import LocalStage, SoloStage, Stage
+from baremetalrt.session.stage import DirectStage, LocalStage, QueuedStage, SoloStage, Stage
 from baremetalrt.weights.gguf import GGUFFile
 
 if TYPE_CHECKING:
     from baremetalrt.session.arriving_stage import ArrivingStage, WeightSource
+    from baremetalrt.session.whole.process import WholeProcess
 
 
 class Node:
@@ -49,7 +51,7 @@ class Node:
         self.ledger = ledger
         if options.memory_bytes is not None:
             ledger.limit(options.memory_bytes)
-        self._promises: dict[Span, Promise] = {}
+        self._promises: dict[Span | WholeProcess, Promise] = {}
         self._hosted: dict[Span, tuple[Use, str]] = {}
         self._presence: Presence | None = None
         self._arriving: list[ArrivingStage] = []
@@ -83,17 +85,26 @@ class Node:
         with self._changing:
             hosted = [(span, use, name) for span, (use, name) in self._hosted.items()]
         own = [(span, m.use, m.name) for m in self._models.values() for span in m.spans]
-        self._presence.write(_loaded(span, use, name) for span, use, name in (*own, *hosted))
+        spans = (_loaded(span, use, name) for span, use, name in (*own, *hosted))
+        whole = [
+            _loaded_whole(m, m.process.config.device) for m in self._models.values() if m.process
+        ]
+        self._presence.write((*spans, *whole))
 
     def load(self, opening: Opening, source: "WeightSource | None" = None) -> Model:
         """Loads a model that has begun to open; blocks. The vocabulary loads beside the weights.
 
         With a `source`, the weights are still arriving: they load as they come, behind the prompts that
-        wait for them.
+        wait for them. Where a model `runs_whole`, they must all be here.
 
         Raises:
-            UsageError, IntegrityError, CapacityError: see `GGUFFile.open`, `read_model`, `Span`.
+            UsageError, IntegrityError, CapacityError: see `GGUFFile.open`, `read_model`, `Span`, and
+                `start_whole`.
         """
+        if runs_whole(opening.file):
+            if source is not None:
+                raise ValueError("a model that runs whole cannot follow its download")
+            return self._load_whole(opening)
         _, h = read_model(opening.file)
         blocks = BlockSpan(0, h.num_blocks)
         beginning = self._public_beginning(opening) if source is None else []
@@ -114,6 +125,33 @@ class Node:
                 promise = self._promises.pop(span)
             promise.withdraw()
             span.close()
+            raise
+
+    def _load_whole(self, opening: Opening) -> Model:
+        # Here and not above: most models never need it.
+        from baremetalrt.node.whole_model import start_whole, tokenizer_of
+        from baremetalrt.session.whole.texts import WholeTexts
+
+        vocabulary_size = tokenizer_of(opening).size
+        beginning = self._public_beginning(opening)
+        process, context_limit = start_whole(
+            opening.file, vocabulary_size, self.options, self.ledger, num_kept=len(beginning)
+        )
+        # Its weights are mapped there, and count as if they were all in memory.
+        promise = self.ledger.promise(lambda: opening.file.num_bytes)
+        with self._changing:
+            self._promises[process] = promise
+        try:
+            texts = WholeTexts(process, vocabulary_size)
+            stage = QueuedStage(texts, self._worker) if self._is_shared else DirectStage(texts)
+            model = self._add(opening, [stage], context_limit, [], process)
+            model.beginning = beginning
+            return model
+        except BaseException:
+            with self._changing:
+                del self._promises[process]
+            promise.withdraw()
+            process.close()
             raise
 
     def load_route(self, opening: Opening, stages: Sequence[Stage], context_limit: int) -> Model:
@@ -157,18 +195,22 @@ class Node:
         stages: Sequence[Stage],
         context_limit: int,
         spans: list[Span],
+        process: "WholeProcess | None" = None,
     ) -> Model:
         stored, file = opening.stored, opening.file
+        shape = read_outline(file) if process else read_model(file)[1]
         model = Model(
             name=stored.name,
             path=stored.path,
-            hyperparameters=read_model(file)[1],
+            num_blocks=shape.num_blocks,
+            vocabulary_size=shape.vocabulary_size,
             tokenizer=opening.tokenizer(),
             template=self._template(opening),
             route=Route(stages),
             context_limit=context_limit,
             created=int(stored.path.stat().st_mtime),
             _spans=spans,
+            _process=process,
         )
         self.keep(model)
         _keep_out_of_the_collector()
@@ -181,8 +223,11 @@ class Node:
             stage = ArrivingStage(span, self._worker, source)
             self._arriving.append(stage)
             return stage
-        is_shared = self._serves or self.options.max_sessions > 1
-        return LocalStage(span, self._worker) if is_shared else SoloStage(span)
+        return LocalStage(span, self._worker) if self._is_shared else SoloStage(span)
+
+    @property
+    def _is_shared(self) -> bool:
+        return self._serves or self.options.max_sessions > 1
 
     def _load_span(
         self,
@@ -254,6 +299,9 @@ class Node:
 
     def close(self) -> None:
         """Ends everything that was started; blocks until the step that runs is done."""
+        for model in self._models.values():
+            # Such a step ends with its process.
+            model.end_process()
         self._worker.shutdown(wait=True, cancel_futures=True)
         with self._changing:
             promises, models, hosted = self._promises, self._models, self._hosted
@@ -284,6 +332,23 @@ def _loaded(span: Span, use: Use, name: str) -> LoadedModel:
         cache_limit_bytes=cache.num_bytes,
         since=use.since,
         used=use.last,
+    )
+
+
+def _loaded_whole(model: Model, device: str) -> LoadedModel:
+    """Of a model in a process of the library's, which says nothing of its cache."""
+    return LoadedModel(
+        name=model.name,
+        blocks=f"0:{model.num_blocks} of {model.num_blocks}",
+        device=device.lower(),
+        context=model.context_limit,
+        weight_bytes=model.path.stat().st_size,
+        window_bytes=0,
+        streamed_bytes=0,
+        cache_bytes=0,
+        cache_limit_bytes=0,
+        since=model.use.since,
+        used=model.use.last,
     )
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from baremetalrt.blocks.extents import AdapterKey, CachedSequence
 from baremetalrt.blocks.span import Span
-from baremetalrt.blocks.steps import Reads, Slice
+from baremetalrt.blocks.steps import CHUNK_TOKENS, Reads, Slice
 from baremetalrt.core.errors import CapacityError, UsageError
 from baremetalrt.core.owner import THIS_USER, Owner
 from baremetalrt.core.spans import BlockSpan
@@ -108,42 +108,47 @@ class _Request:
         return self.reads, sequence.part, sequence.adapters
 
 
-class SoloStage:
-    """A span that one session uses, computed at once and on the caller's thread.
+class Computes(Protocol):
+    """What a stage on this machine leads to; see `Span`, which has more than this."""
+
+    @property
+    def chunk_tokens(self) -> int: ...
+
+    def open(
+        self, tokens: Sequence[int], capacity: int, *, owner: Owner = ...
+    ) -> CachedSequence: ...
+
+    def grow(self, sequence: CachedSequence, capacity: int) -> None: ...
+
+    def release(self, sequence: CachedSequence, *, keep: bool) -> None: ...
+
+    def forward(
+        self, slices: Sequence[Slice], reads: Reads, *, part: BlockSpan | None = ...
+    ) -> NDArray[np.float32]: ...
+
+
+class DirectStage:
+    """What one session computes with, at once and on the caller's thread.
 
     For a process with nobody else to serve: a queue and the waking of a thread cost a percent or two
     of a small model's speed.
     """
 
-    is_ready = True
-
-    def __init__(self, span: Span) -> None:
-        self._span = span
+    def __init__(self, computes: Computes) -> None:
+        self._computes = computes
         self._yielded_at = 0.0
 
     @property
     def chunk_tokens(self) -> int:
-        return self._span.chunk_tokens
+        return self._computes.chunk_tokens
 
     async def open(
         self, tokens: Sequence[int], capacity: int, owner: Owner = THIS_USER
     ) -> CachedSequence:
-        return self._span.open(tokens, capacity, owner=owner)
-
-    async def open_adapted(
-        self,
-        tokens: Sequence[int],
-        capacity: int,
-        adapters: "AdapterSet",
-        owner: Owner = THIS_USER,
-    ) -> CachedSequence:
-        return self._span.open(tokens, capacity, adapters=adapters, owner=owner)
-
-    def unload_adapter(self, digest: str) -> None:
-        self._span.adapters.unload(digest)
+        return self._computes.open(tokens, capacity, owner=owner)
 
     async def grow(self, place: Place, capacity: int) -> None:
-        self._span.grow(_sequence(place), capacity)
+        self._computes.grow(_sequence(place), capacity)
 
     async def truncate(self, place: Place, length: int) -> None:
         del _sequence(place).tokens[length:]
@@ -160,25 +165,45 @@ class SoloStage:
         if now - self._yielded_at > _YIELD_S:
             self._yielded_at = now
             await asyncio.sleep(0)
-        return self._span.forward([Slice(_sequence(place), tokens, x_TD)], reads)
+        return self._computes.forward([Slice(_sequence(place), tokens, x_TD)], reads)
 
     def release(self, place: Place, *, keep: bool) -> None:
-        self._span.release(_sequence(place), keep=keep)
+        self._computes.release(_sequence(place), keep=keep)
 
 
-class LocalStage:
-    """A span on this machine, for any number of sessions.
+class SoloStage(DirectStage):
+    """A span that one session uses, with adapters or without."""
 
-    Everything that touches the span runs on `worker`, which has one thread: the C library gets one
+    is_ready = True
+
+    def __init__(self, span: Span) -> None:
+        super().__init__(span)
+        self._span = span
+
+    async def open_adapted(
+        self,
+        tokens: Sequence[int],
+        capacity: int,
+        adapters: "AdapterSet",
+        owner: Owner = THIS_USER,
+    ) -> CachedSequence:
+        return self._span.open(tokens, capacity, adapters=adapters, owner=owner)
+
+    def unload_adapter(self, digest: str) -> None:
+        self._span.adapters.unload(digest)
+
+
+class QueuedStage:
+    """What computes on this machine, for any number of sessions.
+
+    Everything that touches it runs on `worker`, which has one thread: the C library gets one
     caller, and a copy of cells can never overtake a step. Steps of one token that wait at the same
     time run as one batch; a longer one (prefill) runs between two batches, never two in a row while
     others wait to decode.
     """
 
-    is_ready = True
-
-    def __init__(self, span: Span, worker: ThreadPoolExecutor) -> None:
-        self._span = span
+    def __init__(self, computes: Computes, worker: ThreadPoolExecutor) -> None:
+        self._computes = computes
         self._worker = worker
         self._decodes: deque[_Request] = deque()
         self._prefills: deque[_Request] = deque()
@@ -191,38 +216,15 @@ class LocalStage:
     @property
     def chunk_tokens(self) -> int:
         queued = len(self._decodes) + len(self._prefills) + len(self._running)
-        is_shared = (queued or self._just_decoded) and self._span.weights.is_whole
-        return _SHARED_CHUNK_TOKENS if is_shared else self._span.chunk_tokens
+        wanted = self._computes.chunk_tokens
+        # Where weights are read anew for each step, small steps help nobody.
+        is_shared = (queued or self._just_decoded) and wanted <= CHUNK_TOKENS
+        return _SHARED_CHUNK_TOKENS if is_shared else wanted
 
     async def open(
-        self,
-        tokens: Sequence[int],
-        capacity: int,
-        owner: Owner = THIS_USER,
-        part: BlockSpan | None = None,
-        limit: int | None = None,
+        self, tokens: Sequence[int], capacity: int, owner: Owner = THIS_USER
     ) -> CachedSequence:
-        """See `Stage`; with `part`, the text goes through these blocks of the span alone.
-
-        `limit`: cells that all texts of the owner's principal may hold.
-        """
-        return await self._open(
-            lambda: self._span.open(tokens, capacity, part, owner=owner, limit=limit)
-        )
-
-    async def open_adapted(
-        self,
-        tokens: Sequence[int],
-        capacity: int,
-        adapters: "AdapterSet",
-        owner: Owner = THIS_USER,
-    ) -> CachedSequence:
-        return await self._open(
-            lambda: self._span.open(tokens, capacity, adapters=adapters, owner=owner)
-        )
-
-    def unload_adapter(self, digest: str) -> None:
-        self._worker.submit(self._span.adapters.unload, digest)
+        return await self._open(lambda: self._computes.open(tokens, capacity, owner=owner))
 
     async def _open(self, open_: Callable[[], CachedSequence]) -> CachedSequence:
         opening = self._worker.submit(open_)
@@ -236,10 +238,10 @@ class LocalStage:
 
     def _release_unwanted(self, opened: "Future[CachedSequence]") -> None:
         if not opened.cancelled() and opened.exception() is None:
-            self._span.release(opened.result(), keep=True)
+            self._computes.release(opened.result(), keep=True)
 
     async def grow(self, place: Place, capacity: int) -> None:
-        await self._submit(lambda: self._span.grow(_sequence(place), capacity))
+        await self._submit(lambda: self._computes.grow(_sequence(place), capacity))
 
     async def truncate(self, place: Place, length: int) -> None:
         def cut() -> None:
@@ -249,7 +251,7 @@ class LocalStage:
 
     def release(self, place: Place, *, keep: bool) -> None:
         sequence = _sequence(place)
-        self._worker.submit(lambda: self._span.release(sequence, keep=keep))
+        self._worker.submit(lambda: self._computes.release(sequence, keep=keep))
 
     async def forward(
         self,
@@ -284,7 +286,7 @@ class LocalStage:
         loop = asyncio.get_running_loop()
         slices = [request.slice for request in batch]
         reads, part = batch[0].reads, slices[0].sequence.part
-        future = self._worker.submit(self._span.forward, slices, reads, part=part)
+        future = self._worker.submit(self._computes.forward, slices, reads, part=part)
         future.add_done_callback(lambda f: _call_threadsafe(loop, self._finish, f))
 
     def _next_batch(self) -> list[_Request]:
@@ -320,6 +322,46 @@ class LocalStage:
         self._schedule()
 
 
+class LocalStage(QueuedStage):
+    """A span on this machine, for any number of sessions, with adapters or without."""
+
+    is_ready = True
+
+    def __init__(self, span: Span, worker: ThreadPoolExecutor) -> None:
+        super().__init__(span, worker)
+        self._span = span
+
+    async def open(
+        self,
+        tokens: Sequence[int],
+        capacity: int,
+        owner: Owner = THIS_USER,
+        part: BlockSpan | None = None,
+        limit: int | None = None,
+    ) -> CachedSequence:
+        """See `Stage`; with `part`, the text goes through these blocks of the span alone.
+
+        `limit`: cells that all texts of the owner's principal may hold.
+        """
+        return await self._open(
+            lambda: self._span.open(tokens, capacity, part, owner=owner, limit=limit)
+        )
+
+    async def open_adapted(
+        self,
+        tokens: Sequence[int],
+        capacity: int,
+        adapters: "AdapterSet",
+        owner: Owner = THIS_USER,
+    ) -> CachedSequence:
+        return await self._open(
+            lambda: self._span.open(tokens, capacity, adapters=adapters, owner=owner)
+        )
+
+    def unload_adapter(self, digest: str) -> None:
+        self._worker.submit(self._span.adapters.unload, digest)
+
+
 def _sequence(place: Place) -> CachedSequence:
     if not isinstance(place, CachedSequence):
         raise TypeError("a local stage was given a place in another kind of stage")
@@ -349,10 +391,10 @@ def not_ready() -> CapacityError:
 
 
 def not_adapted() -> UsageError:
-    """Why a model that runs on other machines takes no adapter."""
+    """Why a model takes no adapter that runs on other machines, or whole."""
     return UsageError(
-        "adapters are computed on this machine alone, not on peers",
+        "adapters are computed on this machine alone, not on peers, and not where a model runs whole",
         code="adapter.route",
         parameter="adapter",
-        hint="use --route local, or a model that fits here",
+        hint="use --route local, and a model that fits here and does not run whole: see `bmrt show`",
     )
