@@ -27,7 +27,7 @@ from baremetalrt.node.engine_gain import measure_gain
 
 BUNDLED: Final = "bundled"
 # Below this it is slower than what was here, and not only by chance.
-_WORTH_IT: Final = 0.97
+_WORTH_IT: Final = 0.9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +90,8 @@ def install_engine(request: EngineInstall, on_event: OnEvent) -> EngineInstalled
         selected = made.gain is None or _is_worth_it(made.gain)
         if selected:
             store.select(made)
+        elif store.in_use() == made.title:
+            store.select(None)
     return EngineInstalled(engine=made, selected=selected)
 
 
