@@ -80,12 +80,13 @@ class WholeTexts:
         self._let_go()
 
     def release(self, sequence: CachedSequence, *, keep: bool) -> None:
-        """Ends a text. `keep` leaves it for others."""
+        """Ends a text. `keep` leaves it for others; numbers gone bad must not stay."""
         self._table.close(sequence, keep=keep)
         self._let_go()
-        if not keep and not self._numbers:
-            # Numbers may have gone bad in it. Masks hide its cells from texts that were there with it.
-            self._changes = [wire.Clear()]
+        if not keep:
+            # Nor what lies beside them: where masks are added, bad numbers behind them spoil a text.
+            self._forget_all()
+            self._changes.append(wire.Clear())
 
     def forward(
         self, slices: Sequence[Slice], reads: Reads, *, part: BlockSpan | None = None
@@ -191,7 +192,7 @@ class WholeTexts:
                 self._stored[sequence] = 0
 
     def _forget_all(self) -> None:
-        """The process has ended. Those who go on with a text have it computed again."""
+        """Nothing is there any more. Those who go on with a text have it computed again."""
         self._table.forget_idle()
         self._let_go()
         self._changes.clear()
