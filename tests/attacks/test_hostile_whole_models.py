@@ -242,3 +242,37 @@ async def test_a_model_whose_file_has_gone_bad_says_so(node: Node, tmp_path: Pat
     for _ in range(2):
         with pytest.raises(IntegrityError):
             await answer(model)
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "mamba"])
+@run_async
+async def test_a_poisoned_token_does_not_spoil_other_answers(
+    architecture: str, node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither one that is being written beside it, nor a later one that begins alike."""
+    honest = tiny_whole.Writer.matrix
+
+    def matrix(self: tiny_whole.Writer, name: str, *shape: int) -> None:
+        if name != "token_embd.weight":
+            honest(self, name, *shape)
+            return
+        values = np.random.default_rng(1).standard_normal(shape[::-1]).astype(np.float32)
+        values[200] = np.nan
+        self.out.add_tensor(name, values)
+
+    monkeypatch.setattr(tiny_whole.Writer, "matrix", matrix)
+    model = load(node, tiny_whole.write(tmp_path / "model.gguf", architecture))
+    other = PROMPT[::-1]
+    expected = await answer(model), await answer(model, other, 8)
+    stage = model.route.stages[0]
+    place = await stage.open(other, 100)
+    rows = await stage.forward(place, other[place.length :], None, "last")
+    said = [int(rows[0].argmax())]
+    for _ in range(2):
+        with pytest.raises(IntegrityError) as caught:
+            await answer(model, [*PROMPT[:20], 200, 7, 8])
+        assert caught.value.code == "model.not-finite"
+    while len(said) < 8:
+        rows = await stage.forward(place, said[-1:], None, "last")
+        said.append(int(rows[0].argmax()))
+    assert (await answer(model), said) == expected

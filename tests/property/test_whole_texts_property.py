@@ -126,8 +126,22 @@ class Texts(RuleBasedStateMachine):
     def extend(self, sequence: CachedSequence, count: int, token: int) -> None:
         self.go_on(sequence, [token] * min(count, sequence.capacity - sequence.length))
 
+    @rule(sequence=active, count=st.integers(1, 16), token=st.integers(0, 7))
+    def end_a_prompt(self, sequence: CachedSequence, count: int, token: int) -> None:
+        tokens = [token] * min(count, sequence.capacity - sequence.length)
+        before = sequence.tokens.tolist()
+        if not tokens:
+            return
+        try:
+            rows = self.texts.forward([Slice(sequence, tokens)], "last")
+        except KilledError:
+            assert sequence.tokens.tolist() == before
+            return
+        assert rows.tolist() == [row_of([*before, *tokens])]
+        assert sequence.tokens.tolist() == [*before, *tokens]
+
     def go_on(self, sequence: CachedSequence, tokens: list[int]) -> None:
-        """In chunks, the last of which is read row by row."""
+        """In chunks, each of which is read row by row."""
         for start in range(0, len(tokens), CONFIG.step_tokens):
             chunk = tokens[start : start + CONFIG.step_tokens]
             before = sequence.tokens.tolist()

@@ -59,7 +59,7 @@ class Tried:
         self.num_fresh += 1
         place = await self.stage.open((), len(tokens), Owner("nobody", str(self.num_fresh)))
         rows = (await self.stage.forward(place, tokens, None, "all")).copy()
-        self.stage.release(place, keep=False)
+        self.stage.release(place, keep=True)
         return rows
 
     async def is_at(self, place: Place, text: Sequence[int]) -> None:
@@ -162,11 +162,27 @@ async def test_a_text_that_is_asked_again_has_its_last_token_left(
     """Its logits are wanted, from whatever they are computed."""
     tokens = text(3, 40)
     async with opened(kind, tmp_path) as tried:
-        for _ in range(2):
+        for known in (0, 39, 39):
             place = await tried.stage.open(tokens, 40, MINE)
-            assert place.length in ((39, 0) if tried.goes_back else (0,))
+            assert place.length == known
             await tried.is_at(place, tokens)
             tried.stage.release(place, keep=True)
+
+
+@run_async
+async def test_an_answer_is_followed_by_another_prompt(kind: str, tmp_path: Path) -> None:
+    """Which begins with the prompt, and leaves out some of what was said."""
+    prompt, said = text(40, 50), text(41, 10)
+    async with opened(kind, tmp_path) as tried:
+        place = await tried.stage.open(prompt, 60, MINE)
+        await tried.stage.forward(place, prompt, None, "last")
+        for token in said:
+            await tried.stage.forward(place, [token], None, "last")
+        tried.stage.release(place, keep=True)
+        following = [*prompt, *text(42, 12)]
+        place = await tried.stage.open(following, 70, MINE)
+        assert place.length == (50 if tried.goes_back else 49)
+        await tried.is_at(place, following)
 
 
 @run_async

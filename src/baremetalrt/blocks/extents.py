@@ -175,7 +175,9 @@ class SequenceTable:
         ]
         length, donor = max(donors, key=lambda d: (d[0], not d[1].active), default=(0, None))
         can_adopt = donor is not None and not donor.active and donor.owner == owner
-        if donor is not None and can_adopt and 2 * length > donor.length:
+        # Where nothing can be cut, what one goes on with is no longer there to go back to.
+        is_mostly_shared = self._can_cut and donor is not None and 2 * length > donor.length
+        if donor is not None and can_adopt and is_mostly_shared:
             return self._adopt(donor, length, capacity, limit)
         copies: list[CopyCells] = []
         try:
@@ -232,6 +234,26 @@ class SequenceTable:
         sequence.active = False
         self._shrink(sequence, round_up(sequence.length, CELL_QUANTUM))
         self._touch(sequence)
+
+    def bookmark(self, sequence: CachedSequence) -> CachedSequence | None:
+        """An idle copy of a text as it is now, where texts cannot be cut; None without room for one."""
+        owner, capacity = sequence.owner, round_up(sequence.length, CELL_QUANTUM)
+        idle = [s for s in self.sequences if not s.active]
+        if sequence.length < _MIN_SHARED or any(
+            s.owner == owner and s.tokens == sequence.tokens for s in idle
+        ):
+            return None
+        if self.allocator.num_free + sum(s.capacity for s in idle) < capacity:
+            return None
+        first_cell = self._allocate(capacity, owner, keep=sequence)
+        if first_cell is None:
+            return None
+        copy = CachedSequence(first_cell, capacity, sequence.part, sequence.adapters, owner)
+        copy.tokens.extend(sequence.tokens)
+        copy.active = False
+        self.sequences.append(copy)
+        self._touch(copy)
+        return copy
 
     def forget_idle(self) -> None:
         """Forgets every text that nobody goes on with now."""

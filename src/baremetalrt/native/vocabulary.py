@@ -41,7 +41,7 @@ class Vocabulary(Handle):
                 pointer = self._c.llama_model_load_from_file(bytes(path), parameters)
         if not pointer and any(said in line for line in lines for said in _UNKNOWN_ARCHITECTURES):
             raise UsageError(
-                f"{path.name} has an architecture that the library does not know either",
+                f"{path.name} has an architecture that the library does not know",
                 code="model.unknown-architecture",
                 hint="it may need a newer library",
             )

@@ -1,5 +1,6 @@
 """Starts a model that runs whole, with the room that this machine has for it."""
 
+import os
 from typing import Final
 
 from baremetalrt.blocks.architectures import GRAPHS_HINT
@@ -63,6 +64,13 @@ def start_whole(
         UsageError: there is no such device, or the model takes no texts of that length.
         IntegrityError, CapacityError: see `WholeProcess.start`.
     """
+    if os.name != "posix":
+        raise UsageError(
+            f"{file.path.name} has the architecture {file.architecture!r}, which runs only on Linux "
+            "and macOS",
+            code="model.unknown-architecture",
+            hint=GRAPHS_HINT,
+        )
     outline = read_outline(file)
     asked = options.context
     if asked is not None and asked > outline.training_context:

@@ -85,12 +85,13 @@ class WholeTexts:
         self._let_go()
 
     def release(self, sequence: CachedSequence, *, keep: bool) -> None:
-        """Ends a text. `keep` leaves it for others."""
+        """Ends a text. `keep` leaves it for others; numbers gone bad must not stay."""
         self._table.close(sequence, keep=keep)
         self._let_go()
-        if not keep and not self._numbers:
-            # Numbers may have gone bad in it. Masks hide its cells from texts that were there with it.
-            self._changes = [wire.Clear()]
+        if not keep:
+            # Nor what lies beside them: where masks are added, bad numbers behind them spoil a text.
+            self._forget_all()
+            self._changes.append(wire.Clear())
 
     def forward(
         self, slices: Sequence[Slice], reads: Reads, *, part: BlockSpan | None = None
@@ -102,6 +103,8 @@ class WholeTexts:
         self._require_process()
         for one in slices:
             self._catch_up(one.sequence)
+        if reads == "last" and not self._process.can_cut and len(slices) == 1:
+            return self._step_marked(slices[0])
         max_rows = self._process.config.max_rows
         if reads != "all" or len(slices) * len(slices[0].tokens) <= max_rows:
             return self._step(slices, reads)
@@ -113,6 +116,30 @@ class WholeTexts:
             # Copied: the next piece writes its rows to the same place.
             pieces.append(rows.reshape(len(slices), -1, self._vocabulary_size).copy())
         return np.concatenate(pieces, axis=1).reshape(-1, self._vocabulary_size)
+
+    def _step_marked(self, one: Slice) -> NDArray[np.float32]:
+        """The end of a prompt that cannot be cut: all but its last token is kept, to go back to.
+
+        There, the same prompt goes on that is asked again, and most that follow the answer.
+        """
+        sequence, (*beginning, last) = one.sequence, one.tokens
+        length = sequence.length
+        try:
+            if beginning:
+                self._step([Slice(sequence, beginning)], "none")
+                self._bookmark(sequence)
+            return self._step([Slice(sequence, [last])], "last")
+        except BaseException:
+            del sequence.tokens[length:]
+            raise
+
+    def _bookmark(self, sequence: CachedSequence) -> None:
+        mark = self._table.bookmark(sequence)
+        self._let_go()
+        if mark is not None:
+            number = self._numbers[mark] = self._free.pop(0)
+            self._stored[mark] = mark.length
+            self._changes.append(wire.Copy(self._numbers[sequence], number, mark.length))
 
     def _check(self, slices: Sequence[Slice]) -> None:
         tokens_each = len(slices[0].tokens)
@@ -170,7 +197,7 @@ class WholeTexts:
                 self._stored[sequence] = 0
 
     def _forget_all(self) -> None:
-        """The process has ended. Those who go on with a text have it computed again."""
+        """Nothing is there any more. Those who go on with a text have it computed again."""
         self._table.forget_idle()
         self._let_go()
         self._changes.clear()
