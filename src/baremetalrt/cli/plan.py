@@ -19,12 +19,6 @@ if TYPE_CHECKING:
 @click.command("plan")
 @click.argument("model", required=False, shell_complete=options.complete_model)
 @click.option("--sessions", type=click.IntRange(1, 1024), default=1, show_default=True)
-@click.option(
-    "--memory",
-    type=options.SIZE,
-    metavar="SIZE",
-    help="What this machine gives.  [default: most of what is free]",
-)
 @click.option("--measure", is_flag=True, help="Time the route over what is hosted now, too.")
 @options.JSON
 @options.neighbour_options
@@ -32,7 +26,6 @@ if TYPE_CHECKING:
 def command(
     model: str | None,
     sessions: int,
-    memory: int | None,
     measure: bool,
     as_json: bool,
     route: RouteOptions,
@@ -50,10 +43,11 @@ def command(
 
     request = PlanRequest(
         model=find_named(model, route),
-        options=replace(options, max_sessions=sessions),
+        # What this machine gives to the model: not what planning may take.
+        options=replace(options, max_sessions=sessions, memory_bytes=None),
         route=route,
         swarm=swarm,
-        budget_bytes=memory,
+        budget_bytes=options.memory_bytes,
         measures=measure,
     )
     report = _describe(sessions, asyncio.run(make_plan(request)))
