@@ -53,7 +53,8 @@ class BlockBuilder:
         self._cache = cache
         self._base_cell = base_cell
         # every view of the cache that attention reads
-        self.cache_views: list[Tensor] = []
+        self.key_views: list[Tensor] = []
+        self.value_views: list[Tensor] = []
         self._rope_factors = rope_factors
         self._rope_mode = rope_mode
         self._deltas = deltas
@@ -166,10 +167,14 @@ class BlockBuilder:
                 first_stream * rows * row,
             )
             windowed = h.is_windowed(self.index)
+            keys = self._cells_of(k_cache, self._cache.key_bytes, group, windowed)
+            values = self._cells_of(v_cache, self._cache.value_bytes, group, windowed)
+            self.key_views.append(keys)
+            self.value_views.append(values)
             out = g.flash_attention(
                 g.permute(q_group, 0, 2, 1, 3),
-                self._cells_of(k_cache, group, windowed),
-                self._cells_of(v_cache, group, windowed),
+                keys,
+                values,
                 self._inputs.mask(i, windowed=windowed),
                 h.attention_scale,
                 h.attention_softcap,
@@ -181,18 +186,19 @@ class BlockBuilder:
             joined = g.concat(joined, part, 1)
         return joined
 
-    def _cells_of(self, cache: Tensor, group: StreamGroup, windowed: bool) -> Tensor:
-        """What a group's sessions have stored, `(S, cells, G, streams)`, without copying."""
-        h, cell = self.h, self._cache.cell_bytes
+    def _cells_of(self, cache: Tensor, cell: int, group: StreamGroup, windowed: bool) -> Tensor:
+        """What a group's sessions have stored, `(S, cells, G, streams)`, without copying.
+
+        `cell`: bytes of one token.
+        """
+        h = self.h
         start = group.window_start if windowed else 0
-        view = self.g.view_4d(
+        return self.g.view_4d(
             cache,
             (h.head_size, group.num_cells - start, h.num_kv_heads, group.num_streams),
             (cell, cell // h.num_kv_heads, group.stride * cell),
             (self._base_cell + group.first_cell + start) * cell,
         )
-        self.cache_views.append(view)
-        return view
 
     # feed-forward networks
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from baremetalrt.blocks.architecture import Architecture
 from baremetalrt.blocks.builder import BlockBuilder
+from baremetalrt.blocks.cache_types import F16_CACHE
 from baremetalrt.blocks.delta import Delta, adapted
 from baremetalrt.blocks.extents import AdapterKey
 from baremetalrt.blocks.hyperparameters import Hyperparameters
@@ -58,17 +59,21 @@ class SpanGraph:
     # where the output lies, when that is memory of the host
     rows: NDArray[np.float32] | None
     _rows_buffer: HostBuffer | None
-    _views: list[Tensor]
-    _movable: MovableViews | None
+    # views of keys and of values, which are not always equally large
+    _views: tuple[list[Tensor], list[Tensor]]
+    _movable: tuple[MovableViews, MovableViews] | None
     _base_cell: int
 
-    def move_to(self, base_cell: int, cell_bytes: int) -> None:
+    def move_to(self, base_cell: int, cache: KVCache) -> None:
         """Lets attention read another stretch of the cache, laid out alike."""
         if base_cell == self._base_cell:
             return
         if self._movable is None:
-            self._movable = MovableViews(self._views)
-        self._movable.move((base_cell - self._base_cell) * cell_bytes)
+            keys, values = self._views
+            self._movable = MovableViews(keys), MovableViews(values)
+        step = base_cell - self._base_cell
+        self._movable[0].move(step * cache.key_bytes)
+        self._movable[1].move(step * cache.value_bytes)
         self._base_cell = base_cell
 
     def close(self) -> None:
@@ -189,11 +194,14 @@ class GraphCache:
         unsupported = backend.unsupported_operation(self._device, graph.builder.graph)
         if unsupported:
             graph.close()
+            hint = "run it on the CPU, or use another quantization"
+            if self._cache.types != F16_CACHE:
+                hint = "run it on the CPU, or keep keys and values in f16"
             raise UsageError(
                 f"{self._device.name} cannot compute {unsupported} of this model",
                 code="device.unsupported",
                 parameter="device",
-                hint="run it on the CPU, or use another quantization",
+                hint=hint,
             )
 
     def _build(
@@ -224,7 +232,7 @@ class GraphCache:
             widths = {"tensor_shape": (h.width, tokens), "array_shape": (tokens, h.width)}
             x = Input(g, F32, np.float32, **widths)
             y = x.tensor
-        views: list[Tensor] = []
+        views: tuple[list[Tensor], list[Tensor]] = [], []
         for i in part:
             block = BlockBuilder(
                 g,
@@ -241,7 +249,8 @@ class GraphCache:
                 deltas=adapters.blocks.get(i, {}) if adapters else {},
             )
             y = self._architecture.block(block, y)
-            views += block.cache_views
+            views[0].extend(block.key_views)
+            views[1].extend(block.value_views)
         rows, rows_buffer = None, None
         output_shape = (shape.num_outputs, h.width)
         if shape.num_outputs:

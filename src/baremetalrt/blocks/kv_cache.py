@@ -1,45 +1,82 @@
 """The keys and values of a span of blocks, for all sessions: one tensor of cells each per block.
 
-Kept in half precision, like llama.cpp's default. On the host an empty cache costs address space only.
+Kept in half precision, like llama.cpp's default, or in blocks of 32 numbers of eight or four bits. On the
+host an empty cache costs address space only.
 """
 
+from collections.abc import Iterator
 from typing import Final
 
+from baremetalrt.blocks.cache_types import F16_CACHE, CacheType, CacheTypes
 from baremetalrt.blocks.extents import CELL_QUANTUM, CachedSequence, CopyCells, SequenceTable
 from baremetalrt.blocks.hyperparameters import Hyperparameters
+from baremetalrt.core.errors import UsageError
 from baremetalrt.core.spans import BlockSpan
 from baremetalrt.core.units import round_up
 from baremetalrt.native import backend, graph
 from baremetalrt.native.backend import BackendDevice
-from baremetalrt.native.graph import F16, Tensor, TensorContext
+from baremetalrt.native.graph import F16, Q4_0, Q8_0, Tensor, TensorContext
 
 # On the processors measured, decoding at 1,000 to 2,000 tokens of context runs 5 to 40 % faster when the
 # rows that attention reads begin in the middle of a cache line: its vectors are half a line long.
 _HOST_SHIFT_BYTES: Final = 32
+_TYPES: Final[dict[CacheType, int]] = {"f16": F16, "q8_0": Q8_0, "q4_0": Q4_0}
+# Numbers that share a scale in the quantized types. Attention reads whole heads.
+_BLOCK_WIDTH: Final = 32
 
 
-def cell_bytes(h: Hyperparameters) -> int:
-    """The size of one token's keys, or of its values, in one block."""
-    return graph.row_bytes(F16, h.kv_width)
+def token_bytes(h: Hyperparameters, types: CacheTypes = F16_CACHE) -> int:
+    """The size of one token's keys and values in one block.
+
+    Raises:
+        UsageError: the heads of this model cannot be kept in such a type.
+    """
+    return sum(_cell_bytes(h, type_) for type_ in (types.keys, types.values))
+
+
+def _cell_bytes(h: Hyperparameters, type_: CacheType) -> int:
+    if type_ != "f16" and h.head_size % _BLOCK_WIDTH:
+        raise UsageError(
+            f"heads of {h.head_size} numbers cannot be kept as {type_}, which takes them by "
+            f"{_BLOCK_WIDTH}",
+            code="cache.type",
+            parameter="cache_type",
+            hint="keep the keys and values of this model in f16",
+        )
+    return graph.row_bytes(_TYPES[type_], h.kv_width)
 
 
 class KVCache:
     """Storage for `num_cells` tokens of every block in `span`, and the table of who owns which."""
 
     def __init__(
-        self, h: Hyperparameters, span: BlockSpan, device: BackendDevice, num_cells: int
+        self,
+        h: Hyperparameters,
+        span: BlockSpan,
+        device: BackendDevice,
+        num_cells: int,
+        types: CacheTypes = F16_CACHE,
     ) -> None:
+        """Raises like `token_bytes`, and `CapacityError`."""
         self.num_cells = round_up(num_cells, CELL_QUANTUM)
         self.sequences = SequenceTable(self.num_cells)
-        self.cell_bytes = cell_bytes(h)
+        self.types = types
+        self.key_bytes = _cell_bytes(h, types.keys)
+        self.value_bytes = _cell_bytes(h, types.values)
         self._span = span
         self._width = h.kv_width
         self._is_on_host = device.kind == "cpu"
         self._context = TensorContext(2 * len(span))
         alignment = backend.alignment(device.buffer_type())
-        tensor_bytes = round_up(self.cell_bytes * self.num_cells, alignment)
+        sides = [
+            (_TYPES[type_], round_up(cell_bytes * self.num_cells, alignment))
+            for type_, cell_bytes in (
+                (types.keys, self.key_bytes),
+                (types.values, self.value_bytes),
+            )
+        ]
         # Cells that a mask hides are multiplied all the same: they must hold numbers.
-        num_bytes = 2 * len(span) * tensor_bytes + alignment + _HOST_SHIFT_BYTES
+        num_bytes = len(span) * sum(size for _, size in sides) + alignment + _HOST_SHIFT_BYTES
         self._buffer = backend.zeroed_buffer(device, num_bytes)
         address = round_up(self._buffer.base, alignment)
         if self._is_on_host:
@@ -47,18 +84,23 @@ class KVCache:
         self._tensors: list[tuple[Tensor, Tensor]] = []
         for _ in span:
             pair = []
-            for _ in ("k", "v"):
-                tensor = self._context.new_tensor(F16, h.kv_width, self.num_cells)
+            for type_, size in sides:
+                tensor = self._context.new_tensor(type_, h.kv_width, self.num_cells)
                 backend.place(tensor, self._buffer, address)
-                address += tensor_bytes
+                address += size
                 pair.append(tensor)
             self._tensors.append((pair[0], pair[1]))
+
+    @property
+    def token_bytes(self) -> int:
+        """What one token takes, in all blocks."""
+        return len(self._span) * (self.key_bytes + self.value_bytes)
 
     @property
     def unfilled_bytes(self) -> int:
         """What the host has not given yet, of what it was asked for."""
         cells = self.num_cells - self.sequences.allocator.high_water
-        return 2 * len(self._span) * self.cell_bytes * cells if self._is_on_host else 0
+        return self.token_bytes * cells if self._is_on_host else 0
 
     def tensors(self, block: int) -> tuple[Tensor, Tensor]:
         """Keys and values of one block, `(G * S, cells)`."""
@@ -68,26 +110,22 @@ class KVCache:
         """Carries out what the table of sequences asked for. Not while a graph runs."""
         for c in copies:
             with TensorContext(4 * len(self._span)) as context:
-                for pair in self._tensors:
-                    for tensor in pair:
-                        graph.copy(
-                            self._view(context, tensor, c.source, c.num_cells),
-                            self._view(context, tensor, c.target, c.num_cells),
-                        )
+                sources = self._views(context, c.source, c.num_cells)
+                targets = self._views(context, c.target, c.num_cells)
+                for source, target in zip(sources, targets, strict=True):
+                    graph.copy(source, target)
 
     def scrub(self, sequence: CachedSequence) -> None:
         """Zeros the cells of a sequence whose numbers went bad: masked cells are still multiplied."""
         with TensorContext(2 * len(self._span)) as context:
-            for pair in self._tensors:
-                for tensor in pair:
-                    graph.zero(self._view(context, tensor, sequence.first_cell, sequence.capacity))
+            for view in self._views(context, sequence.first_cell, sequence.capacity):
+                graph.zero(view)
 
-    def _view(
-        self, context: TensorContext, tensor: Tensor, first_cell: int, num_cells: int
-    ) -> Tensor:
-        return context.new_view(
-            tensor, self._width, num_cells, self.cell_bytes, first_cell * self.cell_bytes
-        )
+    def _views(self, context: TensorContext, first_cell: int, num_cells: int) -> Iterator[Tensor]:
+        """These cells in every block, keys before values."""
+        for pair in self._tensors:
+            for tensor, size in zip(pair, (self.key_bytes, self.value_bytes), strict=True):
+                yield context.new_view(tensor, self._width, num_cells, size, first_cell * size)
 
     def close(self) -> None:
         self._buffer.close()

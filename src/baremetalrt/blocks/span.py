@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from baremetalrt.blocks.architecture import Architecture
+from baremetalrt.blocks.cache_types import F16_CACHE, CacheTypes
 from baremetalrt.blocks.extents import (
     CELL_QUANTUM,
     AdapterKey,
@@ -55,6 +56,7 @@ class SpanConfig:
     step_tokens: int
     num_cells: int
     copy_budget_bytes: int
+    cache_types: CacheTypes = F16_CACHE
 
 
 @dataclass(slots=True)
@@ -103,7 +105,7 @@ class Span:
                 self._weights.close()
                 raise
         self._backend = Backend(device, num_threads=config.num_threads)
-        self.cache = KVCache(h, span, device, config.num_cells)
+        self.cache = KVCache(h, span, device, config.num_cells, config.cache_types)
         self._graphs = GraphCache(
             architecture,
             h,
@@ -329,7 +331,7 @@ class Span:
                 self._recent.clear()
                 self._generation = self._graphs.generation
             self._recent[key] = graph
-        graph.move_to(base_cell, self.cache.cell_bytes)
+        graph.move_to(base_cell, self.cache)
         return graph
 
     def populate(self) -> None:

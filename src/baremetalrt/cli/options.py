@@ -15,7 +15,14 @@ from baremetalrt.core.spans import BlockSpan
 from baremetalrt.core.text_input import text_of
 from baremetalrt.core.units import MIB, parse_bytes
 from baremetalrt.hosting.options import Activations, RouteKind, RouteOptions
-from baremetalrt.node.options import ModelOptions, SampleOptions, SwarmOptions
+from baremetalrt.node.options import (
+    CACHE_TYPES,
+    CacheType,
+    CacheTypes,
+    ModelOptions,
+    SampleOptions,
+    SwarmOptions,
+)
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -38,6 +45,7 @@ FILE: Final = click.option(
     metavar="NAME",
     help="Which model of a torrent with several: its file, or a part of the name such as Q4_K_M.",
 )
+_CACHE_TYPE: Final = click.Choice(CACHE_TYPES)
 _SWARM: Final = click.option("--swarm", metavar="NAME", help="The private swarm; see `bmrt swarm`.")
 
 
@@ -99,6 +107,9 @@ def model_options(command: Command) -> Command:
         context: int | None,
         no_repack: bool,
         chat_template: Path | None,
+        cache_type: CacheType,
+        cache_type_k: CacheType | None,
+        cache_type_v: CacheType | None,
         **others: Any,
     ) -> None:
         options = ModelOptions(
@@ -107,6 +118,9 @@ def model_options(command: Command) -> Command:
             context=context,
             repack=not no_repack,
             chat_template=read_text(chat_template) if chat_template else None,
+            cache_types=CacheTypes(
+                keys=cache_type_k or cache_type, values=cache_type_v or cache_type
+            ),
         )
         command(*given, options=options, **others)
 
@@ -136,6 +150,16 @@ def model_options(command: Command) -> Command:
             type=click.Path(exists=True, dir_okay=False, path_type=Path),
             help="A Jinja template to use instead of the model's own.",
         ),
+        click.option(
+            "--cache-type",
+            type=_CACHE_TYPE,
+            default="f16",
+            show_default=True,
+            help="How keys and values are kept: q8_0 takes half of the memory, q4_0 a quarter, and "
+            "answers change a little. What is hosted for peers is kept as f16.",
+        ),
+        click.option("--cache-type-k", type=_CACHE_TYPE, help="The same for keys alone."),
+        click.option("--cache-type-v", type=_CACHE_TYPE, help="The same for values alone."),
     )
 
 

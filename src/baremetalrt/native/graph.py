@@ -22,6 +22,8 @@ Tensor = NewType("Tensor", int)
 
 F32: Final = 0
 F16: Final = 1
+Q4_0: Final = 2
+Q8_0: Final = 8
 I32: Final = 26
 I64: Final = 27
 

@@ -8,9 +8,9 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from baremetalrt.blocks.architectures import read_model
+from baremetalrt.blocks.cache_types import F16_CACHE, CacheTypes
 from baremetalrt.blocks.extents import CELL_QUANTUM
-from baremetalrt.blocks.hyperparameters import Hyperparameters
-from baremetalrt.blocks.kv_cache import cell_bytes
+from baremetalrt.blocks.kv_cache import token_bytes
 from baremetalrt.blocks.span import Span, SpanConfig
 from baremetalrt.core.errors import CapacityError
 from baremetalrt.core.spans import BlockSpan
@@ -80,6 +80,7 @@ class Node:
             opening.file,
             blocks,
             self.options.context,
+            self.options.cache_types,
             num_kept=len(beginning),
             arrives=source is not None,
         )
@@ -100,7 +101,8 @@ class Node:
 
     def host(self, file: GGUFFile, blocks: BlockSpan, context: int) -> tuple[Span, LocalStage]:
         """Loads a span for others to compute with, with texts of so many tokens; raises like `load`."""
-        span, _ = self._load_span(file, blocks, context, arrives=False)
+        # Always in half precision: a peer that takes over computes the same numbers again.
+        span, _ = self._load_span(file, blocks, context, F16_CACHE, arrives=False)
         _, h = read_model(file)
         with self._changing:
             if blocks.end < h.num_blocks:
@@ -167,6 +169,7 @@ class Node:
         file: GGUFFile,
         blocks: BlockSpan,
         context: int | None,
+        cache_types: CacheTypes,
         *,
         num_kept: int = 0,
         arrives: bool,
@@ -184,7 +187,11 @@ class Node:
             return self.ledger.room_for(purpose, free)
 
         context_limit, num_cells = _cache_size(
-            h, len(blocks), context, self.options.max_sessions, room_for
+            len(blocks) * token_bytes(h, cache_types),
+            h.training_context,
+            context,
+            self.options.max_sessions,
+            room_for,
         )
         num_cells += round_up(num_kept, CELL_QUANTUM)
         copies = room_for(Purpose.COPIES if is_host else Purpose.DEVICE_WEIGHTS)
@@ -200,6 +207,7 @@ class Node:
                 step_tokens=CHUNK_TOKENS,
                 num_cells=num_cells,
                 copy_budget_bytes=copies if self.options.repack else 0,
+                cache_types=cache_types,
             ),
             arrives=arrives,
         )
@@ -241,17 +249,16 @@ def _keep_out_of_the_collector() -> None:
 
 
 def _cache_size(
-    h: Hyperparameters,
-    num_blocks: int,
+    token_bytes: int,
+    training_context: int,
     context: int | None,
     max_sessions: int,
     room_for: Callable[[Purpose], int],
 ) -> tuple[int, int]:
     """The context limit, and how many tokens the cache holds for all sessions together."""
-    token_bytes = 2 * num_blocks * cell_bytes(h)
     room = max(CELL_QUANTUM, room_for(Purpose.CACHE) // token_bytes)
     if context is None:
-        context = min(h.training_context, room)
+        context = min(training_context, room)
     else:
         needed, free = round_up(context, CELL_QUANTUM) * token_bytes, room_for(Purpose.ASKED_FOR)
         if needed > free:

@@ -5,6 +5,10 @@ Light: parsed before the engine is imported.
 
 from dataclasses import dataclass
 
+from baremetalrt.blocks.cache_types import CACHE_TYPES as CACHE_TYPES
+from baremetalrt.blocks.cache_types import F16_CACHE
+from baremetalrt.blocks.cache_types import CacheType as CacheType
+from baremetalrt.blocks.cache_types import CacheTypes as CacheTypes
 from baremetalrt.session.options import SampleOptions as SampleOptions
 from baremetalrt.swarm.options import SwarmOptions as SwarmOptions
 
@@ -15,6 +19,7 @@ class ModelOptions:
 
     `context`: tokens of the longest text. `max_sessions`: texts at once. `repack`: matrices may be
     copied into the order in which they multiply fastest. `chat_template`: Jinja, instead of the model's.
+    `cache_types`: how keys and values are kept, of models that run here and not for peers.
     `public_system`: a system text that everybody may know, which is computed once for all who send it.
     """
 
@@ -24,4 +29,5 @@ class ModelOptions:
     max_sessions: int = 1
     repack: bool = True
     chat_template: str | None = None
+    cache_types: CacheTypes = F16_CACHE
     public_system: str | None = None
