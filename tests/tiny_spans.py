@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from baremetalrt.blocks.architectures import read_model
+from baremetalrt.blocks.cache_types import F16_CACHE, CacheTypes
 from baremetalrt.blocks.span import Span, SpanConfig
 from baremetalrt.core.spans import BlockSpan
 from baremetalrt.native.backend import find_device
@@ -16,6 +17,7 @@ def open_span(
     num_cells: int = 2048,
     context: int = 1024,
     arrives: bool = False,
+    cache_types: CacheTypes = F16_CACHE,
 ) -> Span:
     file = GGUFFile.open(path)
     architecture, h = read_model(file)
@@ -31,6 +33,7 @@ def open_span(
             step_tokens=16,
             num_cells=num_cells,
             copy_budget_bytes=1 << 30,
+            cache_types=cache_types,
         ),
         arrives=arrives,
     )

@@ -27,8 +27,8 @@ from baremetalrt.blocks.extents import (
     NoRoomError,
     OverLimitError,
     SequenceTable,
-    common_prefix,
 )
+from baremetalrt.blocks.prefix_store import PrefixKind, common_prefix
 from baremetalrt.core.owner import Owner
 from baremetalrt.core.units import round_up
 
@@ -83,6 +83,12 @@ class Cache(RuleBasedStateMachine):
             self.cells[c.target : c.target + c.num_cells] = self.cells[
                 c.source : c.source + c.num_cells
             ]
+        self.give_back()
+
+    def give_back(self) -> None:
+        """What was freed reads as zeros from now on."""
+        for start, end in self.table.take_freed():
+            self.cells[start:end] = [0] * (end - start)
 
     def compute(self, sequence: CachedSequence, tokens: list[int]) -> None:
         sequence.tokens.extend(tokens)
@@ -110,9 +116,11 @@ class Cache(RuleBasedStateMachine):
         try:
             opened = self.table.open(text, capacity, owner=owner, limit=limit)
         except OverLimitError:
+            self.give_back()
             assert self.num_active(owner) + round_up(capacity, CELL_QUANTUM) > LIMIT
             return multiple()
         except NoRoomError:
+            self.give_back()
             assert self.num_free() < round_up(capacity, CELL_QUANTUM)
             return multiple()
         self.carry_out(opened.copies)
@@ -134,22 +142,53 @@ class Cache(RuleBasedStateMachine):
         try:
             self.carry_out(self.table.grow(sequence, capacity))
         except OverLimitError:
+            self.give_back()
             more = round_up(capacity, CELL_QUANTUM) - sequence.capacity
             assert self.num_active(sequence.owner) + more > LIMIT
             return
         except NoRoomError:
+            self.give_back()
             assert self.num_free(without=sequence) < round_up(capacity, CELL_QUANTUM)
             return
         assert sequence.capacity >= capacity and sequence.tokens.tolist() == before
 
     @rule(sequence=active, share=st.floats(0, 1))
     def truncate(self, sequence: CachedSequence, share: float) -> None:
-        del sequence.tokens[int(share * sequence.length) :]
+        self.table.truncate(sequence, int(share * sequence.length))
+        self.give_back()
 
     @rule(sequence=consumes(active), keep=st.booleans())
     def close(self, sequence: CachedSequence, keep: bool) -> None:
         self.table.close(sequence, keep=keep)
+        self.give_back()
         assert (sequence in self.table.sequences) == (keep and sequence.length >= MIN_SHARED)
+
+    @rule(sequence=active, text=texts())
+    def hold(self, sequence: CachedSequence, text: list[int]) -> None:
+        """What somebody holds survives a text that takes all the room there is, whole."""
+        match = self.table.match(PrefixKind(owner=OWNERS[0]), text)
+        if match.stored is None or match.stored.active:
+            return
+        with self.table.lock(match.stored):
+            before = match.stored.tokens.tolist()
+            free = self.table.evict(NUM_CELLS)
+            self.give_back()
+            assert free == self.table.allocator.num_free
+            assert match.stored in self.table.sequences and match.stored.tokens.tolist() == before
+
+    @rule(size=st.integers(0, NUM_CELLS))
+    def evict(self, size: int) -> None:
+        """No more goes than must, and never what is in use."""
+        idle = [s.capacity for s in self.table.sequences if not s.active]
+        before = self.table.allocator.num_free
+        free = self.table.evict(size)
+        self.give_back()
+        assert free >= min(size, before + sum(idle)) and free == self.table.allocator.num_free
+        assert free == before if before >= size else free - max(idle, default=0) < size
+
+    @invariant()
+    def books_are_right(self) -> None:
+        self.table.check()
 
     @invariant()
     def live_extents_never_overlap(self) -> None:
@@ -162,6 +201,16 @@ class Cache(RuleBasedStateMachine):
     def every_cell_is_free_or_owned(self) -> None:
         owned = sum(s.capacity for s in self.table.sequences)
         assert owned + self.table.allocator.num_free == NUM_CELLS
+
+    @invariant()
+    def what_holds_nothing_was_given_back(self) -> None:
+        """Quanta without a token read as zeros, be they somebody's or nobody's."""
+        used = [
+            (s.first_cell, s.first_cell + round_up(s.length, CELL_QUANTUM))
+            for s in self.table.sequences
+        ]
+        empty = [i for i in range(NUM_CELLS) if not any(a <= i < b for a, b in used)]
+        assert not any(self.cells[i] for i in empty)
 
     @invariant()
     def no_member_holds_more_than_its_limit(self) -> None:

@@ -11,10 +11,10 @@ from baremetalrt.blocks.architecture import Architecture
 from baremetalrt.blocks.builder import BlockBuilder
 from baremetalrt.blocks.cache_types import F16_CACHE
 from baremetalrt.blocks.delta import Delta, adapted
-from baremetalrt.blocks.extents import AdapterKey
 from baremetalrt.blocks.hyperparameters import Hyperparameters
 from baremetalrt.blocks.inputs import Input, StepInputs
 from baremetalrt.blocks.kv_cache import KVCache
+from baremetalrt.blocks.prefix_store import AdapterKey
 from baremetalrt.blocks.streams import StepShape, StreamGroup
 from baremetalrt.blocks.weight_loader import SpanWeights
 from baremetalrt.core.errors import CapacityError, UsageError

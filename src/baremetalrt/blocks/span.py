@@ -16,7 +16,6 @@ from baremetalrt.blocks.architecture import Architecture
 from baremetalrt.blocks.cache_types import F16_CACHE, CacheTypes
 from baremetalrt.blocks.extents import (
     CELL_QUANTUM,
-    AdapterKey,
     CachedSequence,
     NoRoomError,
     OverLimitError,
@@ -25,6 +24,9 @@ from baremetalrt.blocks.graphs import GraphCache, SpanGraph
 from baremetalrt.blocks.hyperparameters import Hyperparameters
 from baremetalrt.blocks.inventory import Unit, take_inventory
 from baremetalrt.blocks.kv_cache import KVCache
+from baremetalrt.blocks.prefix_folder import PrefixFolder
+from baremetalrt.blocks.prefix_store import AdapterKey
+from baremetalrt.blocks.prefix_transfer import restore
 from baremetalrt.blocks.streams import StepShape, group_streams, last_quantum, window_start
 from baremetalrt.blocks.weight_loader import WeightLoader
 from baremetalrt.core.errors import CapacityError
@@ -122,6 +124,8 @@ class Span:
         # Graphs by what a step brings along, which is quicker to compare than the shape it makes.
         self._recent: dict[tuple[object, ...], SpanGraph] = {}
         self._generation = 0
+        # what the disk keeps of texts in this span, where it keeps anything
+        self.prefixes: PrefixFolder | None = None
 
     @cached_property
     def adapters(self) -> "AdapterRack":
@@ -185,7 +189,13 @@ class Span:
             self._let_go(key)
             raise
         self.cache.copy(opened.copies)
+        self.cache.give_back()
         return opened.sequence
+
+    def restore(self, sequence: CachedSequence, tokens: Sequence[int]) -> Iterator[None]:
+        """Fills a text that was just opened with what the disk has of it, in pieces; see `restore`."""
+        if self.prefixes is not None:
+            yield from restore(self.cache, self.prefixes, sequence, tokens)
 
     def _hold(self, adapters: "AdapterSet") -> None:
         is_new = adapters.key not in self.adapters.keys
@@ -207,13 +217,25 @@ class Span:
         with self._room_for(capacity):
             copies = self.cache.sequences.grow(sequence, capacity)
         self.cache.copy(copies)
+        self.cache.give_back()
+
+    def truncate(self, sequence: CachedSequence, length: int) -> None:
+        """Forgets all but the first `length` tokens of a text."""
+        self.cache.truncate(sequence, length)
 
     def release(self, sequence: CachedSequence, *, keep: bool) -> None:
         """Ends a sequence. `keep` leaves its text for others; numbers gone bad must not stay."""
         if not keep:
             self.cache.scrub(sequence)
         self.cache.sequences.close(sequence, keep=keep)
+        self.cache.give_back()
         self._let_go(sequence.adapters)
+
+    def forget_unused(self, clock: int) -> None:
+        """Gives back the memory of idle texts that nobody used since the table's clock stood there."""
+        for sequence in self.cache.sequences.unused_since(clock):
+            self.cache.sequences.drop(sequence)
+        self.cache.give_back()
 
     @contextmanager
     def _room_for(self, capacity: int) -> Iterator[None]:

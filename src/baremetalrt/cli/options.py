@@ -110,6 +110,7 @@ def model_options(command: Command) -> Command:
         cache_type: CacheType,
         cache_type_k: CacheType | None,
         cache_type_v: CacheType | None,
+        no_prompt_cache: bool,
         **others: Any,
     ) -> None:
         options = ModelOptions(
@@ -121,6 +122,7 @@ def model_options(command: Command) -> Command:
             cache_types=CacheTypes(
                 keys=cache_type_k or cache_type, values=cache_type_v or cache_type
             ),
+            keeps_prefixes=not no_prompt_cache,
         )
         command(*given, options=options, **others)
 
@@ -160,6 +162,11 @@ def model_options(command: Command) -> Command:
         ),
         click.option("--cache-type-k", type=_CACHE_TYPE, help="The same for keys alone."),
         click.option("--cache-type-v", type=_CACHE_TYPE, help="The same for values alone."),
+        click.option(
+            "--no-prompt-cache",
+            is_flag=True,
+            help="Neither keep what was computed of texts on disk, nor use what is kept there.",
+        ),
     )
 
 

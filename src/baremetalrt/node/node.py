@@ -1,23 +1,29 @@
 """Puts a model together: file, tokenizer, template, spans on devices, route. The only place that does."""
 
+import asyncio
 import gc
+import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from baremetalrt.blocks.architectures import read_model
 from baremetalrt.blocks.cache_types import F16_CACHE, CacheTypes
 from baremetalrt.blocks.extents import CELL_QUANTUM
 from baremetalrt.blocks.kv_cache import token_bytes
+from baremetalrt.blocks.prefix_folder import PrefixFolder
 from baremetalrt.blocks.span import Span, SpanConfig
 from baremetalrt.core.errors import CapacityError
+from baremetalrt.core.places import prefixes_folder
 from baremetalrt.core.spans import BlockSpan
 from baremetalrt.core.units import format_bytes, round_up
 from baremetalrt.devices.budget import LEDGER, MemoryLedger, Promise, Purpose
 from baremetalrt.devices.processor import default_threads
+from baremetalrt.devices.survey import survey_library
 from baremetalrt.native.backend import find_device
+from baremetalrt.node.cache_config import load_cache_config
 from baremetalrt.node.model import Model
 from baremetalrt.node.opening import Opening
 from baremetalrt.node.options import ModelOptions
@@ -25,10 +31,14 @@ from baremetalrt.session.chat_template import ChatTemplate, TemplateProcess, tem
 from baremetalrt.session.public_text import beginning_of
 from baremetalrt.session.route import Route
 from baremetalrt.session.stage import CHUNK_TOKENS, LocalStage, SoloStage, Stage
+from baremetalrt.weights.content import quick_id
 from baremetalrt.weights.gguf import GGUFFile
 
 if TYPE_CHECKING:
     from baremetalrt.session.arriving_stage import ArrivingStage, WeightSource
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class Node:
@@ -84,6 +94,8 @@ class Node:
             num_kept=len(beginning),
             arrives=source is not None,
         )
+        if source is None and self.options.keeps_prefixes:
+            span.prefixes = self._prefixes(opening.file, span, context_limit)
         try:
             model = self._add(opening, [self._stage(span, source)], context_limit, [span])
             model.beginning = beginning
@@ -122,6 +134,37 @@ class Node:
             promise = self._promises.pop(span)
         promise.withdraw()
         self._worker.submit(span.close).result()
+
+    @property
+    def spans(self) -> list[Span]:
+        """All that are loaded now."""
+        with self._changing:
+            return list(self._promises)
+
+    async def compute(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Calls where nothing else touches a span that several texts use."""
+        return await asyncio.wrap_future(self._worker.submit(call, *args, **kwargs))
+
+    def compute_now(self, call: Callable[[], T]) -> T:
+        """The same, for threads, which wait."""
+        return self._worker.submit(call).result()
+
+    def _prefixes(self, file: GGUFFile, span: Span, context_limit: int) -> PrefixFolder | None:
+        """What is kept on disk of texts in a span, for all that its numbers depend on."""
+        config = load_cache_config()
+        if not config.disk:
+            return None
+        device, library = find_device(self.options.device), survey_library()
+        built = os.stat(library.path)
+        made_by = {
+            "model": quick_id(file),
+            "library": [library.ggml, library.llama, built.st_size, built.st_mtime_ns],
+            "device": [device.kind, device.description],
+            "types": [span.cache.types.keys, span.cache.types.values],
+            "blocks": [span.blocks.start, span.blocks.end],
+            "is_long": context_limit > span.hyperparameters.rope.original_context,
+        }
+        return PrefixFolder(prefixes_folder(), made_by, budget_bytes=config.budget)
 
     def _public_beginning(self, opening: Opening) -> list[int]:
         system = self.options.public_system

@@ -20,6 +20,7 @@ class ModelOptions:
     `context`: tokens of the longest text. `max_sessions`: texts at once. `repack`: matrices may be
     copied into the order in which they multiply fastest. `chat_template`: Jinja, instead of the model's.
     `cache_types`: how keys and values are kept, of models that run here and not for peers.
+    `keeps_prefixes`: texts are looked for, and left, on disk, as `[cache]` of `config.toml` says.
     `public_system`: a system text that everybody may know, which is computed once for all who send it.
     """
 
@@ -30,4 +31,5 @@ class ModelOptions:
     repack: bool = True
     chat_template: str | None = None
     cache_types: CacheTypes = F16_CACHE
+    keeps_prefixes: bool = False
     public_system: str | None = None

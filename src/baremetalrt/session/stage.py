@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Final, Protocol, TypeVar, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from baremetalrt.blocks.extents import AdapterKey, CachedSequence
+from baremetalrt.blocks.extents import CachedSequence
+from baremetalrt.blocks.prefix_store import AdapterKey
 from baremetalrt.blocks.span import Reads, Slice, Span
 from baremetalrt.core.errors import CapacityError, UsageError
 from baremetalrt.core.owner import THIS_USER, Owner
@@ -29,6 +30,7 @@ _SHARED_CHUNK_TOKENS: Final = 64
 # More streams than this gain nothing on any processor measured and delay every one of them.
 _MAX_STREAMS: Final = 32
 _YIELD_S: Final = 0.05
+_RESTORED: Final = object()
 
 
 class Place(Protocol):
@@ -125,7 +127,7 @@ class SoloStage:
     async def open(
         self, tokens: Sequence[int], capacity: int, owner: Owner = THIS_USER
     ) -> CachedSequence:
-        return self._span.open(tokens, capacity, owner=owner)
+        return self._restored(self._span.open(tokens, capacity, owner=owner), tokens)
 
     async def open_adapted(
         self,
@@ -134,7 +136,13 @@ class SoloStage:
         adapters: "AdapterSet",
         owner: Owner = THIS_USER,
     ) -> CachedSequence:
-        return self._span.open(tokens, capacity, adapters=adapters, owner=owner)
+        sequence = self._span.open(tokens, capacity, adapters=adapters, owner=owner)
+        return self._restored(sequence, tokens)
+
+    def _restored(self, sequence: CachedSequence, tokens: Sequence[int]) -> CachedSequence:
+        for _ in self._span.restore(sequence, tokens):
+            pass
+        return sequence
 
     def unload_adapter(self, digest: str) -> None:
         self._span.adapters.unload(digest)
@@ -143,7 +151,7 @@ class SoloStage:
         self._span.grow(_sequence(place), capacity)
 
     async def truncate(self, place: Place, length: int) -> None:
-        del _sequence(place).tokens[length:]
+        self._span.truncate(_sequence(place), length)
 
     async def forward(
         self,
@@ -203,7 +211,7 @@ class LocalStage:
         `limit`: cells that all texts of the owner's principal may hold.
         """
         return await self._open(
-            lambda: self._span.open(tokens, capacity, part, owner=owner, limit=limit)
+            lambda: self._span.open(tokens, capacity, part, owner=owner, limit=limit), tokens
         )
 
     async def open_adapted(
@@ -214,17 +222,25 @@ class LocalStage:
         owner: Owner = THIS_USER,
     ) -> CachedSequence:
         return await self._open(
-            lambda: self._span.open(tokens, capacity, adapters=adapters, owner=owner)
+            lambda: self._span.open(tokens, capacity, adapters=adapters, owner=owner), tokens
         )
 
     def unload_adapter(self, digest: str) -> None:
         self._worker.submit(self._span.adapters.unload, digest)
 
-    async def _open(self, open_: Callable[[], CachedSequence]) -> CachedSequence:
+    async def _open(
+        self, open_: Callable[[], CachedSequence], tokens: Sequence[int]
+    ) -> CachedSequence:
         opening = self._worker.submit(open_)
         try:
-            return await asyncio.wrap_future(opening)
-        except asyncio.CancelledError:
+            sequence = await asyncio.wrap_future(opening)
+            restoring = self._span.restore(sequence, tokens)
+            if self._span.prefixes is not None:
+                # In pieces: others compute in between.
+                while await self._submit(lambda: next(restoring, _RESTORED)) is not _RESTORED:
+                    pass
+            return sequence
+        except BaseException:
             # The sequence may exist although nobody waits for it any more. At once, and not when the
             # loop hears of it: whoever opens next must find its cells free.
             self._worker.submit(self._release_unwanted, opening)
@@ -238,10 +254,7 @@ class LocalStage:
         await self._submit(lambda: self._span.grow(_sequence(place), capacity))
 
     async def truncate(self, place: Place, length: int) -> None:
-        def cut() -> None:
-            del _sequence(place).tokens[length:]
-
-        await self._submit(cut)
+        await self._submit(lambda: self._span.truncate(_sequence(place), length))
 
     def release(self, place: Place, *, keep: bool) -> None:
         sequence = _sequence(place)
