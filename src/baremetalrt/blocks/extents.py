@@ -306,9 +306,9 @@ class SequenceTable:
             self.drop(min(idle, key=lambda s: s.last_used))
         return self.allocator.num_free
 
-    def unused_since(self, clock: int) -> list[CachedSequence]:
-        """Idle texts that nobody has used since the clock of the table stood at `clock`."""
-        return [s for s in self._idle() if s.last_used <= clock]
+    def unused_since(self, clock: int | None = None) -> list[CachedSequence]:
+        """Idle texts that nobody has used since the clock of the table stood at `clock`; None: all."""
+        return [s for s in self._idle() if clock is None or s.last_used <= clock]
 
     def check(self) -> None:
         """Every cell is free or belongs to one text, and no text is longer than its extent."""

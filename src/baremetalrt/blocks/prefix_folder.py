@@ -123,7 +123,7 @@ class PrefixFolder:
     def _texts(self) -> list[Path]:
         try:
             return [p for p in self.folder.iterdir() if _is_text(p)]
-        except FileNotFoundError:
+        except OSError:
             return []
 
     def _beginning(self, kind: PrefixKind, tokens: NDArray[np.int32]) -> Iterator[PrefixFile]:

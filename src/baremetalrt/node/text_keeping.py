@@ -29,7 +29,7 @@ _MIN_TOKENS_OF_A_RUN: Final = 4 * CELL_QUANTUM
 class TextKeeper:
     """Call `look` every `_LOOK_S` seconds, or `save_rest` in the end, or both.
 
-    What was written in memory of this process and what was not is noted with each text.
+    How much of a text was written is noted with the text.
     """
 
     def __init__(
@@ -60,14 +60,14 @@ class TextKeeper:
                 for text in await self._node.compute(table.unused_since, clocks[0]):
                     await self._save(span, text)
                 await self._node.compute(span.forget_unused, clocks[0])
-            clocks.append(table.clock)
+            clocks.append(await self._node.compute(_clock_of, span))
 
     async def save_rest(self, seconds: float = _LAST_WRITES_S) -> None:
         """Writes what is in memory alone, what was used last first, as long as there is time."""
         until = time.monotonic() + seconds
         for span in self._node.spans:
             table = span.cache.sequences
-            idle = await self._node.compute(table.unused_since, table.clock)
+            idle = await self._node.compute(table.unused_since)
             for text in sorted(idle, key=lambda s: s.last_used, reverse=True):
                 if time.monotonic() < until:
                     await self._save(span, text)
@@ -92,6 +92,10 @@ class TextKeeper:
             self._has_complained = True
         # Whether that went well or not: it is not tried again before the text has grown.
         sequence.num_saved = len(text.tokens)
+
+
+def _clock_of(span: Span) -> int:
+    return span.cache.sequences.clock
 
 
 @asynccontextmanager
