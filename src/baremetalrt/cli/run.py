@@ -198,6 +198,7 @@ def _print_end(
                 "text": answered.text,
                 "tokens": answered.token_ids,
                 "prompt_tokens": answered.stats.prompt_tokens,
+                "cached_tokens": answered.stats.cached_tokens,
                 "finish_reason": answered.finish_reason,
                 "timings": timings,
             }
