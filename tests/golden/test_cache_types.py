@@ -36,7 +36,8 @@ SAME_ORDER = 1e-5
 # llama.cpp keeps windows in a ring, and so sums in another order; queries of phi3 it scales before they
 # are rounded to eight bits, not after.
 OTHER_ORDER = {"sliding window": 1e-3, "fused": 1e-2}
-LENGTH, PREFILL = 300, 260
+LENGTH, PREFILL, FEW = 300, 260, 52
+FEW_BY_FEW = range(0, PREFILL, FEW)
 
 
 def tokens_of(model: TinyModel) -> list[int]:
@@ -57,19 +58,36 @@ def types(keys: CacheType, values: CacheType) -> CacheTypes:
 def test_logits_equal_llama_cpp_with_the_same_types(
     name: str, pair: tuple[CacheType, CacheType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Prefill and decode. llama.cpp turns what it quantizes around first; told not to, it is the same."""
+    """Steps of few tokens. llama.cpp turns what it quantizes first; told not to, it is the same."""
     monkeypatch.setenv("LLAMA_ATTN_ROT_DISABLE", "1")
     path = write(MODELS[name], tmp_path / "model.gguf")
     ids = tokens_of(MODELS[name])
     span = open_span(path, num_cells=1024, cache_types=types(*pair))
     sequence = span.open([ids[0]], LENGTH)
-    ours = [span.forward([Slice(sequence, ids[:PREFILL])], "last").copy()]
+    ours = [span.forward([Slice(sequence, ids[i : i + FEW])], "last").copy() for i in FEW_BY_FEW]
     ours += [span.forward([Slice(sequence, [t])], "last").copy() for t in ids[PREFILL:]]
     with LlamaCpp(path, n_ctx=1024, type_k=TYPES[pair[0]], type_v=TYPES[pair[1]]) as oracle:
-        theirs = [oracle.prefill(ids[:PREFILL])[-1]]
+        theirs = [oracle.prefill(ids[i : i + FEW], start=i)[-1] for i in FEW_BY_FEW]
         theirs += [oracle.step(ids[i], i) for i in range(PREFILL, LENGTH)]
     difference = np.abs(np.concatenate(ours) - np.stack(theirs)).max()
     assert difference <= OTHER_ORDER.get(name, SAME_ORDER) * np.abs(theirs).max()
+    span.close()
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_many_tokens_at_once_give_what_few_by_few_do(name: str, tmp_path: Path) -> None:
+    """A prompt attends to numbers of full width, made of those that are kept; also on a second turn."""
+    path = write(MODELS[name], tmp_path / "model.gguf")
+    ids = tokens_of(MODELS[name])
+    span = open_span(path, num_cells=1024, cache_types=types("q8_0", "q4_0"))
+    rows = {}
+    for size in (PREFILL // 2, FEW // 2):
+        sequence = span.open([ids[0]], LENGTH)
+        for i in range(0, PREFILL, size):
+            rows[size] = span.forward([Slice(sequence, ids[i : i + size])], "last").copy()
+        span.release(sequence, keep=False)
+    many, few = rows.values()
+    np.testing.assert_allclose(many, few, atol=2e-2 * np.abs(few).max())
     span.close()
 
 
@@ -86,7 +104,7 @@ def test_texts_move_and_share_whatever_they_are_kept_in(
         rows = [span.forward([Slice(sequence, ids[sequence.length : PREFILL])], "last").copy()]
         return rows + [span.forward([Slice(sequence, [t])], "last").copy() for t in ids[PREFILL:]]
 
-    span = open_span(path, num_cells=2048, cache_types=types(*pair))
+    span = open_span(path, num_cells=4096, cache_types=types(*pair))
     first = span.open(ids[:PREFILL], LENGTH)
     expected = answer(span, first)
     span.release(first, keep=True)

@@ -14,11 +14,13 @@ from baremetalrt.blocks.hyperparameters import Hyperparameters
 from baremetalrt.blocks.inputs import StepInputs
 from baremetalrt.blocks.kv_cache import KVCache
 from baremetalrt.blocks.streams import StepShape, StreamGroup
-from baremetalrt.native.graph import GraphBuilder, Tensor
+from baremetalrt.native.graph import F32, GraphBuilder, Tensor
 
 _F32_BYTES: Final = 4
 # The smallest number that half precision can represent; llama.cpp clamps expert weights to it.
 _MIN_EXPERT_WEIGHT: Final = 6.103515625e-5
+# The processor has a fast way for so many rows, which takes keys and values of full width alone.
+_MIN_UNPACKED_ROWS: Final = 64
 
 
 class BlockBuilder:
@@ -171,6 +173,8 @@ class BlockBuilder:
             values = self._cells_of(v_cache, self._cache.value_bytes, group, windowed)
             self.key_views.append(keys)
             self.value_views.append(values)
+            if self._cache.unpacks and rows >= _MIN_UNPACKED_ROWS:
+                keys, values = g.cast(keys, F32), g.cast(values, F32)
             out = g.flash_attention(
                 g.permute(q_group, 0, 2, 1, 3),
                 keys,

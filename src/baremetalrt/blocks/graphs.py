@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 # A block of any architecture is at most this many operations, views included; attention adds a few
 # per group of streams, experts a few per expert used.
 _NODES_PER_BLOCK: Final = 48
-_NODES_PER_GROUP: Final = 10
+_NODES_PER_GROUP: Final = 12
 _NODES_PER_EXPERT: Final = 4
 _OUTER_NODES: Final = 32
 # Per matrix that is adapted: two products, two views, a sum.

@@ -98,6 +98,11 @@ class KVCache:
             self._addresses.append((addresses[0], addresses[1]))
 
     @property
+    def unpacks(self) -> bool:
+        """Whether steps of many rows are faster on numbers of full width: the processor's are."""
+        return self.types != F16_CACHE and isinstance(self._buffer, PageBuffer)
+
+    @property
     def token_bytes(self) -> int:
         """What one token takes, in all blocks."""
         return len(self._span) * (self.key_bytes + self.value_bytes)

@@ -277,6 +277,10 @@ class GraphBuilder:
     def contiguous(self, a: Tensor) -> Tensor:
         return Tensor(self._c.ggml_cont(self._p, a))
 
+    def cast(self, a: Tensor, type_: int) -> Tensor:
+        """The same numbers in another type, side by side."""
+        return Tensor(self._c.ggml_cast(self._p, a, type_))
+
     def permute(self, a: Tensor, *axes: int) -> Tensor:
         return Tensor(self._c.ggml_permute(self._p, a, *axes))
 
