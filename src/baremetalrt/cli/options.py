@@ -20,6 +20,7 @@ from baremetalrt.node.options import (
     CacheType,
     CacheTypes,
     ModelOptions,
+    Overflow,
     SampleOptions,
     SwarmOptions,
 )
@@ -111,6 +112,7 @@ def model_options(command: Command) -> Command:
         cache_type_k: CacheType | None,
         cache_type_v: CacheType | None,
         no_prompt_cache: bool,
+        context_overflow: Overflow,
         **others: Any,
     ) -> None:
         options = ModelOptions(
@@ -123,6 +125,7 @@ def model_options(command: Command) -> Command:
                 keys=cache_type_k or cache_type, values=cache_type_v or cache_type
             ),
             keeps_prefixes=not no_prompt_cache,
+            context_overflow=context_overflow,
         )
         command(*given, options=options, **others)
 
@@ -134,6 +137,14 @@ def model_options(command: Command) -> Command:
             metavar="TOKENS",
             help="Longest text, prompt and answer together.  [default: the model's, "
             "memory permitting]",
+        ),
+        click.option(
+            "--context-overflow",
+            type=click.Choice(["error", "slide"]),
+            default="error",
+            show_default=True,
+            help="A text that is longer: refuse it, or drop its middle; the system text and the "
+            "newest half stay, and are computed again (llama.cpp: context shift).",
         ),
         click.option(
             "--threads",

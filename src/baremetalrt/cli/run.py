@@ -205,7 +205,7 @@ def _print_end(
         )
         return
     print(flush=True)
-    if answered.finish_reason == "length" and how.max_tokens is None:
+    if answered.finish_reason == "length" and how.max_tokens is None and not model.slides:
         output.note(
             f"stopped: the context of {model.context_limit} tokens is full (raise it with --context)"
         )

@@ -191,6 +191,7 @@ class Node:
             route=Route(stages),
             context_limit=context_limit,
             created=int(stored.path.stat().st_mtime),
+            slides=self.options.context_overflow == "slide",
             _spans=spans,
         )
         self.keep(model)
