@@ -12,7 +12,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as `bmrt` does
@@ -33,7 +33,7 @@ from baremetalrt.session.scoring import score
 from baremetalrt.weights.store import StoredModel, find_model
 from qwen import fetch_qwen
 
-CONTEXT, FULL, RELOADED, STEPS = 3072, 2048, 2000, 24
+CONTEXT, FULL, RELOADED, SCORED, STEPS = 3072, 2048, 2000, 1536, 12
 _DOCS = Path(__file__).parents[1] / "docs"
 
 
@@ -43,9 +43,12 @@ def prompt(length: int, seed: int) -> list[int]:
 
 
 @contextmanager
-def opened(path: Path, *, keeps_prefixes: bool = False, kind: CacheType = "f16") -> Iterator[Node]:
+def opened(
+    path: Path, threads: int, *, keeps_prefixes: bool = False, kind: CacheType = "f16"
+) -> Iterator[Node]:
     options = ModelOptions(
         context=CONTEXT,
+        num_threads=threads,
         cache_types=CacheTypes(keys=kind, values=kind),
         keeps_prefixes=keeps_prefixes,
     )
@@ -85,11 +88,14 @@ async def decode_s(model: Model, place: RoutePlace) -> float:
     return elapsed
 
 
-async def compare_types(path: Path, pairs: int) -> None:
+async def compare_types(path: Path, threads: int, pairs: int) -> None:
     """Memory, speed of decoding, and perplexity of each type."""
     text = "".join(p.read_text() for p in sorted(_DOCS.glob("*.md")))
-    with opened(path) as f16, opened(path, kind="q8_0") as q8_0, opened(path, kind="q4_0") as q4_0:
-        models = dict(zip(CACHE_TYPES, map(model_of, (f16, q8_0, q4_0)), strict=True))
+    with ExitStack() as stack:
+        models = {
+            kind: model_of(stack.enter_context(opened(path, threads, kind=kind)))
+            for kind in CACHE_TYPES
+        }
         places, memory = {}, {}
         for kind, model in models.items():
             warm, _ = await prefill(model, prompt(512, 1))
@@ -110,22 +116,22 @@ async def compare_types(path: Path, pairs: int) -> None:
             report(f"memory of {FULL:,} tokens, {kind}", [memory[kind] / memory["f16"]])
         for model, place in zip(models.values(), places.values(), strict=True):
             model.route.release(place, keep=False)
-        tokens = models["f16"].encode(text)[: FULL + 512]
+        tokens = models["f16"].encode(text)[:SCORED]
         for kind, model in models.items():
-            found = await score(model.route, tokens[:512], tokens[512:])
+            found = await score(model.route, tokens[:1024], tokens[1024:])
             print(f"  {f'perplexity, {kind}':36} {found.perplexity:6.3f}", flush=True)
 
 
-async def compare_reloads(path: Path, pairs: int) -> None:
+async def compare_reloads(path: Path, threads: int, pairs: int) -> None:
     """Prefills, and reads what they left from disk after the model was loaded anew."""
     ratios, seconds = [], []
     for seed in range(pairs):
         tokens = prompt(RELOADED, seed + 2)
-        with opened(path, keeps_prefixes=True) as node:
+        with opened(path, threads, keeps_prefixes=True) as node:
             place, computed_s = await prefill(model_of(node), tokens)
             model_of(node).route.release(place, keep=True)
             await TextKeeper(node, CacheConfig()).save_rest()
-        with opened(path, keeps_prefixes=True) as node:
+        with opened(path, threads, keeps_prefixes=True) as node:
             place, reloaded_s = await prefill(model_of(node), tokens)
         ratios.append(reloaded_s / computed_s)
         seconds.append((reloaded_s, computed_s))
@@ -142,6 +148,7 @@ def report(name: str, ratios: list[float]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pairs", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=default_threads())
     parser.add_argument("--qwen", action="store_true", help="Qwen2.5-Coder-0.5B too: 491 MB")
     parser.add_argument("--model", type=Path, help="this file instead")
     arguments = parser.parse_args()
@@ -149,11 +156,11 @@ def main() -> None:
     if arguments.qwen:
         models.append(fetch_qwen())
     for path in models:
-        print(f"{path.name}, {default_threads()} threads: ratios to f16, median of pairs")
-        asyncio.run(compare_types(path, max(5, arguments.pairs)))
+        print(f"{path.name}, {arguments.threads} threads: ratios to f16, median of pairs")
+        asyncio.run(compare_types(path, arguments.threads, max(5, arguments.pairs)))
         with tempfile.TemporaryDirectory() as folder:
             os.environ[HOME_VARIABLE] = folder
-            asyncio.run(compare_reloads(path, max(3, arguments.pairs // 2)))
+            asyncio.run(compare_reloads(path, arguments.threads, max(3, arguments.pairs // 2)))
             del os.environ[HOME_VARIABLE]
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from baremetalrt.blocks.architectures import read_model
 from baremetalrt.blocks.cache_types import F16_CACHE, CacheTypes
+from baremetalrt.blocks.extents import SlidingWindows
 from baremetalrt.blocks.span import Span, SpanConfig
 from baremetalrt.core.spans import BlockSpan
 from baremetalrt.native.backend import find_device
@@ -18,6 +19,8 @@ def open_span(
     context: int = 1024,
     arrives: bool = False,
     cache_types: CacheTypes = F16_CACHE,
+    windows: SlidingWindows | None = None,
+    num_threads: int = 2,
 ) -> Span:
     file = GGUFFile.open(path)
     architecture, h = read_model(file)
@@ -28,12 +31,13 @@ def open_span(
         blocks or BlockSpan(0, h.num_blocks),
         find_device("cpu"),
         SpanConfig(
-            num_threads=2,
+            num_threads=num_threads,
             context_limit=context,
             step_tokens=16,
             num_cells=num_cells,
             copy_budget_bytes=1 << 30,
             cache_types=cache_types,
+            windows=windows,
         ),
         arrives=arrives,
     )

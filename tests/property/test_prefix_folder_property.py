@@ -59,7 +59,7 @@ def text_of(model: str, kind: PrefixKind, tokens: list[int]) -> PrefixText:
         return (cells(model, kind, tokens, start) for start in starts)
 
     sizes = [8 * NUM_PARTS * min(QUANTUM, len(tokens) - start) for start in starts]
-    return PrefixText(kind, array("i", tokens), sizes, chunks())
+    return PrefixText(kind, array("i", tokens), 0, sizes, chunks())
 
 
 class Folder(RuleBasedStateMachine):

@@ -24,7 +24,9 @@ EDGES = 256 * 8 * KIB
 
 @pytest.fixture
 def span(tmp_path: Path) -> Iterator[Span]:
-    span = open_span(write(WIDE, tmp_path / "wide.gguf"), num_cells=4 * LENGTH, context=LENGTH)
+    span = open_span(
+        write(WIDE, tmp_path / "wide.gguf"), num_cells=4 * LENGTH, context=LENGTH, num_threads=1
+    )
     yield span
     span.close()
 

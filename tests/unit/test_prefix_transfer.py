@@ -46,7 +46,7 @@ class Spans:
 
     def open(self, *, types: CacheTypes | None = None, model: str = "one") -> Span:
         types = types or CacheTypes()
-        span = open_span(self.path, num_cells=4096, cache_types=types)
+        span = open_span(self.path, num_cells=4096, cache_types=types, num_threads=1)
         made_by = {"model": model, "types": [types.keys, types.values]}
         span.prefixes = PrefixFolder(self.root, made_by, budget_bytes=64 * MIB)
         self.opened.append(span)

@@ -21,8 +21,41 @@ from baremetalrt.core.units import round_up
 # Extents and what attention reads are multiples of this: a graph serves 256 tokens before it is rebuilt,
 # and attention splits its sums where llama.cpp does, so that a single session gives its exact logits.
 CELL_QUANTUM: Final = 256
+# Blocks with a sliding window keep so many tokens beyond it, so that a text may be cut by a few turns,
+# and give back what fell out in steps of so many.
+_WINDOW_SLACK: Final = 4 * CELL_QUANTUM
+_WINDOW_STEP: Final = 2 * CELL_QUANTUM
 # A shorter common beginning is cheaper to compute again than to look after.
 _MIN_SHARED: Final = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlidingWindows:
+    """How blocks with a sliding window of `size` tokens give back what has fallen out of it.
+
+    `num_texts`: how many texts may fill theirs; idle ones beyond that make way. `step_tokens`: of the
+    longest step.
+    """
+
+    size: int
+    num_texts: int
+    step_tokens: int
+
+    @property
+    def text_cells(self) -> int:
+        """The most that one text holds in such a block."""
+        most = self.size + _WINDOW_SLACK + _WINDOW_STEP + self.step_tokens
+        return round_up(most, CELL_QUANTUM)
+
+    @property
+    def num_cells(self) -> int:
+        """The most that all texts hold in such a block."""
+        return self.num_texts * self.text_cells
+
+    def floor(self, length: int) -> int:
+        """What a text of that length needs not go back before."""
+        lowest = length - self.size + 1 - _WINDOW_SLACK
+        return max(0, lowest // CELL_QUANTUM * CELL_QUANTUM)
 
 
 class ExtentAllocator:
@@ -116,6 +149,8 @@ class CachedSequence:
     tokens: "array[int]" = field(default_factory=lambda: array("i"))
     active: bool = True
     last_used: int = 0
+    # blocks with a sliding window have nothing of it before this position
+    floor: int = 0
     # how many hold it as it is
     num_locks: int = 0
     # tokens from the beginning that are on disk, too
@@ -126,17 +161,34 @@ class CachedSequence:
         return len(self.tokens)
 
     @property
+    def num_windowed(self) -> int:
+        """Tokens that blocks with a sliding window hold."""
+        return max(0, self.length - self.floor)
+
+    @property
     def kind(self) -> PrefixKind:
         return PrefixKind(self.part, self.adapters, self.owner)
 
 
 @dataclass(frozen=True)
 class CopyCells:
-    """Copy `num_cells` cells; the ranges do not overlap."""
+    """Copy `num_cells` cells; the ranges do not overlap.
+
+    Blocks with a sliding window have nothing in the first `floor` of them.
+    """
 
     source: int
     target: int
     num_cells: int
+    floor: int = 0
+
+
+@dataclass(frozen=True)
+class FreedCells:
+    """Ranges of cells that hold nothing any more: in every block, and in those with a sliding window."""
+
+    everywhere: list[tuple[int, int]]
+    windowed: list[tuple[int, int]]
 
 
 @dataclass(frozen=True)
@@ -162,8 +214,9 @@ class OverLimitError(NoRoomError):
 class SequenceTable:
     """All sequences of one KV cache: active ones, and idle ones kept for their beginnings."""
 
-    def __init__(self, num_cells: int) -> None:
+    def __init__(self, num_cells: int, windows: SlidingWindows | None = None) -> None:
         self.allocator = ExtentAllocator(num_cells)
+        self._windows = windows
         self.sequences: list[CachedSequence] = []
         # goes up with every use
         self.clock = 0
@@ -196,6 +249,7 @@ class SequenceTable:
         with self.lock(donor) if donor is not None else nullcontext():
             try:
                 self._make_way(owner, capacity, limit)
+                self._make_windowed_way(owner, capacity)
                 first_cell = self._allocate(capacity, owner)
             except OverLimitError:
                 if not can_adopt:
@@ -213,8 +267,9 @@ class SequenceTable:
         self._touch(sequence)
         if donor is not None:
             sequence.tokens.extend(donor.tokens[:length])
+            sequence.floor = donor.floor
             self._touch(donor)
-            copies.append(CopyCells(donor.first_cell, first_cell, length))
+            copies.append(CopyCells(donor.first_cell, first_cell, length, donor.floor))
         return Opened(sequence, tuple(copies))
 
     def match(self, kind: PrefixKind, tokens: Sequence[int]) -> Match[CachedSequence]:
@@ -222,7 +277,7 @@ class SequenceTable:
         wanted = np.asarray(tokens, dtype=np.int32)
         alike = [s for s in self.sequences if s.kind in (kind, replace(kind, owner=PUBLIC))]
         shared = [(common_prefix(s.tokens, wanted), s) for s in alike]
-        found = [(n, s) for n, s in shared if n >= _MIN_SHARED]
+        found = [(n, s) for n, s in shared if n >= _MIN_SHARED and self.can_go_on(n, s.floor)]
         length, stored = max(found, key=lambda f: (f[0], not f[1].active), default=(0, None))
         return Match(length, stored)
 
@@ -233,12 +288,13 @@ class SequenceTable:
         if more <= 0:
             return ()
         self._make_way(sequence.owner, more, sequence.limit)
+        self._make_windowed_way(sequence.owner, more)
         copies: tuple[CopyCells, ...] = ()
         while not self.allocator.extend(sequence.first_cell + sequence.capacity, more):
             first_cell = self.allocator.allocate(capacity)
             if first_cell is not None:
                 self.allocator.free(sequence.first_cell, sequence.capacity)
-                copies = _copies(sequence.first_cell, first_cell, sequence.length)
+                copies = _copies(sequence, first_cell)
                 sequence.first_cell = first_cell
                 break
             if self._evict(sequence.owner):
@@ -249,21 +305,48 @@ class SequenceTable:
         sequence.capacity = capacity
         return copies
 
+    def can_go_on(self, length: int, floor: int) -> bool:
+        """Whether blocks with a window that keep nothing before `floor` have what comes next sees."""
+        return not (floor and self._windows) or floor <= length - self._windows.size + 1
+
+    def slide(self, sequence: CachedSequence) -> bool:
+        """Gives up what has fallen out of windows, once that is enough; says whether it was."""
+        floor = self._windows.floor(sequence.length) if self._windows is not None else 0
+        if floor < sequence.floor + _WINDOW_STEP:
+            return False
+        first = sequence.first_cell
+        self.allocator.note_freed(first + sequence.floor, first + floor)
+        sequence.floor = floor
+        return True
+
     def truncate(self, sequence: CachedSequence, length: int) -> None:
-        """Forgets all but the first `length` tokens."""
-        end = sequence.first_cell + round_up(sequence.length, CELL_QUANTUM)
+        """Forgets all but the first `length` tokens; all of them where windows have slid past those."""
+        if not self.can_go_on(length, sequence.floor):
+            length = 0
+        end = _end_of(sequence)
         del sequence.tokens[length:]
+        sequence.floor = sequence.floor if length else 0
         sequence.num_saved = min(sequence.num_saved, length)
         self.allocator.note_freed(_end_of(sequence), end)
 
-    def take_freed(self) -> list[tuple[int, int]]:
-        """Cells that hold nothing any more, and did since this was last asked; after all copies.
-
-        Where their neighbours hold nothing, too, the ranges reach a quantum further: cells there may lie
-        in the same page of memory as the last ones here.
-        """
+    def take_freed(self) -> FreedCells:
+        """Cells that hold nothing any more, and did since this was last asked; after all copies."""
         freed = self.allocator.take_freed()
-        used = sorted((s.first_cell, _end_of(s)) for s in self.sequences)
+        used = [(s.first_cell, _end_of(s)) for s in self.sequences]
+        windowed = [(min(s.first_cell + s.floor, _end_of(s)), _end_of(s)) for s in self.sequences]
+        return FreedCells(
+            self._unused(freed, used), self._unused(freed, windowed) if self._windows else []
+        )
+
+    def _unused(
+        self, freed: list[tuple[int, int]], used: list[tuple[int, int]]
+    ) -> list[tuple[int, int]]:
+        """What of `freed` nobody uses.
+
+        Where the neighbours are not used either, ranges reach a quantum further: cells there may lie in
+        the same page of memory as the last ones here.
+        """
+        used = sorted(used)
         ends = [0, *(end for _, end in used)]
         starts = [*(start for start, _ in used), self.allocator.num_cells]
         return _merged(
@@ -338,6 +421,15 @@ class SequenceTable:
             if not self._evict(owner, is_own=True):
                 raise OverLimitError(held, limit)
 
+    def _make_windowed_way(self, owner: Owner, more: int) -> None:
+        """Idle texts go where blocks with a window would hold more than memory was reckoned for."""
+        windows = self._windows
+        if windows is None:
+            return
+        free = windows.num_cells - min(more, windows.text_cells)
+        while sum(s.num_windowed for s in self.sequences) > free and self._evict(owner):
+            pass
+
     def _adopt(
         self, donor: CachedSequence, length: int, capacity: int, limit: int | None
     ) -> Opened:
@@ -381,12 +473,12 @@ class SequenceTable:
         copies: list[CopyCells] = []
         start, end = 0, self.allocator.num_cells
         for s in ordered[:low]:
-            copies += _copies(s.first_cell, start, s.length)
+            copies += _copies(s, start)
             s.first_cell = start
             start += s.capacity
         for s in reversed(ordered[low:]):
             end -= s.capacity
-            copies += _copies(s.first_cell, end, s.length)
+            copies += _copies(s, end)
             s.first_cell = end
         self.allocator.compacted(start, end)
         return tuple(copies)
@@ -409,14 +501,15 @@ def _end_of(sequence: CachedSequence) -> int:
     return sequence.first_cell + round_up(sequence.length, CELL_QUANTUM)
 
 
-def _copies(source: int, target: int, num_cells: int) -> tuple[CopyCells, ...]:
+def _copies(sequence: CachedSequence, target: int) -> tuple[CopyCells, ...]:
     """Copies to another extent: several, none of which overlaps itself, where the two extents do."""
+    source, num_cells = sequence.first_cell, sequence.length
     step = abs(source - target)
     if not step:
         return ()
     # Whatever lies in the way of a piece must have moved before.
     starts = range(0, num_cells, step)
+    pieces = ((i, min(step, num_cells - i)) for i in (starts if target < source else starts[::-1]))
     return tuple(
-        CopyCells(source + i, target + i, min(step, num_cells - i))
-        for i in (starts if target < source else reversed(starts))
+        CopyCells(source + i, target + i, n, min(n, max(0, sequence.floor - i))) for i, n in pieces
     )

@@ -5,14 +5,21 @@ host an empty cache costs address space only.
 """
 
 from collections.abc import Callable, Iterator
-from typing import Final
+from dataclasses import dataclass
+from typing import Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from baremetalrt.blocks.cache_types import F16_CACHE, CacheType, CacheTypes
-from baremetalrt.blocks.extents import CELL_QUANTUM, CachedSequence, CopyCells, SequenceTable
-from baremetalrt.blocks.hyperparameters import Hyperparameters
+from baremetalrt.blocks.extents import (
+    CELL_QUANTUM,
+    CachedSequence,
+    CopyCells,
+    SequenceTable,
+    SlidingWindows,
+)
+from baremetalrt.blocks.hyperparameters import MAX_CONTEXT, Hyperparameters
 from baremetalrt.core.errors import UsageError
 from baremetalrt.core.spans import BlockSpan
 from baremetalrt.core.units import round_up
@@ -24,6 +31,8 @@ from baremetalrt.native.graph import F16, Q4_0, Q8_0, Tensor, TensorContext
 # rows that attention reads begin in the middle of a cache line: its vectors are half a line long.
 _HOST_SHIFT_BYTES: Final = 32
 _TYPES: Final[dict[CacheType, int]] = {"f16": F16, "q8_0": Q8_0, "q4_0": Q4_0}
+# Blocks with a sliding window, and those without.
+_ALL: Final = (False, True)
 # Numbers that share a scale in the quantized types. Attention reads whole heads.
 _BLOCK_WIDTH: Final = 32
 
@@ -35,6 +44,39 @@ def token_bytes(h: Hyperparameters, types: CacheTypes = F16_CACHE) -> int:
         UsageError: the heads of this model cannot be kept in such a type.
     """
     return sum(_cell_bytes(h, type_) for type_ in (types.keys, types.values))
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheCost:
+    """What the cells of a span take: a token in blocks that keep all, and in those with a window."""
+
+    token_bytes: int
+    windowed_bytes: int = 0
+    windows: SlidingWindows | None = None
+
+    @classmethod
+    def of(
+        cls, h: Hyperparameters, span: BlockSpan, types: CacheTypes, windows: SlidingWindows | None
+    ) -> Self:
+        """Raises like `token_bytes`."""
+        each = token_bytes(h, types)
+        count = sum(map(h.is_windowed, span)) if windows is not None else 0
+        return cls(
+            token_bytes=each * (len(span) - count), windowed_bytes=each * count, windows=windows
+        )
+
+    def num_bytes(self, num_cells: int) -> int:
+        """What so many cells take when they are full."""
+        windowed = min(num_cells, self.windows.num_cells) if self.windows is not None else 0
+        return self.token_bytes * num_cells + self.windowed_bytes * windowed
+
+    def max_cells(self, room_bytes: int) -> int:
+        """How many cells there is room for."""
+        flat = self.windows.num_cells if self.windows is not None else 0
+        if flat and self.num_bytes(flat) < room_bytes:
+            left = room_bytes - self.num_bytes(flat)
+            return flat + (left // self.token_bytes if self.token_bytes else MAX_CONTEXT)
+        return room_bytes // (self.token_bytes + self.windowed_bytes)
 
 
 def _cell_bytes(h: Hyperparameters, type_: CacheType) -> int:
@@ -59,10 +101,14 @@ class KVCache:
         device: BackendDevice,
         num_cells: int,
         types: CacheTypes = F16_CACHE,
+        windows: SlidingWindows | None = None,
     ) -> None:
-        """Raises like `token_bytes`, and `CapacityError`."""
+        """Without `windows`, blocks that have one keep everything. Raises like `token_bytes`, and
+        `CapacityError`."""
         self.num_cells = round_up(num_cells, CELL_QUANTUM)
-        self.sequences = SequenceTable(self.num_cells)
+        self._windowed = [windows is not None and h.is_windowed(block) for block in span]
+        self._windows = windows if any(self._windowed) else None
+        self.sequences = SequenceTable(self.num_cells, self._windows)
         self.types = types
         self.key_bytes = _cell_bytes(h, types.keys)
         self.value_bytes = _cell_bytes(h, types.values)
@@ -107,17 +153,25 @@ class KVCache:
         """What one token takes, in all blocks."""
         return len(self._span) * (self.key_bytes + self.value_bytes)
 
+    def chunk_bytes(self, num_cells: int, *, windowed: bool = True) -> int:
+        """What so many tokens take; in blocks without a sliding window alone, if not `windowed`."""
+        blocks = len(self._span) if windowed else self._windowed.count(False)
+        return blocks * (self.key_bytes + self.value_bytes) * num_cells
+
     @property
     def unfilled_bytes(self) -> int:
         """What the host has not given yet, or was given back, of what it was asked for."""
         if not isinstance(self._buffer, PageBuffer):
             return 0
-        filled = (
-            sum(s.length for s in list(self.sequences.sequences))
-            if self._buffer.can_discard
-            else self.sequences.allocator.high_water
-        )
-        return self.token_bytes * (self.num_cells - filled)
+        if not self._buffer.can_discard:
+            return self.token_bytes * (self.num_cells - self.sequences.allocator.high_water)
+        texts = list(self.sequences.sequences)
+        num_bytes = self.chunk_bytes(self.num_cells - sum(s.length for s in texts), windowed=False)
+        if self._windows is not None:
+            held = sum(s.num_windowed for s in texts)
+            cells = max(0, min(self.num_cells, self._windows.num_cells) - held)
+            num_bytes += self.chunk_bytes(cells) - self.chunk_bytes(cells, windowed=False)
+        return num_bytes
 
     def tensors(self, block: int) -> tuple[Tensor, Tensor]:
         """Keys and values of one block, `(G * S, cells)`."""
@@ -126,16 +180,31 @@ class KVCache:
     def copy(self, copies: tuple[CopyCells, ...]) -> None:
         """Carries out what the table of sequences asked for. Not while a graph runs."""
         for c in copies:
-            with TensorContext(4 * len(self._span)) as context:
-                sources = self._views(context, c.source, c.num_cells)
-                targets = self._views(context, c.target, c.num_cells)
-                for source, target in zip(sources, targets, strict=True):
-                    graph.copy(source, target)
+            self._copy(c.source, c.target, c.num_cells, (False,))
+            self._copy(c.source + c.floor, c.target + c.floor, c.num_cells - c.floor, (True,))
+
+    def _copy(self, source: int, target: int, num_cells: int, windowed: tuple[bool, ...]) -> None:
+        if not num_cells:
+            return
+        with TensorContext(4 * len(self._span)) as context:
+            sources = self._views(context, source, num_cells, windowed)
+            targets = self._views(context, target, num_cells, windowed)
+            for one, other in zip(sources, targets, strict=True):
+                graph.copy(one, other)
 
     def give_back(self) -> None:
         """Returns the memory of cells that hold nothing any more, after all copies were made."""
-        for start, end in self.sequences.take_freed():
-            self._discard(start, end)
+        freed, buffer = self.sequences.take_freed(), self._buffer
+        if isinstance(buffer, PageBuffer):
+            for ranges, windowed in ((freed.everywhere, False), (freed.windowed, True)):
+                for start, end in ranges:
+                    for address, num_bytes in self._stretches(start, end, (windowed,)):
+                        buffer.discard(address, num_bytes)
+
+    def slide(self, sequence: CachedSequence) -> None:
+        """Gives back what has fallen out of the windows of a text that has grown, if it is worth it."""
+        if self.sequences.slide(sequence):
+            self.give_back()
 
     def truncate(self, sequence: CachedSequence, length: int) -> None:
         """Forgets all but the first `length` tokens of a text."""
@@ -153,29 +222,38 @@ class KVCache:
             for view in self._views(context, first, count):
                 graph.zero(view)
 
-    def read(self, first_cell: int, num_cells: int) -> list[NDArray[np.uint8]]:
-        """A copy of these cells in every block, keys before values."""
+    def read(
+        self, first_cell: int, num_cells: int, *, windowed: bool = True
+    ) -> list[NDArray[np.uint8]]:
+        """A copy of these cells in every block, keys before values; see `chunk_bytes`."""
+        which = _ALL if windowed else (False,)
         if isinstance(self._buffer, PageBuffer):
-            return [part.copy() for part in self._host_parts(first_cell, num_cells)]
+            return [part.copy() for part in self._host_parts(first_cell, num_cells, which)]
         with TensorContext(2 * len(self._span)) as context:
             parts = []
-            for view in self._views(context, first_cell, num_cells):
+            for view in self._views(context, first_cell, num_cells, which):
                 parts.append(np.empty(graph.num_bytes(view), np.uint8))
                 backend.read(view, parts[-1])
             return parts
 
     def write(
-        self, first_cell: int, num_cells: int, fill: Callable[[list[NDArray[np.uint8]]], bool]
+        self,
+        first_cell: int,
+        num_cells: int,
+        fill: Callable[[list[NDArray[np.uint8]]], bool],
+        *,
+        windowed: bool = True,
     ) -> bool:
         """Lets `fill` write these cells, as `read` gives them; they are zeros if it says False."""
+        which = _ALL if windowed else (False,)
         if isinstance(self._buffer, PageBuffer):
-            if fill(self._host_parts(first_cell, num_cells)):
+            if fill(self._host_parts(first_cell, num_cells, which)):
                 return True
-            for address, num_bytes in self._stretches(first_cell, first_cell + num_cells):
+            for address, num_bytes in self._stretches(first_cell, first_cell + num_cells, which):
                 self._buffer.clear(address, num_bytes)
             return False
         with TensorContext(2 * len(self._span)) as context:
-            views = list(self._views(context, first_cell, num_cells))
+            views = list(self._views(context, first_cell, num_cells, which))
             parts = [np.empty(graph.num_bytes(view), np.uint8) for view in views]
             is_filled = fill(parts)
             for view, part in zip(views, parts, strict=True):
@@ -185,29 +263,35 @@ class KVCache:
                     graph.zero(view)
             return is_filled
 
-    def _host_parts(self, first_cell: int, num_cells: int) -> list[NDArray[np.uint8]]:
+    def _host_parts(
+        self, first_cell: int, num_cells: int, windowed: tuple[bool, ...]
+    ) -> list[NDArray[np.uint8]]:
         buffer = self._buffer
         assert isinstance(buffer, PageBuffer)
-        stretches = self._stretches(first_cell, first_cell + num_cells)
+        stretches = self._stretches(first_cell, first_cell + num_cells, windowed)
         return [buffer.view(address, num_bytes) for address, num_bytes in stretches]
 
-    def _discard(self, start: int, end: int) -> None:
-        buffer = self._buffer
-        if isinstance(buffer, PageBuffer):
-            for address, num_bytes in self._stretches(start, end):
-                buffer.discard(address, num_bytes)
+    def _stretches(
+        self, start: int, end: int, windowed: tuple[bool, ...] = _ALL
+    ) -> Iterator[tuple[int, int]]:
+        """Address and size of these cells in every block that is `windowed` or not, keys first."""
+        for bases, is_windowed in zip(self._addresses, self._windowed, strict=True):
+            if is_windowed in windowed:
+                for base, size in zip(bases, (self.key_bytes, self.value_bytes), strict=True):
+                    yield base + start * size, (end - start) * size
 
-    def _stretches(self, start: int, end: int) -> Iterator[tuple[int, int]]:
-        """Address and size of these cells in every block, keys before values."""
-        for bases in self._addresses:
-            for base, size in zip(bases, (self.key_bytes, self.value_bytes), strict=True):
-                yield base + start * size, (end - start) * size
-
-    def _views(self, context: TensorContext, first_cell: int, num_cells: int) -> Iterator[Tensor]:
-        """These cells in every block, keys before values."""
-        for pair in self._tensors:
-            for tensor, size in zip(pair, (self.key_bytes, self.value_bytes), strict=True):
-                yield context.new_view(tensor, self._width, num_cells, size, first_cell * size)
+    def _views(
+        self,
+        context: TensorContext,
+        first_cell: int,
+        num_cells: int,
+        windowed: tuple[bool, ...] = _ALL,
+    ) -> Iterator[Tensor]:
+        """These cells in every block that is `windowed` or not, keys before values."""
+        for pair, is_windowed in zip(self._tensors, self._windowed, strict=True):
+            if is_windowed in windowed:
+                for tensor, size in zip(pair, (self.key_bytes, self.value_bytes), strict=True):
+                    yield context.new_view(tensor, self._width, num_cells, size, first_cell * size)
 
     def close(self) -> None:
         self._buffer.close()

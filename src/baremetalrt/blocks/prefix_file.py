@@ -35,10 +35,14 @@ Chunk = Sequence[NDArray[np.uint8]]
 
 @dataclass(frozen=True)
 class PrefixText:
-    """A text to be kept: `chunks` are its cells, 256 at a time, the last time what is left."""
+    """A text to be kept: `chunks` are its cells, 256 at a time, the last time what is left.
+
+    Blocks with a sliding window have nothing of it before `floor`.
+    """
 
     kind: PrefixKind
     tokens: "array[int]"
+    floor: int
     chunk_bytes: Sequence[int]
     chunks: Iterator[Chunk]
 
@@ -49,6 +53,7 @@ class PrefixFile:
 
     path: Path
     tokens: "array[int]"
+    floor: int
     chunk_bytes: tuple[int, ...]
     checksums: tuple[int, ...]
     data_start: int
@@ -66,12 +71,15 @@ class PrefixReader:
         stored = self._stored
         if sum(part.nbytes for part in chunk) != stored.chunk_bytes[index]:
             return False
-        self._file.seek(stored.data_start + sum(stored.chunk_bytes[:index]))
         checksum = 0
-        for part in chunk:
-            if self._file.readinto(part.data) != part.nbytes:
-                return False
-            checksum = zlib.crc32(part.data, checksum)
+        try:
+            self._file.seek(stored.data_start + sum(stored.chunk_bytes[:index]))
+            for part in chunk:
+                if self._file.readinto(part.data) != part.nbytes:
+                    return False
+                checksum = zlib.crc32(part.data, checksum)
+        except OSError:
+            return False
         return checksum == stored.checksums[index]
 
 
@@ -92,6 +100,7 @@ def _head(made_by: Mapping[str, Any], text: PrefixText, checksums: Sequence[int]
     about = {
         "made_by": made_by,
         "kind": in_words(text.kind),
+        "floor": text.floor,
         "chunk_bytes": list(text.chunk_bytes),
         # of a fixed width: they are known only once the rest is written
         "checksums": [f"{checksum:08x}" for checksum in checksums],
@@ -129,7 +138,7 @@ def _read(
     if os.fstat(file.fileno()).st_size != start + sum(sizes):
         return None
     checksums = tuple(int(checksum, 16) for checksum in about["checksums"])
-    return PrefixFile(path, tokens, sizes, checksums, start)
+    return PrefixFile(path, tokens, int(about["floor"]), sizes, checksums, start)
 
 
 def in_words(kind: PrefixKind) -> dict[str, Any]:

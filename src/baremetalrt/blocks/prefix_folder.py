@@ -36,13 +36,17 @@ class PrefixFolder:
     """The texts of one model, kept in one way: a `PrefixStore`. Safe to use from several threads.
 
     `made_by`: everything that numbers depend on besides tokens and kind, as JSON knows it. Files that
-    say otherwise are not used. `budget_bytes` is for the texts of all models.
+    say otherwise are not used. `budget_bytes` is for the texts of all models. `window`: what blocks with
+    a sliding window see.
     """
 
-    def __init__(self, root: Path, made_by: Mapping[str, Any], *, budget_bytes: int) -> None:
+    def __init__(
+        self, root: Path, made_by: Mapping[str, Any], *, budget_bytes: int, window: int = 0
+    ) -> None:
         self._root = root
         self._made_by: Mapping[str, Any] = json.loads(json.dumps(made_by))
         self._budget_bytes = budget_bytes
+        self._window = window
         self.folder = root / digest(self._made_by)
 
     def match(self, kind: PrefixKind, tokens: Sequence[int]) -> Match[PrefixFile]:
@@ -50,7 +54,8 @@ class PrefixFolder:
         best: Match[PrefixFile] = Match(0, None)
         for stored in self._beginning(kind, wanted):
             length = common_prefix(stored.tokens, wanted)
-            if length > best.length:
+            is_there = not stored.floor or stored.floor <= length - self._window + 1
+            if is_there and length > best.length:
                 best = Match(length, stored)
         return best
 

@@ -34,12 +34,16 @@ def restore(
         return
     try:
         with folder.lock(match.stored) as reader:
+            if sequence.length < match.stored.floor:
+                sequence.floor = match.stored.floor
             for i in range(sequence.length // CELL_QUANTUM, len(match.stored.chunk_bytes)):
                 start = i * CELL_QUANTUM
                 if start >= match.length:
                     break
                 num_cells = min(CELL_QUANTUM, len(match.stored.tokens) - start)
-                if not cache.write(sequence.first_cell + start, num_cells, partial(reader.read, i)):
+                first_cell, fill = sequence.first_cell + start, partial(reader.read, i)
+                windowed = start >= match.stored.floor
+                if not cache.write(first_cell, num_cells, fill, windowed=windowed):
                     # What stood there is overwritten.
                     cache.truncate(sequence, min(start, sequence.length))
                     folder.drop(match.stored)
@@ -59,18 +63,22 @@ def text_of(
 ) -> PrefixText:
     """A text as it is to be written. `compute` runs a call where nothing computes meanwhile."""
     tokens = array("i", sequence.tokens)
-    starts = range(0, len(tokens), CELL_QUANTUM)
+    starts, floor = range(0, len(tokens), CELL_QUANTUM), sequence.floor
 
     def read(start: int) -> list[NDArray[np.uint8]]:
-        is_there = sequence in cache.sequences.sequences
+        is_there = sequence in cache.sequences.sequences and sequence.floor <= floor
         if not is_there or sequence.tokens[: len(tokens)] != tokens:
             raise TextGoneError
         num_cells = min(CELL_QUANTUM, len(tokens) - start)
-        return cache.read(sequence.first_cell + start, num_cells)
+        return cache.read(sequence.first_cell + start, num_cells, windowed=start >= floor)
 
     return PrefixText(
         sequence.kind,
         tokens,
-        [cache.token_bytes * min(CELL_QUANTUM, len(tokens) - start) for start in starts],
+        floor,
+        [
+            cache.chunk_bytes(min(CELL_QUANTUM, len(tokens) - start), windowed=start >= floor)
+            for start in starts
+        ],
         (compute(partial(read, start)) for start in starts),
     )

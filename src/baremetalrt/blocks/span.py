@@ -19,6 +19,7 @@ from baremetalrt.blocks.extents import (
     CachedSequence,
     NoRoomError,
     OverLimitError,
+    SlidingWindows,
 )
 from baremetalrt.blocks.graphs import GraphCache, SpanGraph
 from baremetalrt.blocks.hyperparameters import Hyperparameters
@@ -59,6 +60,8 @@ class SpanConfig:
     num_cells: int
     copy_budget_bytes: int
     cache_types: CacheTypes = F16_CACHE
+    # how blocks with a sliding window give back what has fallen out of it, None if they keep everything
+    windows: SlidingWindows | None = None
 
 
 @dataclass(slots=True)
@@ -107,7 +110,7 @@ class Span:
                 self._weights.close()
                 raise
         self._backend = Backend(device, num_threads=config.num_threads)
-        self.cache = KVCache(h, span, device, config.num_cells, config.cache_types)
+        self.cache = KVCache(h, span, device, config.num_cells, config.cache_types, config.windows)
         self._graphs = GraphCache(
             architecture,
             h,
@@ -303,6 +306,7 @@ class Span:
         self._backend.compute(graph.builder.graph)
         for s in slices:
             s.sequence.tokens.extend(s.tokens)
+            self.cache.slide(s.sequence)
         if not graph.output_shape[0]:
             return np.empty(graph.output_shape, dtype=np.float32)
         if graph.rows is not None:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from baremetalrt.blocks.architectures import read_model
 from baremetalrt.blocks.cache_types import F16_CACHE, CacheTypes
-from baremetalrt.blocks.extents import CELL_QUANTUM
-from baremetalrt.blocks.kv_cache import token_bytes
+from baremetalrt.blocks.extents import CELL_QUANTUM, SlidingWindows
+from baremetalrt.blocks.kv_cache import CacheCost
 from baremetalrt.blocks.prefix_folder import PrefixFolder
 from baremetalrt.blocks.span import Span, SpanConfig
 from baremetalrt.core.errors import CapacityError
@@ -113,8 +113,9 @@ class Node:
 
     def host(self, file: GGUFFile, blocks: BlockSpan, context: int) -> tuple[Span, LocalStage]:
         """Loads a span for others to compute with, with texts of so many tokens; raises like `load`."""
-        # Always in half precision: a peer that takes over computes the same numbers again.
-        span, _ = self._load_span(file, blocks, context, F16_CACHE, arrives=False)
+        # Always in half precision: a peer that takes over computes the same numbers again. And whole: a
+        # text of peers may be cut far back when one of them is lost.
+        span, _ = self._load_span(file, blocks, context, F16_CACHE, slides=False, arrives=False)
         _, h = read_model(file)
         with self._changing:
             if blocks.end < h.num_blocks:
@@ -164,7 +165,12 @@ class Node:
             "blocks": [span.blocks.start, span.blocks.end],
             "is_long": context_limit > span.hyperparameters.rope.original_context,
         }
-        return PrefixFolder(prefixes_folder(), made_by, budget_bytes=config.budget)
+        return PrefixFolder(
+            prefixes_folder(),
+            made_by,
+            budget_bytes=config.budget,
+            window=span.hyperparameters.window,
+        )
 
     def _public_beginning(self, opening: Opening) -> list[int]:
         system = self.options.public_system
@@ -216,11 +222,13 @@ class Node:
         cache_types: CacheTypes,
         *,
         num_kept: int = 0,
+        slides: bool = True,
         arrives: bool,
     ) -> tuple[Span, int]:
         """A span, and how long a text in it may be: `context`, or what the model and memory allow.
 
-        It has room for `num_kept` tokens besides, which stay.
+        It has room for `num_kept` tokens besides, which stay. `slides`: blocks with a sliding window give
+        back what has fallen out of it.
         """
         architecture, h = read_model(file)
         device = find_device(self.options.device)
@@ -230,12 +238,16 @@ class Node:
         def room_for(purpose: Purpose) -> int:
             return self.ledger.room_for(purpose, free)
 
+        sessions = self.options.max_sessions
+        windows = None
+        if slides and any(map(h.is_windowed, blocks)):
+            # One more than are active: some of what ended stays for who goes on with it.
+            windows = SlidingWindows(
+                size=h.window, num_texts=sessions + 1, step_tokens=CHUNK_TOKENS
+            )
+        cost = CacheCost.of(h, blocks, cache_types, windows)
         context_limit, num_cells = _cache_size(
-            len(blocks) * token_bytes(h, cache_types),
-            h.training_context,
-            context,
-            self.options.max_sessions,
-            room_for,
+            cost, h.training_context, context, sessions, room_for
         )
         num_cells += round_up(num_kept, CELL_QUANTUM)
         copies = room_for(Purpose.COPIES if is_host else Purpose.DEVICE_WEIGHTS)
@@ -252,6 +264,7 @@ class Node:
                 num_cells=num_cells,
                 copy_budget_bytes=copies if self.options.repack else 0,
                 cache_types=cache_types,
+                windows=windows,
             ),
             arrives=arrives,
         )
@@ -293,18 +306,19 @@ def _keep_out_of_the_collector() -> None:
 
 
 def _cache_size(
-    token_bytes: int,
+    cost: CacheCost,
     training_context: int,
     context: int | None,
     max_sessions: int,
     room_for: Callable[[Purpose], int],
 ) -> tuple[int, int]:
     """The context limit, and how many tokens the cache holds for all sessions together."""
-    room = max(CELL_QUANTUM, room_for(Purpose.CACHE) // token_bytes)
+    room = max(CELL_QUANTUM, cost.max_cells(room_for(Purpose.CACHE)))
     if context is None:
         context = min(training_context, room)
     else:
-        needed, free = round_up(context, CELL_QUANTUM) * token_bytes, room_for(Purpose.ASKED_FOR)
+        needed = cost.num_bytes(round_up(context, CELL_QUANTUM))
+        free = room_for(Purpose.ASKED_FOR)
         if needed > free:
             raise CapacityError(
                 f"a context of {context} tokens needs {format_bytes(needed)}, "
