@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from baremetalrt.blocks.cache_types import CacheTypes
 from baremetalrt.core.spans import BlockSpan
 from baremetalrt.core.units import GIB, MIB
 from baremetalrt.devices import memory
@@ -108,5 +109,17 @@ def test_rows_that_are_kept_for_a_replay_are_counted(tmp_path: Path) -> None:
         for blocks, rows in ((BlockSpan(1, 2), 256), (BlockSpan(2, 3), 0)):
             more = long.held_bytes(blocks) - short.held_bytes(blocks)
             assert more == 256 * profile.cell_bytes + rows * profile.row_bytes
+    finally:
+        node.close()
+
+
+def test_what_is_hosted_is_kept_as_everybody_keeps_it(tmp_path: Path) -> None:
+    """A peer that takes over computes the same numbers: in half precision, without a disk store."""
+    file = GGUFFile.open(write(TinyModel("llama", head_size=32), tmp_path / "tiny.gguf"))
+    types = CacheTypes(keys="q8_0", values="q4_0")
+    node = Node(ModelOptions(num_threads=1, cache_types=types, keeps_prefixes=True))
+    try:
+        span, _ = node.host(file, BlockSpan(0, 1), 512)
+        assert span.cache.types == CacheTypes() and span.prefixes is None
     finally:
         node.close()
