@@ -63,6 +63,7 @@ bench: $(VENV)/test-ready
 	$(BIN)/python bench/adapters.py $(if $(QWEN),--qwen)
 	$(BIN)/python bench/tuning.py $(if $(QWEN),--qwen)
 	$(BIN)/python bench/learning.py $(if $(QWEN),--qwen)
+	$(BIN)/python bench/kv_cache.py $(if $(QWEN),--qwen)
 	$(BIN)/python bench/questions.py $(if $(QWEN),--qwen)
 
 # After a change to the protocol of the compute plane.

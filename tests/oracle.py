@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 import llama_h
 from baremetalrt.native import logs
+from baremetalrt.native.graph import F16
 
 
 class LlamaCpp:
@@ -23,6 +24,8 @@ class LlamaCpp:
         n_seq: int = 1,
         num_threads: int = 2,
         n_ubatch: int = 512,
+        type_k: int = F16,
+        type_v: int = F16,
     ) -> None:
         self._c = llama_h.load()
         with logs.captured_errors() as lines:
@@ -34,6 +37,7 @@ class LlamaCpp:
         p = self._c.llama_context_default_params()
         p.n_ctx, p.n_seq_max, p.n_ubatch = n_ctx, n_seq, n_ubatch
         p.n_threads = p.n_threads_batch = num_threads
+        p.type_k, p.type_v = type_k, type_v
         p.flash_attn_type = llama_h.FLASH_ATTENTION_ON
         # As many logits as the tests want to see at once.
         p.n_outputs_max = p.n_batch

@@ -55,6 +55,7 @@ class Kit:
         *,
         context: int = 4096,
         adapters: AdapterSet | None = None,
+        num_kept: int | None = None,
         **options: Any,
     ) -> Session:
         return Session(
@@ -65,6 +66,7 @@ class Kit:
             prompt=prompt,
             options=GenerationOptions(**{"sampling": SampleOptions(temperature=0.0), **options}),
             adapters=adapters,
+            num_kept=num_kept,
         )
 
     def close(self) -> None:

@@ -3,6 +3,8 @@
 from pathlib import Path
 
 from baremetalrt.blocks.architectures import read_model
+from baremetalrt.blocks.cache_types import F16_CACHE, CacheTypes
+from baremetalrt.blocks.extents import SlidingWindows
 from baremetalrt.blocks.span import Span, SpanConfig
 from baremetalrt.core.spans import BlockSpan
 from baremetalrt.native.backend import find_device
@@ -19,6 +21,9 @@ def open_span(
     step_tokens: int = 16,
     copy_budget_bytes: int = 1 << 30,
     weight_budget_bytes: int | None = None,
+    cache_types: CacheTypes = F16_CACHE,
+    windows: SlidingWindows | None = None,
+    num_threads: int = 2,
 ) -> Span:
     file = GGUFFile.open(path)
     architecture, h = read_model(file)
@@ -29,12 +34,14 @@ def open_span(
         blocks or BlockSpan(0, h.num_blocks),
         find_device("cpu"),
         SpanConfig(
-            num_threads=2,
+            num_threads=num_threads,
             context_limit=context,
             step_tokens=step_tokens,
             num_cells=num_cells,
             copy_budget_bytes=copy_budget_bytes,
             weight_budget_bytes=weight_budget_bytes,
+            cache_types=cache_types,
+            windows=windows,
         ),
         arrives=arrives,
     )

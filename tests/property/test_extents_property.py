@@ -4,9 +4,11 @@ The cache is a list here: a cell holds a number that depends on every token up t
 and values do. A copy that is wrong, too late or overlapping leaves a wrong number behind.
 """
 
+from collections.abc import Iterator
 from itertools import pairwise
 
 import numpy as np
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -19,6 +21,7 @@ from hypothesis.stateful import (
     rule,
 )
 
+from baremetalrt.blocks import extents
 from baremetalrt.blocks.extents import (
     CELL_QUANTUM,
     CachedSequence,
@@ -27,8 +30,9 @@ from baremetalrt.blocks.extents import (
     NoRoomError,
     OverLimitError,
     SequenceTable,
-    common_prefix,
+    SlidingWindows,
 )
+from baremetalrt.blocks.prefix_store import PrefixKind, common_prefix
 from baremetalrt.core.owner import Owner
 from baremetalrt.core.units import round_up
 
@@ -66,11 +70,14 @@ class Cache(RuleBasedStateMachine):
     """A table of sequences beside the simplest cache it can direct."""
 
     active = Bundle("active")
+    windows: SlidingWindows | None = None
 
     @initialize()
     def start(self) -> None:
-        self.table = SequenceTable(NUM_CELLS)
+        self.table = SequenceTable(NUM_CELLS, self.windows)
         self.cells = [0] * NUM_CELLS
+        # of blocks with a sliding window
+        self.windowed = [0] * NUM_CELLS
 
     def num_free(self, *, without: CachedSequence | None = None) -> int:
         """Cells that no active sequence owns; those of `without` are not counted as owned."""
@@ -83,17 +90,36 @@ class Cache(RuleBasedStateMachine):
             self.cells[c.target : c.target + c.num_cells] = self.cells[
                 c.source : c.source + c.num_cells
             ]
+            assert 0 <= c.floor <= c.num_cells
+            self.windowed[c.target + c.floor : c.target + c.num_cells] = self.windowed[
+                c.source + c.floor : c.source + c.num_cells
+            ]
+        self.give_back()
+
+    def give_back(self) -> None:
+        """What was freed reads as zeros from now on."""
+        freed = self.table.take_freed()
+        for cells, ranges in ((self.cells, freed.everywhere), (self.windowed, freed.windowed)):
+            for start, end in ranges:
+                cells[start:end] = [0] * (end - start)
 
     def compute(self, sequence: CachedSequence, tokens: list[int]) -> None:
         sequence.tokens.extend(tokens)
         numbers = content(sequence.tokens.tolist())
         for i in range(sequence.length - len(tokens), sequence.length):
             self.cells[sequence.first_cell + i] = numbers[i]
+            self.windowed[sequence.first_cell + i] = numbers[i]
+        self.table.slide(sequence)
+        self.give_back()
 
     def num_active(self, owner: Owner) -> int:
         """Cells of the active texts of a principal."""
         mine = (s for s in self.table.sequences if s.owner.principal == owner.principal)
         return sum(s.capacity for s in mine if s.active)
+
+    def is_there(self, length: int, floor: int) -> bool:
+        """Whether blocks with a window have all that the next token sees."""
+        return not floor or (self.windows is not None and length - self.windows.size + 1 >= floor)
 
     @rule(
         target=active,
@@ -103,16 +129,19 @@ class Cache(RuleBasedStateMachine):
     )
     def open(self, text: list[int], more: int, owner: Owner) -> object:
         """A text stands after the longest beginning that a stored text of its owner shares with it."""
-        own = [s.tokens.tolist() for s in self.table.sequences if s.owner == owner]
-        longest = max((shared_tokens(tokens, text[:-1]) for tokens in own), default=0)
+        own = [s for s in self.table.sequences if s.owner == owner]
+        shared = [(shared_tokens(s.tokens.tolist(), text[:-1]), s.floor) for s in own]
+        longest = max((n for n, floor in shared if self.is_there(n, floor)), default=0)
         capacity = len(text) + more
         limit = LIMIT if owner.principal else None
         try:
             opened = self.table.open(text, capacity, owner=owner, limit=limit)
         except OverLimitError:
+            self.give_back()
             assert self.num_active(owner) + round_up(capacity, CELL_QUANTUM) > LIMIT
             return multiple()
         except NoRoomError:
+            self.give_back()
             assert self.num_free() < round_up(capacity, CELL_QUANTUM)
             return multiple()
         self.carry_out(opened.copies)
@@ -134,22 +163,55 @@ class Cache(RuleBasedStateMachine):
         try:
             self.carry_out(self.table.grow(sequence, capacity))
         except OverLimitError:
+            self.give_back()
             more = round_up(capacity, CELL_QUANTUM) - sequence.capacity
             assert self.num_active(sequence.owner) + more > LIMIT
             return
         except NoRoomError:
+            self.give_back()
             assert self.num_free(without=sequence) < round_up(capacity, CELL_QUANTUM)
             return
         assert sequence.capacity >= capacity and sequence.tokens.tolist() == before
 
     @rule(sequence=active, share=st.floats(0, 1))
     def truncate(self, sequence: CachedSequence, share: float) -> None:
-        del sequence.tokens[int(share * sequence.length) :]
+        length, floor = int(share * sequence.length), sequence.floor
+        self.table.truncate(sequence, length)
+        self.give_back()
+        assert sequence.length == (length if self.is_there(length, floor) else 0)
 
     @rule(sequence=consumes(active), keep=st.booleans())
     def close(self, sequence: CachedSequence, keep: bool) -> None:
         self.table.close(sequence, keep=keep)
+        self.give_back()
         assert (sequence in self.table.sequences) == (keep and sequence.length >= MIN_SHARED)
+
+    @rule(sequence=active, text=texts())
+    def hold(self, sequence: CachedSequence, text: list[int]) -> None:
+        """What somebody holds survives a text that takes all the room there is, whole."""
+        match = self.table.match(PrefixKind(owner=OWNERS[0]), text)
+        if match.stored is None or match.stored.active:
+            return
+        with self.table.lock(match.stored):
+            before = match.stored.tokens.tolist()
+            free = self.table.evict(NUM_CELLS)
+            self.give_back()
+            assert free == self.table.allocator.num_free
+            assert match.stored in self.table.sequences and match.stored.tokens.tolist() == before
+
+    @rule(size=st.integers(0, NUM_CELLS))
+    def evict(self, size: int) -> None:
+        """No more goes than must, and never what is in use."""
+        idle = [s.capacity for s in self.table.sequences if not s.active]
+        before = self.table.allocator.num_free
+        free = self.table.evict(size)
+        self.give_back()
+        assert free >= min(size, before + sum(idle)) and free == self.table.allocator.num_free
+        assert free == before if before >= size else free - max(idle, default=0) < size
+
+    @invariant()
+    def books_are_right(self) -> None:
+        self.table.check()
 
     @invariant()
     def live_extents_never_overlap(self) -> None:
@@ -164,6 +226,16 @@ class Cache(RuleBasedStateMachine):
         assert owned + self.table.allocator.num_free == NUM_CELLS
 
     @invariant()
+    def what_holds_nothing_was_given_back(self) -> None:
+        """Quanta without a token read as zeros, be they somebody's or nobody's."""
+        used = [
+            (s.first_cell, s.first_cell + round_up(s.length, CELL_QUANTUM))
+            for s in self.table.sequences
+        ]
+        empty = [i for i in range(NUM_CELLS) if not any(a <= i < b for a, b in used)]
+        assert not any(self.cells[i] for i in empty)
+
+    @invariant()
     def no_member_holds_more_than_its_limit(self) -> None:
         assert all(self.table.num_cells_of(name) <= LIMIT for name in ("a", "b"))
 
@@ -173,6 +245,9 @@ class Cache(RuleBasedStateMachine):
             assert s.length <= s.capacity
             stored = self.cells[s.first_cell : s.first_cell + s.length]
             assert stored == content(s.tokens.tolist())
+            if self.windows is not None:
+                seen = slice(s.first_cell + s.floor, s.first_cell + s.length)
+                assert self.windowed[seen] == content(s.tokens.tolist())[s.floor :]
 
     def teardown(self) -> None:
         """Once everybody has left, one text may have the whole cache, and leaves it empty."""
@@ -184,6 +259,30 @@ class Cache(RuleBasedStateMachine):
         assert self.table.allocator.num_free == NUM_CELLS
 
 
+class WindowedCache(Cache):
+    """The same with blocks that see 40 tokens, and keep few more."""
+
+    windows = SlidingWindows(size=40, num_texts=3, step_tokens=300)
+
+    @invariant()
+    def what_fell_out_of_windows_was_given_back(self) -> None:
+        """But for the cells of texts that were moved over themselves."""
+        for s in self.table.sequences:
+            assert s.floor % CELL_QUANTUM == 0 and self.is_there(s.length, s.floor)
+            assert s.length - s.floor <= 40 + 2 * CELL_QUANTUM + 300
+
+
+@pytest.fixture(autouse=True, scope="module")
+def little_slack() -> Iterator[None]:
+    """So that texts of this size slide."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(extents, "_WINDOW_SLACK", 0)
+        patch.setattr(extents, "_WINDOW_STEP", CELL_QUANTUM)
+        yield
+
+
+TestWindowedCache = WindowedCache.TestCase
+TestWindowedCache.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
 TestCache = Cache.TestCase
 TestCache.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from baremetalrt.blocks.cache_types import CacheTypes
 from baremetalrt.core.spans import BlockSpan
 from baremetalrt.core.units import GIB, MIB
 from baremetalrt.devices import memory
@@ -150,3 +151,15 @@ def test_what_processes_hold_is_what_ps_says() -> None:
         with_child = memory.resident().own_bytes - before.own_bytes
         assert with_child > grown + 30 * MIB
         child.communicate(b"\n")
+
+
+def test_what_is_hosted_is_kept_as_everybody_keeps_it(tmp_path: Path) -> None:
+    """A peer that takes over computes the same numbers: in half precision, without a disk store."""
+    file = GGUFFile.open(write(TinyModel("llama", head_size=32), tmp_path / "tiny.gguf"))
+    types = CacheTypes(keys="q8_0", values="q4_0")
+    node = Node(ModelOptions(num_threads=1, cache_types=types, keeps_prefixes=True))
+    try:
+        span, _ = node.host(file, BlockSpan(0, 1), 512)
+        assert span.cache.types == CacheTypes() and span.prefixes is None
+    finally:
+        node.close()

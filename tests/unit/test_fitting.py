@@ -6,13 +6,13 @@ from hypothesis import strategies as st
 
 from baremetalrt.core.errors import CapacityError
 from baremetalrt.core.units import GIB, MIB, round_up
-from baremetalrt.devices.fitting import MAX_STEP_TOKENS, Needs, fit
+from baremetalrt.devices.fitting import MAX_STEP_TOKENS, FlatCost, Needs, fit
 
 QUANTUM = 256
 NEEDS = st.builds(
     Needs,
     weight_bytes=st.integers(MIB, 20 * GIB),
-    token_bytes=st.integers(256, MIB),
+    cache=st.builds(FlatCost, st.integers(256, MIB)),
     row_bytes=st.integers(1000, 400_000),
     context=st.none() | st.integers(1, 50_000),
     max_context=st.integers(256, 200_000),
@@ -23,7 +23,7 @@ NEEDS = st.builds(
 
 @given(needs=NEEDS, room=st.integers(MIB, 64 * GIB))
 def test_what_is_given_away_is_there(needs: Needs, room: int) -> None:
-    if needs.context and round_up(needs.context, QUANTUM) * needs.token_bytes > room:
+    if needs.context and round_up(needs.context, QUANTUM) * needs.cache.num_bytes(1) > room:
         with pytest.raises(CapacityError) as caught:
             fit(needs, room, can_stream=True)
         assert caught.value.code == "context.memory"
@@ -35,7 +35,7 @@ def test_what_is_given_away_is_there(needs: Needs, room: int) -> None:
         assert fitted.context == needs.context
     else:
         assert 0 < fitted.context <= needs.max_context
-    cells = fitted.num_cells * needs.token_bytes
+    cells = fitted.num_cells * needs.cache.num_bytes(1)
     if fitted.weight_budget_bytes is None:
         assert needs.weight_bytes + cells + MAX_STEP_TOKENS * needs.row_bytes <= room
     elif fitted.weight_budget_bytes:
@@ -47,7 +47,7 @@ def test_what_is_given_away_is_there(needs: Needs, room: int) -> None:
 @given(needs=NEEDS, room=st.integers(MIB, 64 * GIB), more=st.integers(0, 8 * GIB))
 def test_more_room_is_never_worse(needs: Needs, room: int, more: int) -> None:
     """What was resident stays so, and what streams gets no less."""
-    if needs.context and round_up(needs.context, QUANTUM) * needs.token_bytes > room:
+    if needs.context and round_up(needs.context, QUANTUM) * needs.cache.num_bytes(1) > room:
         return
     less, larger = (fit(needs, r, can_stream=True) for r in (room, room + more))
     if less.weight_budget_bytes is None:
@@ -59,7 +59,7 @@ def test_who_cannot_stream_takes_what_the_system_pages() -> None:
     """A span that is hosted was weighed before; its mapped weights may exceed what is free."""
     needs = Needs(
         weight_bytes=4 * GIB,
-        token_bytes=1000,
+        cache=FlatCost(1000),
         row_bytes=1000,
         context=None,
         max_context=8192,
@@ -73,7 +73,7 @@ def test_who_cannot_stream_takes_what_the_system_pages() -> None:
 def test_a_small_room_makes_small_steps() -> None:
     needs = Needs(
         weight_bytes=4 * GIB,
-        token_bytes=1000,
+        cache=FlatCost(1000),
         row_bytes=150_000,
         context=None,
         max_context=8192,

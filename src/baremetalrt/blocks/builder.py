@@ -18,11 +18,13 @@ from baremetalrt.blocks.hyperparameters import Hyperparameters
 from baremetalrt.blocks.inputs import Input, StepInputs
 from baremetalrt.blocks.kv_cache import KVCache
 from baremetalrt.blocks.streams import StepShape, StreamGroup
-from baremetalrt.native.graph import I32, GraphBuilder, Tensor
+from baremetalrt.native.graph import F32, I32, GraphBuilder, Tensor
 
 _F32_BYTES: Final = 4
 # The smallest number that half precision can represent; llama.cpp clamps expert weights to it.
 _MIN_EXPERT_WEIGHT: Final = 6.103515625e-5
+# The processor has a fast way for so many rows, which takes keys and values of full width alone.
+_MIN_UNPACKED_ROWS: Final = 64
 
 
 @dataclass
@@ -72,7 +74,8 @@ class BlockBuilder:
         self._cache = cache
         self._base_cell = base_cell
         # every view of the cache that attention reads
-        self.cache_views: list[Tensor] = []
+        self.key_views: list[Tensor] = []
+        self.value_views: list[Tensor] = []
         self._rope_factors = rope_factors
         self._rope_mode = rope_mode
         self._deltas = deltas
@@ -188,10 +191,16 @@ class BlockBuilder:
                 first_stream * rows * row,
             )
             windowed = h.is_windowed(self.index)
+            keys = self._cells_of(k_cache, self._cache.key_bytes, group, windowed)
+            values = self._cells_of(v_cache, self._cache.value_bytes, group, windowed)
+            self.key_views.append(keys)
+            self.value_views.append(values)
+            if self._cache.unpacks and rows >= _MIN_UNPACKED_ROWS:
+                keys, values = g.cast(keys, F32), g.cast(values, F32)
             out = g.flash_attention(
                 g.permute(q_group, 0, 2, 1, 3),
-                self._cells_of(k_cache, group, windowed),
-                self._cells_of(v_cache, group, windowed),
+                keys,
+                values,
                 self._inputs.mask(i, windowed=windowed),
                 h.attention_scale,
                 h.attention_softcap,
@@ -203,18 +212,19 @@ class BlockBuilder:
             joined = g.concat(joined, part, 1)
         return joined
 
-    def _cells_of(self, cache: Tensor, group: StreamGroup, windowed: bool) -> Tensor:
-        """What a group's sessions have stored, `(S, cells, G, streams)`, without copying."""
-        h, cell = self.h, self._cache.cell_bytes
+    def _cells_of(self, cache: Tensor, cell: int, group: StreamGroup, windowed: bool) -> Tensor:
+        """What a group's sessions have stored, `(S, cells, G, streams)`, without copying.
+
+        `cell`: bytes of one token.
+        """
+        h = self.h
         start = group.window_start if windowed else 0
-        view = self.g.view_4d(
+        return self.g.view_4d(
             cache,
             (h.head_size, group.num_cells - start, h.num_kv_heads, group.num_streams),
             (cell, cell // h.num_kv_heads, group.stride * cell),
             (self._base_cell + group.first_cell + start) * cell,
         )
-        self.cache_views.append(view)
-        return view
 
     # feed-forward networks
 

@@ -17,7 +17,7 @@ from baremetalrt.blocks.weight_loader import SpanWeights
 from baremetalrt.core.errors import CapacityError
 from baremetalrt.core.units import format_bytes
 from baremetalrt.native import backend
-from baremetalrt.native.backend import BackendDevice
+from baremetalrt.native.backend import BackendDevice, PageBuffer
 from baremetalrt.native.graph import Tensor, TensorContext
 from baremetalrt.weights.direct_reads import NUM_READERS, DirectFile
 from baremetalrt.weights.gguf import GGUFFile
@@ -134,7 +134,7 @@ class _Kind:
         context = TensorContext(len(matrices))
         weights.keep(context)
         for name, info in matrices.items():
-            _, buffer = backend.host_pages(device, num_slots * sizes[name] + _ALIGNMENT)
+            buffer = PageBuffer(device, num_slots * sizes[name] + _ALIGNMENT)
             weights.keep(buffer)
             tensor = context.new_tensor(info.type, info.shape[0], info.shape[1], num_slots)
             backend.place(tensor, buffer, buffer.base)

@@ -10,11 +10,12 @@ from numpy.typing import NDArray
 
 from baremetalrt.blocks.architecture import Architecture
 from baremetalrt.blocks.builder import BlockBuilder, FindExperts, Routing
+from baremetalrt.blocks.cache_types import F16_CACHE
 from baremetalrt.blocks.delta import Delta, adapted, rows_of
-from baremetalrt.blocks.extents import AdapterKey
 from baremetalrt.blocks.hyperparameters import Hyperparameters
 from baremetalrt.blocks.inputs import Input, StepInputs
 from baremetalrt.blocks.kv_cache import KVCache
+from baremetalrt.blocks.prefix_store import AdapterKey
 from baremetalrt.blocks.residency import HeadRows
 from baremetalrt.blocks.streams import StepShape, StreamGroup
 from baremetalrt.blocks.weight_loader import SpanWeights
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 # A block of any architecture is at most this many operations, views included; attention adds a few
 # per group of streams, experts a few per expert used.
 _NODES_PER_BLOCK: Final = 48
-_NODES_PER_GROUP: Final = 10
+_NODES_PER_GROUP: Final = 12
 _NODES_PER_EXPERT: Final = 4
 _OUTER_NODES: Final = 32
 # Per matrix that is adapted: two products, two views, a sum.
@@ -65,17 +66,21 @@ class SpanGraph:
     rows: NDArray[np.float32] | None
     _rows_buffer: HostBuffer | None
     routings: list[Routing]
-    _views: list[Tensor]
-    _movable: MovableViews | None
+    # views of keys and of values, which are not always equally large
+    _views: tuple[list[Tensor], list[Tensor]]
+    _movable: tuple[MovableViews, MovableViews] | None
     _base_cell: int
 
-    def move_to(self, base_cell: int, cell_bytes: int) -> None:
+    def move_to(self, base_cell: int, cache: KVCache) -> None:
         """Lets attention read another stretch of the cache, laid out alike."""
         if base_cell == self._base_cell:
             return
         if self._movable is None:
-            self._movable = MovableViews(self._views)
-        self._movable.move((base_cell - self._base_cell) * cell_bytes)
+            keys, values = self._views
+            self._movable = MovableViews(keys), MovableViews(values)
+        step = base_cell - self._base_cell
+        self._movable[0].move(step * cache.key_bytes)
+        self._movable[1].move(step * cache.value_bytes)
         self._base_cell = base_cell
 
     def bind(self, device: BackendDevice) -> None:
@@ -273,11 +278,14 @@ class GraphCache:
         unsupported = backend.unsupported_operation(self._device, graph.builder.graph)
         if unsupported:
             graph.close()
+            hint = "run it on the CPU, or use another quantization"
+            if self._cache.types != F16_CACHE:
+                hint = "run it on the CPU, or keep keys and values in f16"
             raise UsageError(
                 f"{self._device.name} cannot compute {unsupported} of this model",
                 code="device.unsupported",
                 parameter="device",
-                hint="run it on the CPU, or use another quantization",
+                hint=hint,
             )
 
     def _build(
@@ -314,7 +322,7 @@ class GraphCache:
             widths = {"tensor_shape": (h.width, tokens), "array_shape": (tokens, h.width)}
             x = Input(g, F32, np.float32, **widths)
             y = x.tensor
-        views: list[Tensor] = []
+        views: tuple[list[Tensor], list[Tensor]] = [], []
         routings: list[Routing] = []
         for i in part:
             block = BlockBuilder(
@@ -333,7 +341,8 @@ class GraphCache:
                 pools_experts=i in pools,
             )
             y = self._architecture.block(block, y)
-            views += block.cache_views
+            views[0].extend(block.key_views)
+            views[1].extend(block.value_views)
             routings += block.routings
         rows, rows_buffer = None, None
         output_shape = (shape.num_outputs, h.width)

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from baremetalrt.blocks.delta import Delta
-from baremetalrt.blocks.extents import AdapterKey
 from baremetalrt.blocks.inventory import Inventory, Weight
+from baremetalrt.blocks.prefix_store import AdapterKey
 from baremetalrt.core.units import GIB, round_up
 from baremetalrt.native import backend
 from baremetalrt.native.backend import BackendDevice, Buffer

@@ -3,7 +3,7 @@
 Not safe for concurrent use: one thread at a time, see `session/stage.py`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Final
@@ -12,11 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from baremetalrt.blocks.architecture import Architecture
-from baremetalrt.blocks.extents import CELL_QUANTUM, AdapterKey, CachedSequence
+from baremetalrt.blocks.cache_types import F16_CACHE, CacheTypes
+from baremetalrt.blocks.extents import CELL_QUANTUM, CachedSequence, SlidingWindows
 from baremetalrt.blocks.graphs import GraphCache, SpanGraph
 from baremetalrt.blocks.hyperparameters import Hyperparameters
 from baremetalrt.blocks.inventory import Unit, take_inventory
 from baremetalrt.blocks.kv_cache import KVCache
+from baremetalrt.blocks.prefix_folder import PrefixFolder
+from baremetalrt.blocks.prefix_store import AdapterKey
+from baremetalrt.blocks.prefix_transfer import restore
 from baremetalrt.blocks.room import room_for
 from baremetalrt.blocks.span_weights import LoadedWeights
 from baremetalrt.blocks.steps import CHUNK_TOKENS, Reads, Slice
@@ -53,6 +57,9 @@ class SpanConfig:
     num_cells: int
     copy_budget_bytes: int
     weight_budget_bytes: int | None = None
+    cache_types: CacheTypes = F16_CACHE
+    # how blocks with a sliding window give back what has fallen out of it, None if they keep everything
+    windows: SlidingWindows | None = None
 
 
 class Span:
@@ -92,7 +99,7 @@ class Span:
                 self.weights.close()
                 raise
         self._backend = Backend(device, num_threads=config.num_threads)
-        self.cache = KVCache(h, span, device, config.num_cells)
+        self.cache = KVCache(h, span, device, config.num_cells, config.cache_types, config.windows)
         self._graphs = GraphCache(
             architecture,
             h,
@@ -111,6 +118,8 @@ class Span:
         self._recent: dict[tuple[object, ...], SpanGraph] = {}
         self._max_recent = max(_MAX_RECENT, 2 * self.weights.num_parts)
         self._generation = 0
+        # what the disk keeps of texts in this span, where it keeps anything
+        self.prefixes: PrefixFolder | None = None
 
     @cached_property
     def adapters(self) -> "AdapterRack":
@@ -185,7 +194,13 @@ class Span:
             self._let_go(key)
             raise
         self.cache.copy(opened.copies)
+        self.cache.give_back()
         return opened.sequence
+
+    def restore(self, sequence: CachedSequence, tokens: Sequence[int]) -> Iterator[None]:
+        """Fills a text that was just opened with what the disk has of it, in pieces; see `restore`."""
+        if self.prefixes is not None:
+            yield from restore(self.cache, self.prefixes, sequence, tokens)
 
     def _hold(self, adapters: "AdapterSet") -> None:
         is_new = adapters.key not in self.adapters.keys
@@ -207,13 +222,25 @@ class Span:
         with room_for(capacity, self.cache.sequences):
             copies = self.cache.sequences.grow(sequence, capacity)
         self.cache.copy(copies)
+        self.cache.give_back()
+
+    def truncate(self, sequence: CachedSequence, length: int) -> None:
+        """Forgets all but the first `length` tokens of a text."""
+        self.cache.truncate(sequence, length)
 
     def release(self, sequence: CachedSequence, *, keep: bool) -> None:
         """Ends a sequence. `keep` leaves its text for others; numbers gone bad must not stay."""
         if not keep:
             self.cache.scrub(sequence)
         self.cache.sequences.close(sequence, keep=keep)
+        self.cache.give_back()
         self._let_go(sequence.adapters)
+
+    def forget_unused(self, clock: int) -> None:
+        """Gives back the memory of idle texts that nobody used since the table's clock stood there."""
+        for sequence in self.cache.sequences.unused_since(clock):
+            self.cache.sequences.drop(sequence)
+        self.cache.give_back()
 
     # steps
 
@@ -241,12 +268,21 @@ class Span:
         """
         part = part or self.blocks
         if len(slices) == 1:
-            return self._step(slices, reads, part)
+            out = self._step(slices, reads, part)
+            self._slide(slices, part)
+            return out
         # Streams are grouped by where they lie in the cache; results return in the caller's order.
         order = sorted(range(len(slices)), key=lambda i: slices[i].sequence.first_cell)
         out = self._step([slices[i] for i in order], reads, part)
+        self._slide(slices, part)
         each = out.reshape(len(slices), -1, out.shape[1])
         return each[np.argsort(order)].reshape(out.shape)
+
+    def _slide(self, slices: Sequence[Slice], part: BlockSpan) -> None:
+        """Not before all blocks have seen the tokens: the next part still needs what windows had."""
+        if part == self.blocks:
+            for s in slices:
+                self.cache.slide(s.sequence)
 
     def _step(self, slices: Sequence[Slice], reads: Reads, part: BlockSpan) -> NDArray[np.float32]:
         has_head = part.end == self.hyperparameters.num_blocks
@@ -353,7 +389,7 @@ class Span:
                 self._recent.clear()
                 self._generation = self._graphs.generation
             self._recent[key] = graph
-        graph.move_to(base_cell, self.cache.cell_bytes)
+        graph.move_to(base_cell, self.cache)
         return graph
 
     def close(self) -> None:

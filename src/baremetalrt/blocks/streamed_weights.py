@@ -10,7 +10,7 @@ from baremetalrt.blocks.weight_loader import SpanWeights
 from baremetalrt.core.spans import ByteRange, merge
 from baremetalrt.core.units import round_up
 from baremetalrt.native import backend, graph
-from baremetalrt.native.backend import BackendDevice
+from baremetalrt.native.backend import BackendDevice, PageBuffer
 from baremetalrt.native.graph import Tensor, TensorContext
 from baremetalrt.weights.direct_reads import PAGE_BYTES, DirectFile
 from baremetalrt.weights.gguf import HEAD, GGUFFile
@@ -58,7 +58,8 @@ class StreamedWeights:
         self._numbers = {part: i for i, part in enumerate(plan.streamed)}
         layouts = [_Layout(inventory, part) for part in plan.streamed]
         slot_bytes = max(layout.num_bytes for layout in layouts)
-        pages, buffer = backend.host_pages(device, plan.num_slots * slot_bytes)
+        buffer = PageBuffer(device, plan.num_slots * slot_bytes)
+        pages = buffer.view(buffer.base, plan.num_slots * slot_bytes)
         context = TensorContext(sum(len(layout.tensors) for layout in layouts))
         weights.keep(buffer)
         weights.keep(context)

@@ -49,6 +49,8 @@ def _print(h: "Health") -> None:
     print(f"memory     {available} available of {total}")
     print(f"store      {h.store} ({h.models} models)")
     print(f"default    {h.default_model or 'not installed'}")
+    held = f"{h.prompt_cache_texts} texts, {format_bytes(h.prompt_cache_bytes)}"
+    print(f"texts      {h.prompt_cache} ({held})")
     left = [
         w for w, gone in (("files", h.confined_files), ("network", h.confined_calls)) if not gone
     ]

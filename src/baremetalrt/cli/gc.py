@@ -14,13 +14,21 @@ from baremetalrt.core.units import format_bytes
     help="What fetched models may take.  [default: config.toml's]",
 )
 @click.option("--dry-run", is_flag=True, help="Say what would go, and change nothing.")
+@click.option(
+    "--prompt-cache",
+    is_flag=True,
+    help="Forget what was computed of texts instead, and is kept on disk; see `bmrt doctor`.",
+)
 @options.JSON
-def command(budget: int | None, dry_run: bool, as_json: bool) -> None:
+def command(budget: int | None, dry_run: bool, prompt_cache: bool, as_json: bool) -> None:
     """Evict the blocks of fetched models that are worth least, until they fit the budget.
 
     Kept are blocks that are used often and that few others have. What is evicted is fetched again when a
     run needs it. Files seeded where they lie are never touched.
     """
+    if prompt_cache:
+        _forget_texts(as_json=as_json, dry_run=dry_run)
+        return
     from baremetalrt.node.removal import evict_to_fit
 
     evicted = evict_to_fit(budget, dry_run=dry_run)
@@ -43,3 +51,15 @@ def command(budget: int | None, dry_run: bool, as_json: bool) -> None:
     )
     if evicted.left_bytes > evicted.budget_bytes:
         output.note("the rest is in use, or no block: `bmrt rm` removes models whole")
+
+
+def _forget_texts(*, as_json: bool, dry_run: bool) -> None:
+    from baremetalrt.node.removal import forget_texts
+
+    texts = forget_texts(dry_run=dry_run)
+    if as_json:
+        freed = {"texts": texts.count, "freed_bytes": texts.num_bytes, "dry_run": dry_run}
+        output.print_json(freed)
+        return
+    what = "would be forgotten" if dry_run else "forgotten"
+    output.note(f"{texts.count} texts {what}, {format_bytes(texts.num_bytes)}")

@@ -15,7 +15,15 @@ from baremetalrt.core.spans import BlockSpan
 from baremetalrt.core.text_input import text_of
 from baremetalrt.core.units import MIB, parse_bytes
 from baremetalrt.hosting.options import Activations, RouteKind, RouteOptions
-from baremetalrt.node.options import ModelOptions, SampleOptions, SwarmOptions
+from baremetalrt.node.options import (
+    CACHE_TYPES,
+    CacheType,
+    CacheTypes,
+    ModelOptions,
+    Overflow,
+    SampleOptions,
+    SwarmOptions,
+)
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -38,6 +46,7 @@ FILE: Final = click.option(
     metavar="NAME",
     help="Which model of a torrent with several: its file, or a part of the name such as Q4_K_M.",
 )
+_CACHE_TYPE: Final = click.Choice(CACHE_TYPES)
 _SWARM: Final = click.option("--swarm", metavar="NAME", help="The private swarm; see `bmrt swarm`.")
 
 
@@ -100,6 +109,11 @@ def model_options(command: Command) -> Command:
         no_repack: bool,
         chat_template: Path | None,
         memory: int | None,
+        cache_type: CacheType,
+        cache_type_k: CacheType | None,
+        cache_type_v: CacheType | None,
+        no_prompt_cache: bool,
+        context_overflow: Overflow,
         **others: Any,
     ) -> None:
         options = ModelOptions(
@@ -109,6 +123,11 @@ def model_options(command: Command) -> Command:
             context=context,
             repack=not no_repack,
             chat_template=read_text(chat_template) if chat_template else None,
+            cache_types=CacheTypes(
+                keys=cache_type_k or cache_type, values=cache_type_v or cache_type
+            ),
+            keeps_prefixes=not no_prompt_cache,
+            context_overflow=context_overflow,
         )
         command(*given, options=options, **others)
 
@@ -120,6 +139,14 @@ def model_options(command: Command) -> Command:
             metavar="TOKENS",
             help="Longest text, prompt and answer together.  [default: the model's, "
             "memory permitting]",
+        ),
+        click.option(
+            "--context-overflow",
+            type=click.Choice(["error", "slide"]),
+            default="error",
+            show_default=True,
+            help="A text that is longer: refuse it, or drop its middle; the system text and the "
+            "newest half stay, and are computed again (llama.cpp: context shift).",
         ),
         click.option(
             "--threads",
@@ -144,6 +171,21 @@ def model_options(command: Command) -> Command:
             "--chat-template",
             type=click.Path(exists=True, dir_okay=False, path_type=Path),
             help="A Jinja template to use instead of the model's own.",
+        ),
+        click.option(
+            "--cache-type",
+            type=_CACHE_TYPE,
+            default="f16",
+            show_default=True,
+            help="How keys and values are kept: q8_0 takes half of the memory, q4_0 a quarter, and "
+            "answers change a little. What is hosted for peers is kept as f16.",
+        ),
+        click.option("--cache-type-k", type=_CACHE_TYPE, help="The same for keys alone."),
+        click.option("--cache-type-v", type=_CACHE_TYPE, help="The same for values alone."),
+        click.option(
+            "--no-prompt-cache",
+            is_flag=True,
+            help="Neither keep what was computed of texts on disk, nor use what is kept there.",
         ),
     )
 

@@ -198,13 +198,14 @@ def _print_end(
                 "text": answered.text,
                 "tokens": answered.token_ids,
                 "prompt_tokens": answered.stats.prompt_tokens,
+                "cached_tokens": answered.stats.cached_tokens,
                 "finish_reason": answered.finish_reason,
                 "timings": timings,
             }
         )
         return
     print(flush=True)
-    if answered.finish_reason == "length" and how.max_tokens is None:
+    if answered.finish_reason == "length" and how.max_tokens is None and not model.slides:
         output.note(
             f"stopped: the context of {model.context_limit} tokens is full (raise it with --context)"
         )

@@ -62,14 +62,18 @@ def read_regular(path: Path | str, max_bytes: int) -> bytes:
         return data
 
 
-def write_durably(path: Path, data: bytes) -> None:
-    """Replaces a file at once and for good; at no moment can anybody but its owner read it."""
+@contextlib.contextmanager
+def durable_file(path: Path) -> Iterator[BinaryIO]:
+    """A file that takes the place of `path` at once and for good when the block ends well.
+
+    Otherwise nothing is left of it. At no moment can anybody but its owner read it.
+    """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
         descriptor = os.open(temporary, flags, 0o600)
         with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -77,6 +81,12 @@ def write_durably(path: Path, data: bytes) -> None:
         temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def write_durably(path: Path, data: bytes) -> None:
+    """Replaces a file at once and for good; at no moment can anybody but its owner read it."""
+    with durable_file(path) as file:
+        file.write(data)
 
 
 def make_private(path: Path) -> None:

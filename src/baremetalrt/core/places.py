@@ -28,6 +28,11 @@ def adapters_folder() -> Path:
     return home() / "adapters"
 
 
+def prefixes_folder() -> Path:
+    """Where keys and values of texts are kept, one folder for each model and way of keeping them."""
+    return home() / "prefixes"
+
+
 def swarms_folder() -> Path:
     """Where private swarms are kept, one folder for each."""
     return home() / "swarms"

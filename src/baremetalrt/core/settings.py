@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     Settings = TypeVar("Settings", bound=DataclassInstance)
 
 _MAX_BYTES: Final = MIB
-_SECTIONS: Final = ("swarm", "share")
+_SECTIONS: Final = ("swarm", "share", "cache")
 _IN_WORDS: Final = "in words"
 # A size in bytes, or bytes per second: a number, or words like "50 GiB".
 Bytes = Annotated[int, msgspec.Meta(ge=0, extra={_IN_WORDS: True})]

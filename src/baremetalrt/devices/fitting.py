@@ -4,7 +4,7 @@ Weights come first: a block that is not in memory costs a read from disk in ever
 """
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 from baremetalrt.core.errors import CapacityError
 from baremetalrt.core.units import MIB, format_bytes, round_up
@@ -25,9 +25,31 @@ _MARGIN_SHARE: Final = 0.04
 _MIN_MARGIN_BYTES: Final = 8 * MIB
 
 
+class CacheCost(Protocol):
+    """What the cells of a cache take, each of which has room for one token."""
+
+    def num_bytes(self, num_cells: int) -> int: ...
+
+    def max_cells(self, room_bytes: int) -> int:
+        """How many cells there is room for."""
+
+
+@dataclass(frozen=True)
+class FlatCost:
+    """Every cell takes the same."""
+
+    token_bytes: int
+
+    def num_bytes(self, num_cells: int) -> int:
+        return self.token_bytes * num_cells
+
+    def max_cells(self, room_bytes: int) -> int:
+        return room_bytes // self.token_bytes
+
+
 @dataclass(frozen=True, kw_only=True)
 class Needs:
-    """What a span takes: `weight_bytes` that every step reads, `token_bytes` for each token of a text.
+    """What a span takes: `weight_bytes` that every step reads, and a `cache` for keys and values.
 
     A step computes in `row_bytes` for each of its tokens. `context` is what was asked for, if anything,
     of `max_context` tokens that the model knows, for each of `num_texts` at once, in multiples of
@@ -35,7 +57,7 @@ class Needs:
     """
 
     weight_bytes: int
-    token_bytes: int
+    cache: CacheCost
     row_bytes: int
     context: int | None
     max_context: int
@@ -63,19 +85,19 @@ def fit(needs: Needs, room_bytes: int, *, can_stream: bool) -> Fit:
     Raises:
         CapacityError: the context that was asked for has no room.
     """
-    quantum, token_bytes = needs.quantum, needs.token_bytes
+    quantum, cache = needs.quantum, needs.cache
     left = room_bytes - MAX_STEP_TOKENS * needs.row_bytes - needs.weight_bytes
     share = int(room_bytes * _CACHE_SHARE)
     usable = needs.context or min(needs.max_context, _STREAMED_CONTEXT)
-    streams = can_stream and left < round_up(usable, quantum) * token_bytes
+    streams = can_stream and left < cache.num_bytes(round_up(usable, quantum))
     if can_stream and not streams:
         share = min(max(share, int(left * _LEFT_SHARE)), left)
-    most = max(quantum, share // token_bytes // quantum * quantum)
+    most = max(quantum, cache.max_cells(share) // quantum * quantum)
     if needs.context is None:
         context = min(usable if streams else needs.max_context, most)
     else:
         context = needs.context
-        _require_room(context, round_up(context, quantum) * token_bytes, room_bytes, most)
+        _require_room(context, cache.num_bytes(round_up(context, quantum)), room_bytes, most)
     one = round_up(context, quantum)
     num_cells = max(one, min(one * needs.num_texts, most))
     if not streams:
@@ -84,7 +106,7 @@ def fit(needs: Needs, room_bytes: int, *, can_stream: bool) -> Fit:
     while step > _MIN_STEP_TOKENS and step * needs.row_bytes > room_bytes * _STEP_SHARE:
         step //= 2
     margin = max(_MIN_MARGIN_BYTES, int(room_bytes * _MARGIN_SHARE))
-    weights = room_bytes - step * needs.row_bytes - num_cells * token_bytes - margin
+    weights = room_bytes - step * needs.row_bytes - cache.num_bytes(num_cells) - margin
     return Fit(context, step, num_cells, max(0, weights), 0)
 
 

@@ -7,6 +7,7 @@ import ctypes
 import math
 import mmap
 import os
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final, Literal
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from baremetalrt.core.errors import CapacityError, UsageError
+from baremetalrt.core.units import round_up
 from baremetalrt.native import declarations as d
 from baremetalrt.native.handle import Handle
 from baremetalrt.native.library import load_library
@@ -171,30 +173,59 @@ class HostBuffer(Handle):
         )
 
 
-def zeroed_buffer(device: BackendDevice, num_bytes: int) -> Buffer | HostBuffer:
+class PageBuffer(HostBuffer):
+    """Pages of zeros that appear as they are first written, and can be given back."""
+
+    # Only there is it said that pages which were given back read as zeros.
+    can_discard = sys.platform == "linux"
+
+    def __init__(self, device: BackendDevice, num_bytes: int) -> None:
+        """Raises `CapacityError`."""
+        try:
+            private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if os.name == "posix" else {}
+            self._pages = mmap.mmap(-1, num_bytes, **private)
+        except (OSError, OverflowError) as error:
+            raise CapacityError(
+                f"no {num_bytes} bytes of memory to be had",
+                code="native.allocation",
+                needed=num_bytes,
+            ) from error
+        self._bytes = np.frombuffer(self._pages, np.uint8)
+        super().__init__(device, self._bytes.ctypes.data, num_bytes, self._bytes)
+
+    def discard(self, address: int, num_bytes: int) -> None:
+        """Gives back the pages that lie wholly in a range, which reads as zeros from then on."""
+        start, end = self._whole_pages(address, num_bytes)
+        if self.can_discard and start < end:
+            self._pages.madvise(mmap.MADV_DONTNEED, start, end - start)
+
+    def clear(self, address: int, num_bytes: int) -> None:
+        """Makes a range read as zeros, and gives back what it can of it."""
+        first, last = address - self.base, address - self.base + num_bytes
+        start, end = self._whole_pages(address, num_bytes)
+        if not self.can_discard or start >= end:
+            start = end = last
+        self._bytes[first:start] = 0
+        self._bytes[end:last] = 0
+        self.discard(address, num_bytes)
+
+    def view(self, address: int, num_bytes: int) -> NDArray[np.uint8]:
+        """A range as it lies in memory."""
+        first = address - self.base
+        return self._bytes[first : first + num_bytes]
+
+    def _whole_pages(self, address: int, num_bytes: int) -> tuple[int, int]:
+        start = round_up(address - self.base, mmap.PAGESIZE)
+        return start, (address - self.base + num_bytes) // mmap.PAGESIZE * mmap.PAGESIZE
+
+
+def zeroed_buffer(device: BackendDevice, num_bytes: int) -> Buffer | PageBuffer:
     """Memory full of zeros. That of the host appears page by page as it is first written."""
-    if device.kind != "cpu":
-        buffer = Buffer(device.buffer_type(), num_bytes)
-        buffer.clear()
-        return buffer
-    return host_pages(device, num_bytes)[1]
-
-
-def host_pages(device: BackendDevice, num_bytes: int) -> tuple[NDArray[np.uint8], HostBuffer]:
-    """Whole pages of the host full of zeros, as an array and as storage for tensors.
-
-    Raises:
-        CapacityError: there is no memory.
-    """
-    try:
-        private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if os.name == "posix" else {}
-        pages = mmap.mmap(-1, num_bytes, **private)
-    except (OSError, OverflowError) as error:
-        raise CapacityError(
-            f"no {num_bytes} bytes of memory to be had", code="native.allocation", needed=num_bytes
-        ) from error
-    view = np.frombuffer(pages, np.uint8)
-    return view, HostBuffer(device, view.ctypes.data, num_bytes, view)
+    if device.kind == "cpu":
+        return PageBuffer(device, num_bytes)
+    buffer = Buffer(device.buffer_type(), num_bytes)
+    buffer.clear()
+    return buffer
 
 
 def host_array(

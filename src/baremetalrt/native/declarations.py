@@ -205,6 +205,7 @@ FUNCTIONS: Final[dict[str, tuple[Any, ...]]] = {
     "ggml_argsort_top_k": (*_OP1, I32),
     "ggml_concat": (*_OP2, I32),
     "ggml_cont": _OP1,
+    "ggml_cast": (P, P, P, I32),
     "ggml_permute": (*_OP1, I32, I32, I32, I32),
     "ggml_reshape_2d": (*_OP1, I64, I64),
     "ggml_reshape_3d": (*_OP1, I64, I64, I64),

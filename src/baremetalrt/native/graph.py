@@ -22,6 +22,8 @@ Tensor = NewType("Tensor", int)
 
 F32: Final = 0
 F16: Final = 1
+Q4_0: Final = 2
+Q8_0: Final = 8
 I32: Final = 26
 I64: Final = 27
 
@@ -295,6 +297,10 @@ class GraphBuilder:
 
     def contiguous(self, a: Tensor) -> Tensor:
         return Tensor(self._c.ggml_cont(self._p, a))
+
+    def cast(self, a: Tensor, type_: int) -> Tensor:
+        """The same numbers in another type, side by side."""
+        return Tensor(self._c.ggml_cast(self._p, a, type_))
 
     def permute(self, a: Tensor, *axes: int) -> Tensor:
         return Tensor(self._c.ggml_permute(self._p, a, *axes))

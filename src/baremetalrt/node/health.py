@@ -11,10 +11,11 @@ from typing import Any, Final
 
 from baremetalrt import __version__
 from baremetalrt.blocks.architectures import ARCHITECTURES
+from baremetalrt.blocks.prefix_folder import held_in
 from baremetalrt.core import sandbox
 from baremetalrt.core.errors import BareMetalError
 from baremetalrt.core.installation import DISTRIBUTION
-from baremetalrt.core.places import models_folder
+from baremetalrt.core.places import models_folder, prefixes_folder
 from baremetalrt.devices.memory import available_bytes, total_bytes
 from baremetalrt.devices.processor import default_threads
 from baremetalrt.devices.survey import DeviceSurvey, LibrarySurvey, survey_devices, survey_library
@@ -57,6 +58,10 @@ class Health:
     store: str
     models: int
     default_model: str | None
+    # of texts that ended, for their beginnings
+    prompt_cache: str
+    prompt_cache_texts: int
+    prompt_cache_bytes: int
     confined_files: bool
     confined_calls: bool
     problems: tuple[Problem, ...]
@@ -77,6 +82,7 @@ def examine() -> Health:
     except BareMetalError as error:
         problems.append(Problem(error.code, error.message, error.hint))
     default, confined = default_model(), sandbox.probe()
+    texts = held_in(prefixes_folder())
     if default is None:
         problems.append(
             Problem(
@@ -99,6 +105,9 @@ def examine() -> Health:
         store=str(models_folder()),
         models=len(stored_models()),
         default_model=str(default.path) if default else None,
+        prompt_cache=str(prefixes_folder()),
+        prompt_cache_texts=texts.count,
+        prompt_cache_bytes=texts.num_bytes,
         confined_files=confined.files,
         confined_calls=confined.calls,
         problems=tuple(problems),

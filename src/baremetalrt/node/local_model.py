@@ -35,6 +35,10 @@ async def open_local(
         model = await in_thread(node.load, opening)
         on_event(Loaded(model.name, model.context_limit))
         yield model
+        if options.keeps_prefixes:
+            from baremetalrt.node.text_keeping import keep_what_a_run_leaves
+
+            await keep_what_a_run_leaves(node)
     finally:
         await asyncio.to_thread(node.close)
 

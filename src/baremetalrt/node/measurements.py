@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 
 from baremetalrt.blocks.architectures import read_model
-from baremetalrt.blocks.kv_cache import cell_bytes
+from baremetalrt.blocks.kv_cache import token_bytes
 from baremetalrt.blocks.needs import span_needs
 from baremetalrt.blocks.span import Span
 from baremetalrt.blocks.steps import Slice
@@ -41,8 +41,8 @@ def profile_model(file: GGUFFile) -> ModelProfile:
         entry_bytes=embedding,
         head_bytes=embedding if is_tied else tensors[HEAD].num_bytes,
         shared_bytes=embedding if is_tied else 0,
-        # Keys and values are kept beside each other.
-        cell_bytes=2 * cell_bytes(h),
+        # What is hosted for others is kept in half precision, whatever this machine keeps its own in.
+        cell_bytes=token_bytes(h),
         row_bytes=4 * h.width,
         answer_bytes=4 * h.vocabulary_size,
     )

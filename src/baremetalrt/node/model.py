@@ -2,8 +2,10 @@
 
 import copy
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,6 +17,7 @@ from baremetalrt.core.tasks import in_thread
 from baremetalrt.session import public_text
 from baremetalrt.session.chat_template import ChatTemplate, Message
 from baremetalrt.session.grammar import GrammarCompiler
+from baremetalrt.session.overflow import num_kept
 from baremetalrt.session.route import Route
 from baremetalrt.session.session import GenerationOptions, Session
 from baremetalrt.session.tokenizer import Tokenizer
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
 
 # Runs of spaces make the longest tokens there are; no text comes near this on average.
 _MAX_CHARS_PER_TOKEN: Final = 128
+_MAX_BEGINNINGS: Final = 32
 
 
 @dataclass
@@ -44,7 +48,8 @@ class Use:
 class Model:
     """File, tokenizer, template and route. `base` is the model itself, where this one has adapters.
 
-    What it computes belongs to `owner`. `beginning`: tokens that everybody may know.
+    What it computes belongs to `owner`. `beginning`: tokens that everybody may know. `slides`: texts that
+    outgrow the context lose what is in their middle.
     """
 
     name: str
@@ -61,12 +66,15 @@ class Model:
     owner: Owner = THIS_USER
     beginning: list[int] = field(default_factory=list)
     use: Use = field(default_factory=Use)
+    slides: bool = False
     _spans: list[Span] = field(default_factory=list)
     # of a model that runs whole
     _process: WholeProcess | None = None
 
     def __post_init__(self) -> None:
         self._grammars = GrammarCompiler(self.tokenizer)
+        # how chats with the last few system texts begin, which stays when a text slides
+        self._system_beginnings: deque[list[int]] = deque(maxlen=_MAX_BEGINNINGS)
 
     def session(self, prompt: list[int], options: GenerationOptions) -> Session:
         """One generation from a tokenized prompt; raises `UsageError` when it does not fit."""
@@ -87,7 +95,12 @@ class Model:
             options=options,
             adapters=self.adapters,
             owner=self.owner,
+            num_kept=self._num_kept(prompt) if self.slides else None,
         )
+
+    def _num_kept(self, prompt: list[int]) -> int:
+        known = [len(b) for b in list(self._system_beginnings) if prompt[: len(b)] == b]
+        return num_kept(max(known, default=0), self.context_limit)
 
     async def compute_beginning(self) -> None:
         """So that nobody else has to; it is kept as long as the model is. Raises `CapacityError`."""
@@ -122,6 +135,10 @@ class Model:
         def work() -> list[int]:
             text = self.template.render(messages, tools=tools, variables=variables)
             self.require_room(len(text))
+            if self.slides and messages and messages[0]["role"] == "system":
+                render = partial(self.template.render, tools=tools, variables=variables)
+                found = public_text.beginning_after(messages[0], render, self.tokenizer)
+                self._system_beginnings.append(found)
             return self.tokenizer.encode_chat(text)
 
         return await in_thread(work)
@@ -133,7 +150,7 @@ class Model:
 
     def require_room(self, num_chars: int) -> None:
         """Refuses at once what cannot possibly fit; raises `UsageError`."""
-        if num_chars > _MAX_CHARS_PER_TOKEN * self.context_limit:
+        if not self.slides and num_chars > _MAX_CHARS_PER_TOKEN * self.context_limit:
             raise UsageError(
                 f"the prompt has {num_chars} characters, too many for a context of "
                 f"{self.context_limit} tokens",

@@ -1,24 +1,32 @@
 """Puts a model together: file, tokenizer, template, spans on devices, route. The only place that does."""
 
+import asyncio
 import gc
+import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from baremetalrt.blocks.architectures import read_model
-from baremetalrt.blocks.extents import CELL_QUANTUM
-from baremetalrt.blocks.kv_cache import cell_bytes
+from baremetalrt.blocks.cache_types import F16_CACHE, CacheTypes
+from baremetalrt.blocks.extents import CELL_QUANTUM, SlidingWindows
+from baremetalrt.blocks.kv_cache import CacheCost
 from baremetalrt.blocks.needs import row_bytes, step_weight_bytes
 from baremetalrt.blocks.outline import read_outline, runs_whole
+from baremetalrt.blocks.prefix_folder import PrefixFolder
 from baremetalrt.blocks.span import Span, SpanConfig
+from baremetalrt.blocks.steps import CHUNK_TOKENS
+from baremetalrt.core.places import prefixes_folder
 from baremetalrt.core.spans import BlockSpan
 from baremetalrt.core.units import round_up
 from baremetalrt.devices.budget import LEDGER, MemoryLedger, Promise, Purpose
 from baremetalrt.devices.fitting import Needs, fit
 from baremetalrt.devices.processor import default_threads
+from baremetalrt.devices.survey import survey_library
 from baremetalrt.native.backend import find_device
+from baremetalrt.node.cache_config import load_cache_config
 from baremetalrt.node.model import Model, Use
 from baremetalrt.node.opening import Opening
 from baremetalrt.node.options import ModelOptions
@@ -27,11 +35,15 @@ from baremetalrt.session.chat_template import ChatTemplate, TemplateProcess, tem
 from baremetalrt.session.public_text import beginning_of
 from baremetalrt.session.route import Route
 from baremetalrt.session.stage import DirectStage, LocalStage, QueuedStage, SoloStage, Stage
+from baremetalrt.weights.content import quick_id
 from baremetalrt.weights.gguf import GGUFFile
 
 if TYPE_CHECKING:
     from baremetalrt.session.arriving_stage import ArrivingStage, WeightSource
     from baremetalrt.session.whole.process import WholeProcess
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class Node:
@@ -112,10 +124,13 @@ class Node:
             opening.file,
             blocks,
             self.options.context,
+            self.options.cache_types,
             num_kept=len(beginning),
             arrives=source is not None,
             settle=opening.settle,
         )
+        if source is None and self.options.keeps_prefixes:
+            span.prefixes = self._prefixes(opening.file, span, context_limit)
         try:
             model = self._add(opening, [self._stage(span, source)], context_limit, [span])
             model.beginning = beginning
@@ -160,7 +175,9 @@ class Node:
 
     def host(self, file: GGUFFile, blocks: BlockSpan, context: int) -> tuple[Span, LocalStage]:
         """Loads a span for others to compute with, with texts of so many tokens; raises like `load`."""
-        span, _ = self._load_span(file, blocks, context, arrives=False)
+        # Always in half precision: a peer that takes over computes the same numbers again. And whole: a
+        # text of peers may be cut far back when one of them is lost.
+        span, _ = self._load_span(file, blocks, context, F16_CACHE, slides=False, arrives=False)
         _, h = read_model(file)
         with self._changing:
             if blocks.end < h.num_blocks:
@@ -180,6 +197,42 @@ class Node:
         promise.withdraw()
         self._worker.submit(span.close).result()
         self._show()
+
+    @property
+    def spans(self) -> list[Span]:
+        """All that are loaded now."""
+        with self._changing:
+            return [one for one in self._promises if isinstance(one, Span)]
+
+    async def compute(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Calls where nothing else touches a span that several texts use."""
+        return await asyncio.wrap_future(self._worker.submit(call, *args, **kwargs))
+
+    def compute_now(self, call: Callable[[], T]) -> T:
+        """The same, for threads, which wait."""
+        return self._worker.submit(call).result()
+
+    def _prefixes(self, file: GGUFFile, span: Span, context_limit: int) -> PrefixFolder | None:
+        """What is kept on disk of texts in a span, for all that its numbers depend on."""
+        config = load_cache_config()
+        if not config.disk:
+            return None
+        device, library = find_device(self.options.device), survey_library()
+        built = os.stat(library.path)
+        made_by = {
+            "model": quick_id(file),
+            "library": [library.ggml, library.llama, built.st_size, built.st_mtime_ns],
+            "device": [device.kind, device.description],
+            "types": [span.cache.types.keys, span.cache.types.values],
+            "blocks": [span.blocks.start, span.blocks.end],
+            "is_long": context_limit > span.hyperparameters.rope.original_context,
+        }
+        return PrefixFolder(
+            prefixes_folder(),
+            made_by,
+            budget_bytes=config.budget,
+            window=span.hyperparameters.window,
+        )
 
     def _public_beginning(self, opening: Opening) -> list[int]:
         system = self.options.public_system
@@ -209,6 +262,7 @@ class Node:
             route=Route(stages),
             context_limit=context_limit,
             created=int(stored.path.stat().st_mtime),
+            slides=self.options.context_overflow == "slide",
             _spans=spans,
             _process=process,
         )
@@ -234,15 +288,18 @@ class Node:
         file: GGUFFile,
         blocks: BlockSpan,
         context: int | None,
+        cache_types: CacheTypes,
         *,
         num_kept: int = 0,
+        slides: bool = True,
         arrives: bool,
         settle: Callable[[], object] | None = None,
     ) -> tuple[Span, int]:
         """A span, and how long a text in it may be: `context`, or what the model and memory allow.
 
-        It has room for `num_kept` tokens besides, which stay. Where memory is scarce, `settle` waits for
-        what else is being loaded; with it, weights that do not fit are read from disk in every step.
+        It has room for `num_kept` tokens besides, which stay. `slides`: blocks with a sliding window give
+        back what has fallen out of it. Where memory is scarce, `settle` waits for what else is being
+        loaded; with it, weights that do not fit are read from disk in every step.
         """
         architecture, h = read_model(file)
         device = find_device(self.options.device)
@@ -251,13 +308,20 @@ class Node:
         def free_bytes() -> int:
             return self.ledger.free() if is_host else device.memory_bytes()[0]
 
+        sessions = self.options.max_sessions
+        windows = None
+        if slides and any(map(h.is_windowed, blocks)):
+            # One more than are active: some of what ended stays for who goes on with it.
+            windows = SlidingWindows(
+                size=h.window, num_texts=sessions + 1, step_tokens=CHUNK_TOKENS
+            )
         needs = Needs(
             weight_bytes=step_weight_bytes(file, architecture, h, blocks),
-            token_bytes=2 * len(blocks) * cell_bytes(h),
+            cache=CacheCost.of(h, blocks, cache_types, windows),
             row_bytes=row_bytes(h),
             context=context,
             max_context=h.training_context,
-            num_texts=self.options.max_sessions,
+            num_texts=sessions,
             quantum=CELL_QUANTUM,
         )
         can_stream = is_host and settle is not None
@@ -281,6 +345,8 @@ class Node:
                 num_cells=num_cells,
                 copy_budget_bytes=copies if self.options.repack else 0,
                 weight_budget_bytes=fitted.weight_budget_bytes,
+                cache_types=cache_types,
+                windows=windows,
             ),
             arrives=arrives,
         )

@@ -5,7 +5,12 @@ Light: parsed before the engine is imported.
 
 from dataclasses import dataclass
 
+from baremetalrt.blocks.cache_types import CACHE_TYPES as CACHE_TYPES
+from baremetalrt.blocks.cache_types import F16_CACHE
+from baremetalrt.blocks.cache_types import CacheType as CacheType
+from baremetalrt.blocks.cache_types import CacheTypes as CacheTypes
 from baremetalrt.session.options import SampleOptions as SampleOptions
+from baremetalrt.session.overflow import Overflow as Overflow
 from baremetalrt.swarm.options import SwarmOptions as SwarmOptions
 
 
@@ -15,6 +20,9 @@ class ModelOptions:
 
     `context`: tokens of the longest text. `max_sessions`: texts at once. `repack`: matrices may be
     copied into the order in which they multiply fastest. `chat_template`: Jinja, instead of the model's.
+    `cache_types`: how keys and values are kept, of models that run here and not for peers.
+    `context_overflow`: what becomes of texts that are longer than the context.
+    `keeps_prefixes`: texts are looked for, and left, on disk, as `[cache]` of `config.toml` says.
     `public_system`: a system text that everybody may know, which is computed once for all who send it.
     `memory_bytes`: what this process may take in all.
     """
@@ -25,5 +33,8 @@ class ModelOptions:
     max_sessions: int = 1
     repack: bool = True
     chat_template: str | None = None
+    cache_types: CacheTypes = F16_CACHE
+    context_overflow: Overflow = "error"
+    keeps_prefixes: bool = False
     public_system: str | None = None
     memory_bytes: int | None = None

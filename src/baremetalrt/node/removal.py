@@ -5,8 +5,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from baremetalrt.blocks.prefix_folder import HeldTexts, empty, held_in
 from baremetalrt.core.errors import IntegrityError, UsageError
-from baremetalrt.core.places import models_folder
+from baremetalrt.core.files import disk_errors
+from baremetalrt.core.places import models_folder, prefixes_folder
 from baremetalrt.core.settings import settings_path
 from baremetalrt.node.naming import require_one
 from baremetalrt.swarm import catalog
@@ -105,3 +107,9 @@ def evict_to_fit(budget_bytes: int | None, *, dry_run: bool) -> Evicted:
         budget_bytes=budget_bytes,
         blocks={names[id_]: sorted(blocks) for id_, blocks in chosen.by_torrent().items()},
     )
+
+
+def forget_texts(*, dry_run: bool) -> HeldTexts:
+    """Removes the keys and values of texts from the disk; says what there was. Raises `CapacityError`."""
+    with disk_errors(prefixes_folder()):
+        return held_in(prefixes_folder()) if dry_run else empty(prefixes_folder())

@@ -10,7 +10,7 @@ from baremetalrt.blocks.steps import CHUNK_TOKENS
 from baremetalrt.core.errors import UsageError
 from baremetalrt.core.units import round_up
 from baremetalrt.devices.budget import MemoryLedger
-from baremetalrt.devices.fitting import Needs, fit
+from baremetalrt.devices.fitting import FlatCost, Needs, fit
 from baremetalrt.devices.processor import default_threads
 from baremetalrt.native.backend import find_device
 from baremetalrt.native.whole_model import WholeConfig
@@ -87,7 +87,7 @@ def start_whole(
 
     needs = Needs(
         weight_bytes=file.num_bytes,
-        token_bytes=max(1, outline.token_bytes),
+        cache=FlatCost(max(1, outline.token_bytes)),
         row_bytes=0,
         context=options.context,
         max_context=outline.training_context,

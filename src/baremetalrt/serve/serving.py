@@ -18,6 +18,7 @@ from baremetalrt.node.node import Node
 from baremetalrt.node.opening import Opening
 from baremetalrt.node.options import ModelOptions, SwarmOptions
 from baremetalrt.node.seeding import ArrivingModels, Seeding
+from baremetalrt.node.text_keeping import keeping_texts
 from baremetalrt.serve.app import Server, ServerConfig
 from baremetalrt.serve.connections import max_open_files
 from baremetalrt.serve.events import Exposed, Listening, OnEvent, Preparing
@@ -115,7 +116,8 @@ def _assemble(
 ) -> Server:
     """Loads what is here, and puts beside the server what begins and ends with it."""
     route, swarm = request.route, request.swarm
-    services: list[Service] = []
+    # What begins first ends last: nobody computes any more when the last texts are written.
+    services: list[Service] = [keeping_texts(node)]
     arriving: list[str] = []
     if share_config is None:
         for one in found:
@@ -135,7 +137,7 @@ def _assemble(
             services += [answer_when_hosted(node, one, route, swarm, on_event) for one in found]
     services.append(keep_standing(request.share, share_config, swarm, seeding, peers=route.via))
     if request.options.public_system:
-        services.insert(0, _computed_beginnings(node, on_event))
+        services.insert(1, _computed_beginnings(node, on_event))
     return Server(node, request.server, seeding, services)
 
 

@@ -1,10 +1,11 @@
 """A beginning of conversations that everybody may know: computed once, for whoever begins with it."""
 
+from collections.abc import Callable
 from itertools import takewhile
 from typing import Final
 
 from baremetalrt.core.owner import PUBLIC
-from baremetalrt.session.chat_template import ChatTemplate
+from baremetalrt.session.chat_template import ChatTemplate, Message
 from baremetalrt.session.route import Route, RoutePlace
 from baremetalrt.session.tokenizer import Tokenizer
 
@@ -18,8 +19,14 @@ def beginning_of(template: ChatTemplate, tokenizer: Tokenizer, system: str) -> l
     Only the template and the text are in them: nothing that anybody says. Raises like
     `ChatTemplate.render`.
     """
-    told = {"role": "system", "content": system}
-    texts = [template.render([told, {"role": "user", "content": one}]) for one in _MESSAGES]
+    return beginning_after({"role": "system", "content": system}, template.render, tokenizer)
+
+
+def beginning_after(
+    told: Message, render: Callable[[list[Message]], str], tokenizer: Tokenizer
+) -> list[int]:
+    """The same for a system message, as `render` renders it."""
+    texts = [render([told, {"role": "user", "content": one}]) for one in _MESSAGES]
     columns = zip(*map(tokenizer.encode_chat, texts), strict=False)
     return [column[0] for column in takewhile(lambda column: len(set(column)) == 1, columns)]
 

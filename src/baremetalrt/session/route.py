@@ -97,6 +97,13 @@ class Route:
             raise
         return RoutePlace(tuple(places))
 
+    async def truncate(self, place: RoutePlace, length: int) -> None:
+        """Forgets all but the first `length` tokens in every stage; a stage may forget more."""
+        for stage, stage_place in zip(self.stages, place.places, strict=True):
+            await stage.truncate(stage_place, length)
+        if place.length < length:
+            await self.truncate(place, place.length)
+
     async def grow(self, place: RoutePlace, capacity: int) -> None:
         for stage, stage_place in zip(self.stages, place.places, strict=True):
             await stage.grow(stage_place, capacity)

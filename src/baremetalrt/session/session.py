@@ -16,6 +16,7 @@ from baremetalrt.core.errors import IntegrityError, UsageError
 from baremetalrt.core.owner import THIS_USER, Owner
 from baremetalrt.session.grammar import Grammar, GrammarCompiler, GrammarMatcher
 from baremetalrt.session.options import SampleOptions
+from baremetalrt.session.overflow import shortened
 from baremetalrt.session.route import Route, RoutePlace
 from baremetalrt.session.sampling import Sampler, log_probabilities
 from baremetalrt.session.stopping import StopMatcher
@@ -100,8 +101,12 @@ class Session:
         options: GenerationOptions,
         adapters: "AdapterSet | None" = None,
         owner: Owner = THIS_USER,
+        num_kept: int | None = None,
     ) -> None:
         """Checks the request; nothing is computed yet.
+
+        With `num_kept`, a text that outgrows the context loses what is in its middle: so many tokens at
+        its beginning stay, and the newest. Without, it is an error.
 
         Raises:
             UsageError: the prompt is empty or does not fit into the context.
@@ -111,8 +116,16 @@ class Session:
         self._options = options
         self._adapters = adapters
         self._owner = owner
+        self._context_limit = context_limit
+        self._num_kept = num_kept
+        if num_kept is not None and len(prompt) >= context_limit:
+            prompt = shortened(prompt, num_kept, context_limit)
         self._prompt = prompt
-        self._limit = _token_limit(len(prompt), options.max_tokens, context_limit)
+        self._limit = _token_limit(
+            len(prompt), options.max_tokens, context_limit, slides=num_kept is not None
+        )
+        # what is stored; it is followed only where it may have to be shortened
+        self._text = list(prompt) if num_kept is not None else []
         self._matcher: GrammarMatcher | None = None
         if options.grammar is not None:
             self._matcher = grammars.matcher(options.grammar)
@@ -130,7 +143,8 @@ class Session:
             CapacityError: other sessions hold too much of the cache.
             IntegrityError: the model computes what is not a number.
         """
-        self._capacity = len(self._prompt) + min(self._limit, _RESERVE_TOKENS)
+        wanted = len(self._prompt) + min(self._limit, _RESERVE_TOKENS)
+        self._capacity = min(wanted, self._context_limit)
         place = await self._route.open(self._prompt, self._capacity, self._adapters, self._owner)
         sound = True
         try:
@@ -167,12 +181,26 @@ class Session:
                 return _only(rows)
 
     async def _decode(self, place: RoutePlace, token: int) -> NDArray[np.float32]:
+        if self._num_kept is not None:
+            if place.length == self._context_limit:
+                await self._shorten(place, self._num_kept)
+            self._text.append(token)
         if place.length == self._capacity:
-            total = len(self._prompt) + self._limit
+            total = min(len(self._prompt) + self._limit, self._context_limit)
             self._capacity = min(total, self._capacity + _RESERVE_TOKENS)
             await self._route.grow(place, self._capacity)
         rows = await self._route.forward(place, [token], "last")
         return _only(rows)
+
+    async def _shorten(self, place: RoutePlace, num_kept: int) -> None:
+        """Makes room in a full context: forgets the middle of the text, and computes what follows."""
+        self._text = shortened(self._text, num_kept, self._context_limit)
+        await self._route.truncate(place, num_kept)
+        done = place.length
+        while done < len(self._text):
+            chunk = self._text[done : done + self._route.chunk_tokens]
+            done += len(chunk)
+            await self._route.forward(place, chunk, "none")
 
     def _choose(self, logits_V: NDArray[np.float32]) -> Token | None:
         """Samples a token and decides whether it is the last; None for an unseen end token."""
@@ -231,8 +259,10 @@ def _only(rows_RV: NDArray[np.float32]) -> NDArray[np.float32]:
     return logits_V
 
 
-def _token_limit(prompt_tokens: int, max_tokens: int | None, context_limit: int) -> int:
-    """How many tokens may be generated at most."""
+def _token_limit(
+    prompt_tokens: int, max_tokens: int | None, context_limit: int, *, slides: bool
+) -> int:
+    """How many tokens may be generated at most; as many as the context holds, if it `slides`."""
     if prompt_tokens == 0:
         raise UsageError("the prompt is empty", code="prompt.empty", parameter="prompt")
     room = context_limit - prompt_tokens
@@ -241,8 +271,11 @@ def _token_limit(prompt_tokens: int, max_tokens: int | None, context_limit: int)
             f"the prompt has {prompt_tokens} tokens, the context holds {context_limit}",
             code="context.exceeded",
             parameter="messages",
-            hint="shorten the prompt, or raise --context where memory and model allow",
+            hint="shorten the prompt, raise --context where memory and model allow, or let "
+            "--context-overflow slide drop its middle",
         )
+    if slides:
+        room = max(context_limit, max_tokens or 0)
     if max_tokens is None:
         return room
     if max_tokens < 1:

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar, runtime_checkable
@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Final, Protocol, TypeVar, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from baremetalrt.blocks.extents import AdapterKey, CachedSequence
+from baremetalrt.blocks.extents import CachedSequence
+from baremetalrt.blocks.prefix_store import AdapterKey
 from baremetalrt.blocks.span import Span
 from baremetalrt.blocks.steps import CHUNK_TOKENS, Reads, Slice
 from baremetalrt.core.errors import CapacityError, UsageError
@@ -29,6 +30,7 @@ _SHARED_CHUNK_TOKENS: Final = 64
 # More streams than this gain nothing on any processor measured and delay every one of them.
 _MAX_STREAMS: Final = 32
 _YIELD_S: Final = 0.05
+_RESTORED: Final = object()
 
 
 class Place(Protocol):
@@ -114,6 +116,13 @@ class Computes(Protocol):
     @property
     def chunk_tokens(self) -> int: ...
 
+    @property
+    def prefixes(self) -> object | None: ...
+
+    def restore(self, sequence: CachedSequence, tokens: Sequence[int]) -> Iterator[None]: ...
+
+    def truncate(self, sequence: CachedSequence, length: int) -> None: ...
+
     def open(
         self, tokens: Sequence[int], capacity: int, *, owner: Owner = ...
     ) -> CachedSequence: ...
@@ -145,13 +154,18 @@ class DirectStage:
     async def open(
         self, tokens: Sequence[int], capacity: int, owner: Owner = THIS_USER
     ) -> CachedSequence:
-        return self._computes.open(tokens, capacity, owner=owner)
+        return self._restored(self._computes.open(tokens, capacity, owner=owner), tokens)
+
+    def _restored(self, sequence: CachedSequence, tokens: Sequence[int]) -> CachedSequence:
+        for _ in self._computes.restore(sequence, tokens):
+            pass
+        return sequence
 
     async def grow(self, place: Place, capacity: int) -> None:
         self._computes.grow(_sequence(place), capacity)
 
     async def truncate(self, place: Place, length: int) -> None:
-        del _sequence(place).tokens[length:]
+        self._computes.truncate(_sequence(place), length)
 
     async def forward(
         self,
@@ -187,7 +201,8 @@ class SoloStage(DirectStage):
         adapters: "AdapterSet",
         owner: Owner = THIS_USER,
     ) -> CachedSequence:
-        return self._span.open(tokens, capacity, adapters=adapters, owner=owner)
+        sequence = self._span.open(tokens, capacity, adapters=adapters, owner=owner)
+        return self._restored(sequence, tokens)
 
     def unload_adapter(self, digest: str) -> None:
         self._span.adapters.unload(digest)
@@ -224,13 +239,21 @@ class QueuedStage:
     async def open(
         self, tokens: Sequence[int], capacity: int, owner: Owner = THIS_USER
     ) -> CachedSequence:
-        return await self._open(lambda: self._computes.open(tokens, capacity, owner=owner))
+        return await self._open(lambda: self._computes.open(tokens, capacity, owner=owner), tokens)
 
-    async def _open(self, open_: Callable[[], CachedSequence]) -> CachedSequence:
+    async def _open(
+        self, open_: Callable[[], CachedSequence], tokens: Sequence[int]
+    ) -> CachedSequence:
         opening = self._worker.submit(open_)
         try:
-            return await asyncio.wrap_future(opening)
-        except asyncio.CancelledError:
+            sequence = await asyncio.wrap_future(opening)
+            restoring = self._computes.restore(sequence, tokens)
+            if self._computes.prefixes is not None:
+                # In pieces: others compute in between.
+                while await self._submit(lambda: next(restoring, _RESTORED)) is not _RESTORED:
+                    pass
+            return sequence
+        except BaseException:
             # The sequence may exist although nobody waits for it any more. At once, and not when the
             # loop hears of it: whoever opens next must find its cells free.
             self._worker.submit(self._release_unwanted, opening)
@@ -244,10 +267,7 @@ class QueuedStage:
         await self._submit(lambda: self._computes.grow(_sequence(place), capacity))
 
     async def truncate(self, place: Place, length: int) -> None:
-        def cut() -> None:
-            del _sequence(place).tokens[length:]
-
-        await self._submit(cut)
+        await self._submit(lambda: self._computes.truncate(_sequence(place), length))
 
     def release(self, place: Place, *, keep: bool) -> None:
         sequence = _sequence(place)
@@ -344,7 +364,7 @@ class LocalStage(QueuedStage):
         `limit`: cells that all texts of the owner's principal may hold.
         """
         return await self._open(
-            lambda: self._span.open(tokens, capacity, part, owner=owner, limit=limit)
+            lambda: self._span.open(tokens, capacity, part, owner=owner, limit=limit), tokens
         )
 
     async def open_adapted(
@@ -355,7 +375,7 @@ class LocalStage(QueuedStage):
         owner: Owner = THIS_USER,
     ) -> CachedSequence:
         return await self._open(
-            lambda: self._span.open(tokens, capacity, adapters=adapters, owner=owner)
+            lambda: self._span.open(tokens, capacity, adapters=adapters, owner=owner), tokens
         )
 
     def unload_adapter(self, digest: str) -> None:

@@ -3,7 +3,7 @@
 Not safe for concurrent use: one thread at a time, see `session/stage.py`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 import numpy as np
@@ -41,6 +41,17 @@ class WholeTexts:
         self._stored: dict[CachedSequence, int] = {}
         self._free = list(range(config.max_texts))
         self._changes: list[wire.Change] = []
+
+    # The library's cache is not ours to keep.
+    prefixes = None
+
+    def restore(self, sequence: CachedSequence, tokens: Sequence[int]) -> Iterator[None]:
+        """Nothing of a text is on disk."""
+        return iter(())
+
+    def truncate(self, sequence: CachedSequence, length: int) -> None:
+        """Forgets all but the first `length` tokens of a text."""
+        del sequence.tokens[length:]
 
     @property
     def chunk_tokens(self) -> int:
