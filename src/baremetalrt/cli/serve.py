@@ -157,11 +157,15 @@ class _ServerDisplay(ModelDisplay):
 
     def on_event(self, event: "Event") -> None:
         from baremetalrt.node.events import Loaded
-        from baremetalrt.serve.events import Exposed, Listening, Preparing
+        from baremetalrt.serve.events import Exposed, Listening, Preparing, Waiting
 
         if isinstance(event, Listening):
             shown = f"[{event.host}]" if ":" in event.host else event.host
             output.note(f"listening on http://{shown}:{event.port}/v1")
+        elif isinstance(event, Waiting):
+            output.note(
+                f"{event.model}: no room beside the others; it is loaded when it is asked for"
+            )
         elif isinstance(event, Preparing):
             output.note(
                 f"{event.model}: computing {event.num_tokens} tokens that all may begin with"

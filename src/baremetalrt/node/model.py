@@ -1,9 +1,11 @@
 """A model that is ready to answer, wherever its blocks run."""
 
+import asyncio
 import copy
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -38,10 +40,32 @@ class Use:
     since: float = field(default_factory=time.time)
     last: float = field(default_factory=time.time)
     on_use: Callable[[], None] = lambda: None
+    num_users: int = 0
+
+    def __post_init__(self) -> None:
+        self._idle = asyncio.Event()
+        self._idle.set()
 
     def note(self) -> None:
         self.last = time.time()
         self.on_use()
+
+    @contextmanager
+    def begun(self) -> Iterator[None]:
+        """Somebody uses the model until the block ends; on the event loop."""
+        self.num_users += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self.num_users -= 1
+            self.last = time.time()
+            if not self.num_users:
+                self._idle.set()
+
+    async def idle(self) -> None:
+        """Returns once nobody uses the model."""
+        await self._idle.wait()
 
 
 @dataclass

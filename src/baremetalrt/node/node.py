@@ -18,6 +18,7 @@ from baremetalrt.blocks.outline import read_outline, runs_whole
 from baremetalrt.blocks.prefix_folder import PrefixFolder
 from baremetalrt.blocks.span import Span, SpanConfig
 from baremetalrt.blocks.steps import CHUNK_TOKENS
+from baremetalrt.core.errors import CapacityError
 from baremetalrt.core.places import prefixes_folder
 from baremetalrt.core.spans import BlockSpan
 from baremetalrt.core.units import round_up
@@ -25,6 +26,7 @@ from baremetalrt.devices.budget import LEDGER, MemoryLedger, Promise, Purpose
 from baremetalrt.devices.fitting import Needs, fit
 from baremetalrt.devices.processor import default_threads
 from baremetalrt.devices.survey import survey_library
+from baremetalrt.native.allocator import return_freed
 from baremetalrt.native.backend import find_device
 from baremetalrt.node.cache_config import load_cache_config
 from baremetalrt.node.model import Model, Use
@@ -102,6 +104,41 @@ class Node:
             _loaded_whole(m, m.process.config.device) for m in self._models.values() if m.process
         ]
         self._presence.write((*spans, *whole))
+
+    def take(self, name: str) -> Model:
+        """A model that nobody can ask any more; `end` it once nobody does."""
+        with self._changing:
+            models = dict(self._models)
+            model = models.pop(name)
+            self._models = MappingProxyType(models)
+        return model
+
+    def end(self, model: Model) -> None:
+        """Frees a model that was taken, after whatever it still computes; blocks."""
+        model.end_process()
+        held: list[Span | WholeProcess] = [*model.spans]
+        if model.process is not None:
+            held.append(model.process)
+        with self._changing:
+            promises = [self._promises.pop(one) for one in held]
+        self._worker.submit(model.close).result()
+        for promise in promises:
+            promise.withdraw()
+        return_freed()
+        self._show()
+
+    def fits(self, opening: Opening) -> bool:
+        """Whether a model would be in memory as a whole, beside those that are loaded."""
+        file, options = opening.file, self.options
+        if runs_whole(file):
+            return file.num_bytes <= self.ledger.room_for(Purpose.WHOLE_MODEL)
+        blocks = BlockSpan(0, read_model(file)[1].num_blocks)
+        needs, _ = self._needs(file, blocks, options.context, options.cache_types, slides=True)
+        try:
+            fitted = fit(needs, self._free_bytes(), can_stream=self._is_on_host)
+        except CapacityError:
+            return False
+        return fitted.weight_budget_bytes is None
 
     def load(self, opening: Opening, source: "WeightSource | None" = None) -> Model:
         """Loads a model that has begun to open; blocks. The vocabulary loads beside the weights.
@@ -283,6 +320,43 @@ class Node:
     def _is_shared(self) -> bool:
         return self._serves or self.options.max_sessions > 1
 
+    @property
+    def _is_on_host(self) -> bool:
+        return find_device(self.options.device).kind == "cpu"
+
+    def _free_bytes(self) -> int:
+        device = find_device(self.options.device)
+        return self.ledger.free() if device.kind == "cpu" else device.memory_bytes()[0]
+
+    def _needs(
+        self,
+        file: GGUFFile,
+        blocks: BlockSpan,
+        context: int | None,
+        cache_types: CacheTypes,
+        *,
+        slides: bool,
+    ) -> tuple[Needs, SlidingWindows | None]:
+        """What a span takes, and how its blocks with a sliding window give back what fell out of it."""
+        architecture, h = read_model(file)
+        sessions = self.options.max_sessions
+        windows = None
+        if slides and any(map(h.is_windowed, blocks)):
+            # One more than are active: some of what ended stays for who goes on with it.
+            windows = SlidingWindows(
+                size=h.window, num_texts=sessions + 1, step_tokens=CHUNK_TOKENS
+            )
+        needs = Needs(
+            weight_bytes=step_weight_bytes(file, architecture, h, blocks),
+            cache=CacheCost.of(h, blocks, cache_types, windows),
+            row_bytes=row_bytes(h),
+            context=context,
+            max_context=h.training_context,
+            num_texts=sessions,
+            quantum=CELL_QUANTUM,
+        )
+        return needs, windows
+
     def _load_span(
         self,
         file: GGUFFile,
@@ -303,32 +377,13 @@ class Node:
         """
         architecture, h = read_model(file)
         device = find_device(self.options.device)
-        is_host = device.kind == "cpu"
-
-        def free_bytes() -> int:
-            return self.ledger.free() if is_host else device.memory_bytes()[0]
-
-        sessions = self.options.max_sessions
-        windows = None
-        if slides and any(map(h.is_windowed, blocks)):
-            # One more than are active: some of what ended stays for who goes on with it.
-            windows = SlidingWindows(
-                size=h.window, num_texts=sessions + 1, step_tokens=CHUNK_TOKENS
-            )
-        needs = Needs(
-            weight_bytes=step_weight_bytes(file, architecture, h, blocks),
-            cache=CacheCost.of(h, blocks, cache_types, windows),
-            row_bytes=row_bytes(h),
-            context=context,
-            max_context=h.training_context,
-            num_texts=sessions,
-            quantum=CELL_QUANTUM,
-        )
+        is_host = self._is_on_host
+        needs, windows = self._needs(file, blocks, context, cache_types, slides=slides)
         can_stream = is_host and settle is not None
-        fitted = fit(needs, free := free_bytes(), can_stream=can_stream)
+        fitted = fit(needs, free := self._free_bytes(), can_stream=can_stream)
         if settle is not None and fitted.weight_budget_bytes is not None:
             settle()
-            fitted = fit(needs, free := free_bytes(), can_stream=can_stream)
+            fitted = fit(needs, free := self._free_bytes(), can_stream=can_stream)
         num_cells = fitted.num_cells + round_up(num_kept, CELL_QUANTUM)
         # A device with memory of its own holds nothing but what is copied there.
         copies = fitted.copy_budget_bytes if is_host else free

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
@@ -23,6 +23,7 @@ from baremetalrt.core.tasks import Tasks, in_thread, note_failure
 from baremetalrt.node.adapter_shelf import AdapterShelf, parse_names
 from baremetalrt.node.model import Model
 from baremetalrt.node.node import Node
+from baremetalrt.node.resident_models import ResidentModels
 from baremetalrt.node.seeding import Seeding, arriving_error
 from baremetalrt.serve import metrics as prometheus
 from baremetalrt.serve.admission import Admission
@@ -67,11 +68,13 @@ class Server:
         config: ServerConfig,
         seeding: Seeding | None = None,
         services: Sequence[AbstractAsyncContextManager[object]] = (),
+        resident: ResidentModels | None = None,
     ) -> None:
-        """`services`: what begins and ends with the server."""
+        """`services`: what begins and ends with the server; `resident`: models that take turns."""
         self._node = node
         self._seeding = seeding
         self._services = services
+        self._resident = resident or ResidentModels(node)
         self._gate = Gate(config.gate)
         self._origins = config.gate.origins
         self._admission = Admission(max_active=config.max_active, max_waiting=config.max_waiting)
@@ -193,10 +196,16 @@ class Server:
             for name in await asyncio.to_thread(self._shelf.names_for, model):
                 card = {"id": f"{model.name}:{name}", "parent": model.name}
                 models.append(_model_card(model) | card)
+        models += [_waiting_card(*one) for one in self._resident.waiting.items()]
         return JsonResponse({"object": "list", "data": models})
 
     async def _get_model(self, request: Request) -> Response:
-        model = await self._find_adapted(request.path_params["name"])
+        name = request.path_params["name"]
+        for waiting, created in self._resident.waiting.items():
+            if folded(name) == folded(waiting):
+                return JsonResponse(_waiting_card(waiting, created))
+        with ExitStack() as held:
+            model = await self._find_adapted(name, held)
         parent = {"parent": model.base.name} if model.base else {}
         return JsonResponse(_model_card(model) | parent)
 
@@ -215,21 +224,31 @@ class Server:
                 async with AsyncExitStack() as held:
                     await held.enter_async_context(self._admission.slot(owner))
                     request = decode(body, kind)
-                    model = (await self._find_adapted(request.model)).owned_by(owner)
+                    in_use = held.enter_context(ExitStack())
+                    model = (await self._find_adapted(request.model, in_use)).owned_by(owner)
                     return await complete(request, model, self._metrics, held)
 
             answer = await unless_disconnected(http, answering())
         return answer or Response(status_code=_CLIENT_GONE)
 
-    async def _find_adapted(self, name: str) -> Model:
-        """The model of that name, or, behind a colon, with adapters of the store: `base:a+b=0.5`."""
+    async def _find_adapted(self, name: str, held: ExitStack) -> Model:
+        """The model of that name, or, behind a colon, with adapters of the store: `base:a+b=0.5`.
+
+        It stays in memory until `held` is closed; one that waits is loaded.
+        """
+        for waiting in self._resident.waiting:
+            if f"{folded(name)}:".startswith(f"{folded(waiting)}:"):
+                await self._resident.load(waiting)
         models = self._node.models
         if not any(folded(name) == folded(known) for known in models):
             for base in models.values():
                 prefix, rest = name[: len(base.name) + 1], name[len(base.name) + 1 :]
                 if rest and folded(prefix) == f"{folded(base.name)}:":
+                    held.enter_context(base.use.begun())
                     return await in_thread(self._shelf.adapt, base, parse_names(rest))
-        return self._find(name)
+        model = self._find(name)
+        held.enter_context(model.use.begun())
+        return model
 
     def _find(self, name: str) -> Model:
         """The model of that name; the first one when the request names none."""
@@ -242,7 +261,7 @@ class Server:
             f"the model {name!r} is not served here",
             code="model.not-found",
             parameter="model",
-            hint="served: " + ", ".join(self._node.models),
+            hint="served: " + ", ".join([*self._node.models, *self._resident.waiting]),
         )
 
 
@@ -260,6 +279,11 @@ def _model_card(model: Model) -> dict[str, Any]:
         "owned_by": "baremetalrt",
         "context_length": model.context_limit,
     }
+
+
+def _waiting_card(name: str, created: int) -> dict[str, Any]:
+    """Of a model that loads when it is asked for."""
+    return {"id": name, "object": "model", "created": created, "owned_by": "baremetalrt"}
 
 
 async def _http_error(_request: Request, error: Exception) -> Response:

@@ -30,5 +30,12 @@ class Preparing:
     num_tokens: int
 
 
-Event = hosting.Event | Exposed | Listening | Preparing
+@dataclass(frozen=True)
+class Waiting:
+    """A model that does not fit beside the others: it is loaded in their place when it is asked for."""
+
+    model: str
+
+
+Event = hosting.Event | Exposed | Listening | Preparing | Waiting
 OnEvent = Callable[[Event], None]

@@ -17,11 +17,12 @@ from baremetalrt.node.naming import NamedModel, TorrentReference
 from baremetalrt.node.node import Node
 from baremetalrt.node.opening import Opening
 from baremetalrt.node.options import ModelOptions, SwarmOptions
+from baremetalrt.node.resident_models import ResidentModels
 from baremetalrt.node.seeding import ArrivingModels, Seeding
 from baremetalrt.node.text_keeping import keeping_texts
 from baremetalrt.serve.app import Server, ServerConfig
 from baremetalrt.serve.connections import max_open_files
-from baremetalrt.serve.events import Exposed, Listening, OnEvent, Preparing
+from baremetalrt.serve.events import Exposed, Listening, OnEvent, Preparing, Waiting
 from baremetalrt.serve.idle_connections import limits_for
 from baremetalrt.serve.listen import bind, listen
 
@@ -119,6 +120,7 @@ def _assemble(
     # What begins first ends last: nobody computes any more when the last texts are written.
     services: list[Service] = [keeping_texts(node)]
     arriving: list[str] = []
+    resident = ResidentModels(node)
     if share_config is None:
         for one in found:
             model = begin(one)
@@ -127,7 +129,7 @@ def _assemble(
             elif isinstance(model, TorrentReference):
                 arriving.append(model.reference)
             else:
-                _load(node, model, on_event)
+                _load(resident, model, on_event)
     seeding = _seeding(node, request, arriving)
     if share_config is not None:
         services.append(
@@ -138,7 +140,7 @@ def _assemble(
     services.append(keep_standing(request.share, share_config, swarm, seeding, peers=route.via))
     if request.options.public_system:
         services.insert(1, _computed_beginnings(node, on_event))
-    return Server(node, request.server, seeding, services)
+    return Server(node, request.server, seeding, services, resident)
 
 
 @asynccontextmanager
@@ -155,10 +157,13 @@ async def _computed_beginnings(node: Node, on_event: OnEvent) -> AsyncIterator[N
     yield
 
 
-def _load(node: Node, opening: Opening, on_event: OnEvent) -> None:
+def _load(resident: ResidentModels, opening: Opening, on_event: OnEvent) -> None:
     on_event(Loading(opening.stored.name))
-    model = node.load(opening)
-    on_event(Loaded(model.name, model.context_limit))
+    model = resident.begin(opening)
+    if model is None:
+        on_event(Waiting(opening.stored.name))
+    else:
+        on_event(Loaded(model.name, model.context_limit))
 
 
 def _seeding(node: Node, request: ServeRequest, arriving: Sequence[str]) -> Seeding | None:
