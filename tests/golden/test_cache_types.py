@@ -9,7 +9,7 @@ import pytest
 from baremetalrt.blocks.architectures import read_model
 from baremetalrt.blocks.cache_types import CACHE_TYPES, CacheType, CacheTypes
 from baremetalrt.blocks.kv_cache import token_bytes
-from baremetalrt.blocks.span import Slice
+from baremetalrt.blocks.steps import Slice
 from baremetalrt.core.errors import UsageError
 from baremetalrt.native.graph import F16, Q4_0, Q8_0
 from baremetalrt.weights.gguf import GGUFFile

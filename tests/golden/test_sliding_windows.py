@@ -16,12 +16,13 @@ from baremetalrt.blocks.extents import CachedSequence, SlidingWindows
 from baremetalrt.blocks.kv_cache import CacheCost
 from baremetalrt.blocks.prefix_folder import PrefixFolder
 from baremetalrt.blocks.prefix_transfer import text_of
-from baremetalrt.blocks.span import Slice, Span
+from baremetalrt.blocks.span import Span
+from baremetalrt.blocks.steps import Slice
 from baremetalrt.core.spans import BlockSpan
 from baremetalrt.core.units import MIB
 from baremetalrt.devices.budget import MemoryLedger
-from baremetalrt.node.node import Node
 from baremetalrt.node.options import ModelOptions
+from baremetalrt.node.span_loader import SpanLoader
 from baremetalrt.weights.gguf import GGUFFile
 from tiny_models import TinyModel, write
 from tiny_spans import open_span
@@ -182,7 +183,7 @@ def resident(span: Span) -> int:
 
 
 def test_a_windowed_model_gets_a_longer_context(path: Path) -> None:
-    """The same room holds more tokens; what the ledger was told is what the cache may take."""
+    """The same room holds more tokens, and none more than a cache may take."""
     _, h = read_model(GGUFFile.open(path))
     whole = CacheCost.of(h, BlockSpan(0, 7), F16_CACHE, None)
     windowed = CacheCost.of(h, BlockSpan(0, 7), F16_CACHE, WINDOWS)
@@ -191,17 +192,12 @@ def test_a_windowed_model_gets_a_longer_context(path: Path) -> None:
         assert cells >= whole.max_cells(room)
         assert windowed.num_bytes(cells) <= room < windowed.num_bytes(cells + 1)
     assert windowed.max_cells(64 * MIB) > 4 * whole.max_cells(64 * MIB)
-    contexts = []
-    for slides in (True, False):
-        ledger = MemoryLedger(lambda: 32 * MIB)
-        node = Node(ModelOptions(num_threads=1), ledger=ledger)
-        span, context = node._load_span(
-            GGUFFile.open(path), BlockSpan(0, 7), None, F16_CACHE, slides=slides, arrives=False
-        )
-        contexts.append(context)
-        # A quarter of what is free, and up to a quantum more.
-        assert ledger.free() == 32 * MIB - span.cache.unfilled_bytes
-        assert span.cache.unfilled_bytes < 8 * MIB + 256 * span.cache.token_bytes
-        span.close()
-        node.close()
-    assert contexts[0] > 4 * contexts[1]
+    loader = SpanLoader(ModelOptions(num_threads=1), MemoryLedger(lambda: 32 * MIB))
+    span = loader.load(
+        GGUFFile.open(path), BlockSpan(0, 7), num_kept=0, arrives=False, settle=lambda: None
+    )
+    # Half of what weights leave, and up to a quantum more.
+    assert span.cache.num_bytes == span.cache.unfilled_bytes
+    assert span.cache.num_bytes < 16 * MIB + 256 * span.cache.token_bytes
+    assert span.context_limit > 4 * whole.max_cells(span.cache.num_bytes)
+    span.close()

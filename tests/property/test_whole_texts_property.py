@@ -16,7 +16,7 @@ from hypothesis.stateful import (
 from numpy.typing import NDArray
 
 from baremetalrt.blocks.extents import CachedSequence
-from baremetalrt.blocks.span import Slice
+from baremetalrt.blocks.steps import Slice
 from baremetalrt.core.errors import CapacityError
 from baremetalrt.core.owner import PUBLIC, Owner
 from baremetalrt.native.whole_model import WholeConfig

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from baremetalrt.blocks.extents import CachedSequence
-from baremetalrt.blocks.span import Slice, Span
+from baremetalrt.blocks.span import Span
+from baremetalrt.blocks.steps import Slice
 from baremetalrt.core.units import KIB
 from tiny_models import TinyModel, write
 from tiny_spans import open_span

@@ -17,7 +17,8 @@ from baremetalrt.blocks.extents import CachedSequence
 from baremetalrt.blocks.prefix_file import PrefixText
 from baremetalrt.blocks.prefix_folder import PrefixFolder, held_in
 from baremetalrt.blocks.prefix_transfer import TextGoneError, text_of
-from baremetalrt.blocks.span import Slice, Span
+from baremetalrt.blocks.span import Span
+from baremetalrt.blocks.steps import Slice
 from baremetalrt.core.owner import THIS_USER, Owner
 from baremetalrt.core.units import MIB
 from tiny_models import TinyModel, write

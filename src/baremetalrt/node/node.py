@@ -2,7 +2,6 @@
 
 import asyncio
 import gc
-import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,34 +9,21 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from baremetalrt.blocks.architectures import read_model
-from baremetalrt.blocks.cache_types import F16_CACHE, CacheTypes
-from baremetalrt.blocks.extents import CELL_QUANTUM, SlidingWindows
-from baremetalrt.blocks.kv_cache import CacheCost
-from baremetalrt.blocks.needs import row_bytes, step_weight_bytes
 from baremetalrt.blocks.outline import read_outline, runs_whole
-from baremetalrt.blocks.prefix_folder import PrefixFolder
-from baremetalrt.blocks.span import Span, SpanConfig
-from baremetalrt.blocks.steps import CHUNK_TOKENS
-from baremetalrt.core.errors import CapacityError
-from baremetalrt.core.places import prefixes_folder
+from baremetalrt.blocks.span import Span
 from baremetalrt.core.spans import BlockSpan
-from baremetalrt.core.units import round_up
 from baremetalrt.devices.budget import LEDGER, MemoryLedger, Promise, Purpose
-from baremetalrt.devices.fitting import Needs, fit
-from baremetalrt.devices.processor import default_threads
-from baremetalrt.devices.survey import survey_library
 from baremetalrt.native.allocator import return_freed
-from baremetalrt.native.backend import find_device
-from baremetalrt.node.cache_config import load_cache_config
+from baremetalrt.node.loaded import loaded_span, loaded_whole
 from baremetalrt.node.model import Model, Use
 from baremetalrt.node.opening import Opening
 from baremetalrt.node.options import ModelOptions
-from baremetalrt.node.presence import LoadedModel, Presence
+from baremetalrt.node.presence import Presence
+from baremetalrt.node.span_loader import SpanLoader
 from baremetalrt.session.chat_template import ChatTemplate, TemplateProcess, template_of
 from baremetalrt.session.public_text import beginning_of
 from baremetalrt.session.route import Route
 from baremetalrt.session.stage import DirectStage, LocalStage, QueuedStage, SoloStage, Stage
-from baremetalrt.weights.content import quick_id
 from baremetalrt.weights.gguf import GGUFFile
 
 if TYPE_CHECKING:
@@ -63,6 +49,7 @@ class Node:
         self._serves = serves
         self._models: Mapping[str, Model] = MappingProxyType({})
         self.ledger = ledger
+        self._loader = SpanLoader(options, ledger)
         if options.memory_bytes is not None:
             ledger.limit(options.memory_bytes)
         self._promises: dict[Span | WholeProcess, Promise] = {}
@@ -99,9 +86,9 @@ class Node:
         with self._changing:
             hosted = [(span, use, name) for span, (use, name) in self._hosted.items()]
         own = [(span, m.use, m.name) for m in self._models.values() for span in m.spans]
-        spans = (_loaded(span, use, name) for span, use, name in (*own, *hosted))
+        spans = (loaded_span(span, use, name) for span, use, name in (*own, *hosted))
         whole = [
-            _loaded_whole(m, m.process.config.device) for m in self._models.values() if m.process
+            loaded_whole(m, m.process.config.device) for m in self._models.values() if m.process
         ]
         self._presence.write((*spans, *whole))
 
@@ -129,16 +116,10 @@ class Node:
 
     def fits(self, opening: Opening) -> bool:
         """Whether a model would be in memory as a whole, beside those that are loaded."""
-        file, options = opening.file, self.options
+        file = opening.file
         if runs_whole(file):
             return file.num_bytes <= self.ledger.room_for(Purpose.WHOLE_MODEL)
-        blocks = BlockSpan(0, read_model(file)[1].num_blocks)
-        needs, _ = self._needs(file, blocks, options.context, options.cache_types, slides=True)
-        try:
-            fitted = fit(needs, self._free_bytes(), can_stream=self._is_on_host)
-        except CapacityError:
-            return False
-        return fitted.weight_budget_bytes is None
+        return self._loader.fits(file)
 
     def load(self, opening: Opening, source: "WeightSource | None" = None) -> Model:
         """Loads a model that has begun to open; blocks. The vocabulary loads beside the weights.
@@ -157,19 +138,19 @@ class Node:
         _, h = read_model(opening.file)
         blocks = BlockSpan(0, h.num_blocks)
         beginning = self._public_beginning(opening) if source is None else []
-        span, context_limit = self._load_span(
+        span = self._loader.load(
             opening.file,
             blocks,
-            self.options.context,
-            self.options.cache_types,
             num_kept=len(beginning),
             arrives=source is not None,
             settle=opening.settle,
         )
-        if source is None and self.options.keeps_prefixes:
-            span.prefixes = self._prefixes(opening.file, span, context_limit)
+        self._note(span)
         try:
-            model = self._add(opening, [self._stage(span, source)], context_limit, [span])
+            if source is None and self.options.keeps_prefixes:
+                span.prefixes = self._loader.prefixes(opening.file, span)
+            stage = self._stage(span, source)
+            model = self._add(opening, [stage], span.context_limit, [span])
             model.beginning = beginning
             return model
         except BaseException:
@@ -214,7 +195,8 @@ class Node:
         """Loads a span for others to compute with, with texts of so many tokens; raises like `load`."""
         # Always in half precision: a peer that takes over computes the same numbers again. And whole: a
         # text of peers may be cut far back when one of them is lost.
-        span, _ = self._load_span(file, blocks, context, F16_CACHE, slides=False, arrives=False)
+        span = self._loader.load_for_peers(file, blocks, context)
+        self._note(span)
         _, h = read_model(file)
         with self._changing:
             if blocks.end < h.num_blocks:
@@ -225,6 +207,12 @@ class Node:
             self._hosted[span] = Use(), file.path.stem
         self._show()
         return span, LocalStage(span, self._worker)
+
+    def _note(self, span: Span) -> None:
+        """What a span was promised counts, though it does not show as used yet."""
+        promise = self.ledger.promise(lambda: _to_come(span))
+        with self._changing:
+            self._promises[span] = promise
 
     def drop(self, span: Span) -> None:
         """Frees a span that was hosted, after whatever it still computes; blocks."""
@@ -248,28 +236,6 @@ class Node:
     def compute_now(self, call: Callable[[], T]) -> T:
         """The same, for threads, which wait."""
         return self._worker.submit(call).result()
-
-    def _prefixes(self, file: GGUFFile, span: Span, context_limit: int) -> PrefixFolder | None:
-        """What is kept on disk of texts in a span, for all that its numbers depend on."""
-        config = load_cache_config()
-        if not config.disk:
-            return None
-        device, library = find_device(self.options.device), survey_library()
-        built = os.stat(library.path)
-        made_by = {
-            "model": quick_id(file),
-            "library": [library.ggml, library.llama, built.st_size, built.st_mtime_ns],
-            "device": [device.kind, device.description],
-            "types": [span.cache.types.keys, span.cache.types.values],
-            "blocks": [span.blocks.start, span.blocks.end],
-            "is_long": context_limit > span.hyperparameters.rope.original_context,
-        }
-        return PrefixFolder(
-            prefixes_folder(),
-            made_by,
-            budget_bytes=config.budget,
-            window=span.hyperparameters.window,
-        )
 
     def _public_beginning(self, opening: Opening) -> list[int]:
         system = self.options.public_system
@@ -320,99 +286,6 @@ class Node:
     def _is_shared(self) -> bool:
         return self._serves or self.options.max_sessions > 1
 
-    @property
-    def _is_on_host(self) -> bool:
-        return find_device(self.options.device).kind == "cpu"
-
-    def _free_bytes(self) -> int:
-        device = find_device(self.options.device)
-        return self.ledger.free() if device.kind == "cpu" else device.memory_bytes()[0]
-
-    def _needs(
-        self,
-        file: GGUFFile,
-        blocks: BlockSpan,
-        context: int | None,
-        cache_types: CacheTypes,
-        *,
-        slides: bool,
-    ) -> tuple[Needs, SlidingWindows | None]:
-        """What a span takes, and how its blocks with a sliding window give back what fell out of it."""
-        architecture, h = read_model(file)
-        sessions = self.options.max_sessions
-        windows = None
-        if slides and any(map(h.is_windowed, blocks)):
-            # One more than are active: some of what ended stays for who goes on with it.
-            windows = SlidingWindows(
-                size=h.window, num_texts=sessions + 1, step_tokens=CHUNK_TOKENS
-            )
-        needs = Needs(
-            weight_bytes=step_weight_bytes(file, architecture, h, blocks),
-            cache=CacheCost.of(h, blocks, cache_types, windows),
-            row_bytes=row_bytes(h),
-            context=context,
-            max_context=h.training_context,
-            num_texts=sessions,
-            quantum=CELL_QUANTUM,
-        )
-        return needs, windows
-
-    def _load_span(
-        self,
-        file: GGUFFile,
-        blocks: BlockSpan,
-        context: int | None,
-        cache_types: CacheTypes,
-        *,
-        num_kept: int = 0,
-        slides: bool = True,
-        arrives: bool,
-        settle: Callable[[], object] | None = None,
-    ) -> tuple[Span, int]:
-        """A span, and how long a text in it may be: `context`, or what the model and memory allow.
-
-        It has room for `num_kept` tokens besides, which stay. `slides`: blocks with a sliding window give
-        back what has fallen out of it. Where memory is scarce, `settle` waits for what else is being
-        loaded; with it, weights that do not fit are read from disk in every step.
-        """
-        architecture, h = read_model(file)
-        device = find_device(self.options.device)
-        is_host = self._is_on_host
-        needs, windows = self._needs(file, blocks, context, cache_types, slides=slides)
-        can_stream = is_host and settle is not None
-        fitted = fit(needs, free := self._free_bytes(), can_stream=can_stream)
-        if settle is not None and fitted.weight_budget_bytes is not None:
-            settle()
-            fitted = fit(needs, free := self._free_bytes(), can_stream=can_stream)
-        num_cells = fitted.num_cells + round_up(num_kept, CELL_QUANTUM)
-        # A device with memory of its own holds nothing but what is copied there.
-        copies = fitted.copy_budget_bytes if is_host else free
-        span = Span(
-            file,
-            architecture,
-            h,
-            blocks,
-            device,
-            SpanConfig(
-                num_threads=self.options.num_threads or default_threads(),
-                context_limit=fitted.context,
-                step_tokens=fitted.step_tokens,
-                num_cells=num_cells,
-                copy_budget_bytes=copies if self.options.repack else 0,
-                weight_budget_bytes=fitted.weight_budget_bytes,
-                cache_types=cache_types,
-                windows=windows,
-            ),
-            arrives=arrives,
-        )
-        promise = self.ledger.promise(lambda: _to_come(span))
-        with self._changing:
-            self._promises[span] = promise
-        if span.weights.mapped_bytes < self.ledger.room_for(Purpose.READ_AHEAD, free):
-            # The vocabulary still loads: this costs no time.
-            span.weights.populate()
-        return span, fitted.context
-
     async def stop_arriving(self) -> None:
         """Waits for no more weights. Call it from the event loop that models arrive on."""
         while self._arriving:
@@ -437,40 +310,6 @@ class Node:
             span.close()
         self._growing.withdraw()
         self.templates.close()
-
-
-def _loaded(span: Span, use: Use, name: str) -> LoadedModel:
-    weights, cache = span.weights, span.cache
-    return LoadedModel(
-        name=name,
-        blocks=f"{span.blocks} of {span.hyperparameters.num_blocks}",
-        device=span.device.name.lower(),
-        context=span.context_limit,
-        weight_bytes=weights.mapped_bytes + weights.copied_bytes,
-        window_bytes=weights.slots_bytes,
-        streamed_bytes=weights.streamed_bytes,
-        cache_bytes=cache.num_bytes - cache.unfilled_bytes,
-        cache_limit_bytes=cache.num_bytes,
-        since=use.since,
-        used=use.last,
-    )
-
-
-def _loaded_whole(model: Model, device: str) -> LoadedModel:
-    """Of a model in a process of the library's, which says nothing of its cache."""
-    return LoadedModel(
-        name=model.name,
-        blocks=f"0:{model.num_blocks} of {model.num_blocks}",
-        device=device.lower(),
-        context=model.context_limit,
-        weight_bytes=model.path.stat().st_size,
-        window_bytes=0,
-        streamed_bytes=0,
-        cache_bytes=0,
-        cache_limit_bytes=0,
-        since=model.use.since,
-        used=model.use.last,
-    )
 
 
 def _to_come(span: Span) -> int:
