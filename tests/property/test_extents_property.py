@@ -29,10 +29,10 @@ from baremetalrt.blocks.extents import (
     ExtentAllocator,
     NoRoomError,
     OverLimitError,
-    SequenceTable,
     SlidingWindows,
 )
 from baremetalrt.blocks.prefix_store import PrefixKind, common_prefix
+from baremetalrt.blocks.sequence_table import SequenceTable
 from baremetalrt.core.owner import Owner
 from baremetalrt.core.units import round_up
 

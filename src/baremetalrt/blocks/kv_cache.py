@@ -12,14 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from baremetalrt.blocks.cache_types import F16_CACHE, CacheType, CacheTypes
-from baremetalrt.blocks.extents import (
-    CELL_QUANTUM,
-    CachedSequence,
-    CopyCells,
-    SequenceTable,
-    SlidingWindows,
-)
+from baremetalrt.blocks.extents import CELL_QUANTUM, CachedSequence, CopyCells, SlidingWindows
 from baremetalrt.blocks.hyperparameters import MAX_CONTEXT, Hyperparameters
+from baremetalrt.blocks.sequence_table import SequenceTable
 from baremetalrt.core.errors import UsageError
 from baremetalrt.core.spans import BlockSpan
 from baremetalrt.core.units import round_up

@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from baremetalrt.blocks.extents import NoRoomError, OverLimitError, SequenceTable
+from baremetalrt.blocks.extents import NoRoomError, OverLimitError
+from baremetalrt.blocks.sequence_table import SequenceTable
 from baremetalrt.core.errors import CapacityError
 
 

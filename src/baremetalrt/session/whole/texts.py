@@ -9,8 +9,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from baremetalrt.blocks.extents import CachedSequence, SequenceTable
+from baremetalrt.blocks.extents import CachedSequence
 from baremetalrt.blocks.room import room_for
+from baremetalrt.blocks.sequence_table import SequenceTable
 from baremetalrt.blocks.steps import CHUNK_TOKENS, Reads, Slice
 from baremetalrt.core.owner import THIS_USER, Owner
 from baremetalrt.core.spans import BlockSpan
