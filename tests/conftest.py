@@ -15,6 +15,15 @@ if _selected := selected_engine():
     os.environ.setdefault(ENVIRONMENT_VARIABLE, str(_selected))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def unlisted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What tests load in this process, `bmrt ps` of its user does not list."""
+    folder = tmp_path_factory.mktemp("running")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("baremetalrt.node.presence.running_folder", lambda: folder)
+        yield
+
+
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """The default model, two answers at once and one waiting."""

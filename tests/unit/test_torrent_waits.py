@@ -15,6 +15,7 @@ from baremetalrt.core.errors import BareMetalError, CapacityError, UsageError
 from baremetalrt.core.magnet_links import parse_magnet_link
 from baremetalrt.core.tasks import Tasks, failures
 from baremetalrt.node.listing import list_models
+from baremetalrt.node.model import Use
 from baremetalrt.node.node import Node
 from baremetalrt.node.options import ModelOptions
 from baremetalrt.node.seeding import ArrivingModels, Seeding
@@ -278,6 +279,18 @@ def test_of_a_torrent_that_is_gone_nothing_is_made_anew() -> None:
 # Models that come while others are listed
 
 
+def stand_in(name: str) -> Any:
+    """What a node asks of a model that is kept and ended."""
+    return SimpleNamespace(
+        name=name,
+        use=Use(),
+        spans=(),
+        process=None,
+        end_process=lambda: None,
+        close=lambda: None,
+    )
+
+
 def test_models_come_while_the_list_is_walked() -> None:
     """What is asked for once stays what it was: threads make new lists."""
     node = Node(ModelOptions())
@@ -286,8 +299,7 @@ def test_models_come_while_the_list_is_walked() -> None:
     def add() -> None:
         made = 0
         while not stop.is_set():
-            model: Any = SimpleNamespace(name=f"m{made % 500}", close=lambda: None)
-            node.keep(model)
+            node.keep(stand_in(f"m{made % 500}"))
             made += 1
 
     threads = [threading.Thread(target=add) for _ in range(2)]
@@ -298,7 +310,7 @@ def test_models_come_while_the_list_is_walked() -> None:
             assert all(name == model.name for name, model in node.models.items())
         before = node.models
         size = len(before)
-        node.keep(SimpleNamespace(name="another", close=lambda: None))  # type: ignore[arg-type]
+        node.keep(stand_in("another"))
         assert len(before) == size and "another" in node.models
     finally:
         stop.set()
