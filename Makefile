@@ -42,7 +42,7 @@ test-slow: $(VENV)/test-ready
 
 # Two hours of what happens to machines at home.
 soak: $(VENV)/test-ready
-	SOAK_S=7200 $(BIN)/pytest -m slow -s tests/e2e/test_soak.py
+	SOAK_S=7200 $(BIN)/pytest -m slow -s -p no:logging tests/e2e/test_soak.py
 
 # Against qBittorrent and aria2, which are not installed by this.
 test-interop: $(VENV)/test-ready

@@ -31,8 +31,9 @@ from peers_kit import SWARM, PeerProcess, at_home, founder, member
 from ties import require_same
 
 SOAK_S = float(os.environ.get("SOAK_S", "600"))
-# Until here caches fill, and pools of threads.
-WARM_UP_S = 60.0
+# Until here caches fill, pools of threads, and the allocator's stock of pieces: that of a process which
+# opens models again and again grows for some 150 of them, by 60 MB.
+WARM_UP_S = max(60.0, SOAK_S / 4)
 # Between two disturbances, and how long a peer is silent that is not killed.
 PAUSE_S = 5.0
 SILENCE_S = 4.0
