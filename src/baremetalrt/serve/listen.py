@@ -75,13 +75,15 @@ def listen(
         UsageError: somebody else listens there by now.
         Exception: what the application could not begin or end with, as it left it in `state.failure`.
     """
+    # So many are taken in one go, before any of them can be let go again.
+    backlog = min(_BACKLOG, max(8, limits.max_idle // 4))
     server = _Server(
         uvicorn.Config(
             application,
             http=bounded_protocol(limits),
             ws="none",
             lifespan="on",
-            backlog=_BACKLOG,
+            backlog=backlog,
             log_level="critical",
             access_log=False,
             server_header=False,
@@ -91,7 +93,7 @@ def listen(
     )
     try:
         for one in sockets:
-            one.listen(_BACKLOG)
+            one.listen(backlog)
     except OSError as error:
         address, number = one.getsockname()[:2]
         raise _refused(address, number, error) from error
