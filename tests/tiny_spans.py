@@ -37,6 +37,7 @@ def open_span(
             num_threads=num_threads,
             context_limit=context,
             step_tokens=step_tokens,
+            prompt_tokens=4096,
             num_cells=num_cells,
             copy_budget_bytes=copy_budget_bytes,
             weight_budget_bytes=weight_budget_bytes,

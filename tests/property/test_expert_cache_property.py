@@ -1,11 +1,13 @@
 """Slots of experts: what is asked for has one, and favourites keep theirs."""
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
-from baremetalrt.blocks.expert_cache import ExpertCache, Key
+from baremetalrt.blocks.expert_cache import ExpertCache, ExpertKind, Key, share_slots
+from baremetalrt.core.errors import CapacityError
 
 KEYS = st.tuples(st.integers(0, 3), st.integers(0, 7))
 
@@ -64,3 +66,26 @@ def test_what_was_a_favourite_long_ago_makes_way() -> None:
         for expert in range(4, 8):
             cache.request([(0, expert)])
     assert cache.hits - before > 8000
+
+
+@given(
+    kinds=st.lists(
+        st.builds(ExpertKind, st.integers(1, 40), st.integers(1, 128), st.integers(1, 5000)),
+        min_size=1,
+        max_size=4,
+    ),
+    budget=st.integers(1, 40_000_000),
+)
+def test_every_kind_of_experts_has_room_for_one_block(kinds: list[ExpertKind], budget: int) -> None:
+    """However few blocks are of a kind; and nothing is kept twice."""
+    if sum(kind.block_bytes for kind in kinds) > budget:
+        with pytest.raises(CapacityError):
+            share_slots(kinds, budget)
+        return
+    slots = share_slots(kinds, budget)
+    taken = sum(n * kind.expert_bytes for n, kind in zip(slots, kinds, strict=True))
+    everything = sum(kind.num_blocks * kind.block_bytes for kind in kinds)
+    assert taken <= budget
+    assert taken > min(budget, everything) - sum(kind.expert_bytes for kind in kinds) - 1
+    for n, kind in zip(slots, kinds, strict=True):
+        assert kind.num_experts <= n <= kind.num_experts * kind.num_blocks

@@ -78,7 +78,7 @@ async def test_a_text_outlives_a_restart(machines: list[Machine], talking_model:
     await machines[0].say(text(0))
     _, said = await machines[0].say(text(0))
     await machines[0].say(text(1), Owner("key:a"))
-    await machines[0].keeper.save_rest()
+    await machines[0].keeper.save_rest(machines[0].node.spans)
     machines.append(Machine(talking_model))
     assert await machines[1].say(text(0)) == (399, said)
     assert (await machines[1].say(text(0), Owner("key:a")))[0] == 0
@@ -153,7 +153,7 @@ async def test_another_file_under_the_same_name_shares_nothing(
     path.write_bytes(talking_model.read_bytes())
     machines.append(Machine(path))
     await machines[0].say(text(0))
-    await machines[0].keeper.save_rest()
+    await machines[0].keeper.save_rest(machines[0].node.spans)
     content = bytearray(path.read_bytes())
     content[-100] ^= 1
     path.write_bytes(content)

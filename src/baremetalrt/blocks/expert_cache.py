@@ -5,10 +5,14 @@ makes way, however often it was.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+
+from baremetalrt.core.errors import CapacityError
+from baremetalrt.core.units import format_bytes
 
 # Block and expert.
 Key = tuple[int, int]
@@ -16,6 +20,42 @@ Key = tuple[int, int]
 _HALF_LIFE: Final = 256.0
 # Where the weight of a use would grow beyond any number, all are scaled back.
 _LARGEST: Final = 1e200
+
+
+@dataclass(frozen=True)
+class ExpertKind:
+    """Experts of one shape and type: of how many blocks, how many in each, and the bytes of one."""
+
+    num_blocks: int
+    num_experts: int
+    expert_bytes: int
+
+    @property
+    def block_bytes(self) -> int:
+        return self.num_experts * self.expert_bytes
+
+
+def share_slots(kinds: Sequence[ExpertKind], budget_bytes: int) -> list[int]:
+    """How many slots each kind gets: those of one block at least, and an equal share of what is left.
+
+    A prompt may choose all experts of a block at once.
+
+    Raises:
+        CapacityError: not even one block of each kind fits.
+    """
+    least = sum(kind.block_bytes for kind in kinds)
+    if least > budget_bytes:
+        raise CapacityError(
+            f"the experts of one block take {format_bytes(least)}, {format_bytes(budget_bytes)} are "
+            "there for them",
+            code="memory.block",
+            needed=least,
+            available=budget_bytes,
+            hint="give it more memory, or run its blocks on several machines",
+        )
+    beyond = sum(kind.block_bytes * (kind.num_blocks - 1) for kind in kinds)
+    share = min(1.0, (budget_bytes - least) / beyond) if beyond else 1.0
+    return [k.num_experts + int(share * k.num_experts * (k.num_blocks - 1)) for k in kinds]
 
 
 class ExpertCache:

@@ -5,17 +5,16 @@ those that are chosen often stay. Experts of equal shape and type share their sl
 are of.
 """
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from baremetalrt.blocks.expert_cache import ExpertCache, Key
+from baremetalrt.blocks.expert_cache import ExpertCache, ExpertKind, Key, share_slots
 from baremetalrt.blocks.inventory import EXPERT_MATRICES, Inventory, Weight
 from baremetalrt.blocks.weight_loader import SpanWeights
-from baremetalrt.core.errors import CapacityError
-from baremetalrt.core.units import format_bytes
 from baremetalrt.native import backend
 from baremetalrt.native.backend import BackendDevice, PageBuffer
 from baremetalrt.native.graph import Tensor, TensorContext
@@ -45,14 +44,10 @@ class ExpertPool:
         self._files = [DirectFile(path) for path in file.paths]
         self._readers = ThreadPoolExecutor(NUM_READERS, thread_name_prefix="experts")
         self._kinds: dict[int, _Kind] = {}
-        alike: dict[tuple[object, ...], list[int]] = {}
-        for i, block in inventory.blocks.items():
-            alike.setdefault(_kind_of(block), []).append(i)
-        total = sum(_block_bytes(block) for block in inventory.blocks.values())
-        for blocks in alike.values():
-            first = inventory.blocks[blocks[0]]
-            share = budget_bytes * len(blocks) * _block_bytes(first) // total
-            kind = _Kind(first, len(blocks), share, device, weights)
+        alike = _alike(inventory)
+        slots = share_slots([kind_of(inventory, blocks) for blocks in alike], budget_bytes)
+        for blocks, num_slots in zip(alike, slots, strict=True):
+            kind = _Kind(inventory.blocks[blocks[0]], num_slots, device, weights)
             for i in blocks:
                 self._kinds[i] = kind
                 weights.blocks.setdefault(i, {}).update(kind.tensors)
@@ -109,27 +104,14 @@ class _Kind:
     def __init__(
         self,
         block: dict[str, Weight],
-        num_blocks: int,
-        budget_bytes: int,
+        num_slots: int,
         device: BackendDevice,
         weights: SpanWeights,
     ) -> None:
         matrices = {name: block[name].info for name in EXPERT_MATRICES}
-        num_experts = next(iter(matrices.values())).shape[2]
-        sizes = {name: info.num_bytes // num_experts for name, info in matrices.items()}
-        one = sum(sizes.values())
-        num_slots = min(budget_bytes // one, num_experts * num_blocks)
-        if num_slots < num_experts:
-            raise CapacityError(
-                f"the experts of one block take {format_bytes(one * num_experts)}, "
-                f"{format_bytes(budget_bytes)} are there for them",
-                code="memory.block",
-                needed=one * num_experts,
-                available=budget_bytes,
-                hint="give it more memory, or run its blocks on several machines",
-            )
+        sizes = {name: info.num_bytes // info.shape[2] for name, info in matrices.items()}
         self.cache = ExpertCache(num_slots)
-        self.num_bytes = num_slots * one
+        self.num_bytes = num_slots * sum(sizes.values())
         self.tensors: dict[str, Tensor] = {}
         context = TensorContext(len(matrices))
         weights.keep(context)
@@ -141,9 +123,24 @@ class _Kind:
             self.tensors[name] = tensor
 
 
-def _kind_of(block: dict[str, Weight]) -> tuple[object, ...]:
-    return tuple((block[name].info.type, block[name].info.shape) for name in EXPERT_MATRICES)
+def least_bytes(inventory: Inventory) -> int:
+    """The least that slots for the experts of a span take."""
+    kinds = (kind_of(inventory, blocks) for blocks in _alike(inventory))
+    return sum(kind.block_bytes for kind in kinds)
 
 
-def _block_bytes(block: dict[str, Weight]) -> int:
-    return sum(block[name].info.num_bytes for name in EXPERT_MATRICES)
+def kind_of(inventory: Inventory, blocks: Sequence[int]) -> ExpertKind:
+    """Of blocks whose experts are alike."""
+    block = inventory.blocks[blocks[0]]
+    num_experts = block[EXPERT_MATRICES[0]].info.shape[2]
+    num_bytes = sum(block[name].info.num_bytes for name in EXPERT_MATRICES)
+    return ExpertKind(len(blocks), num_experts, num_bytes // num_experts)
+
+
+def _alike(inventory: Inventory) -> list[list[int]]:
+    """The blocks of a span by the shapes and types of their experts."""
+    alike: dict[tuple[object, ...], list[int]] = {}
+    for i, block in inventory.blocks.items():
+        infos = (block[name].info for name in EXPERT_MATRICES)
+        alike.setdefault(tuple((info.type, info.shape) for info in infos), []).append(i)
+    return list(alike.values())

@@ -298,5 +298,7 @@ class KVCache:
                     yield context.new_view(tensor, self._width, num_cells, size, first_cell * size)
 
     def close(self) -> None:
+        """Whoever still means to read a text finds it gone."""
+        self.sequences.forget_all()
         self._buffer.close()
         self._context.close()

@@ -1,12 +1,11 @@
 """What of a file a span of blocks needs before it can be computed."""
 
-from baremetalrt.blocks.architecture import Architecture
 from baremetalrt.blocks.architectures import read_model
 from baremetalrt.blocks.hyperparameters import Hyperparameters
 from baremetalrt.blocks.inventory import take_inventory
 from baremetalrt.core.errors import UsageError
 from baremetalrt.core.spans import BlockSpan, ByteRange
-from baremetalrt.weights.gguf import GGUFFile
+from baremetalrt.weights.gguf import EMBEDDING, HEAD, GGUFFile
 
 
 def require_blocks(num_blocks: int, span: BlockSpan) -> None:
@@ -31,15 +30,20 @@ def span_needs(file: GGUFFile, span: BlockSpan) -> tuple[ByteRange, ...]:
     return (*file.header_ranges, *inventory.byte_ranges)
 
 
-def step_weight_bytes(
-    file: GGUFFile, architecture: Architecture, h: Hyperparameters, span: BlockSpan
-) -> int:
-    """The weights that every step of a span reads; raises like `take_inventory`."""
-    inventory = take_inventory(file, architecture, h, span)
-    return sum(len(r) for r in inventory.multiplied_ranges)
+def step_weight_bytes(file: GGUFFile, span: BlockSpan) -> int:
+    """The weights that every step of a span reads: its blocks, and the head where it is the end."""
+    num_bytes = sum(file.blocks[i].num_bytes for i in span)
+    if span.end == len(file.blocks):
+        num_bytes += file.tensors.get(HEAD, file.tensors[EMBEDDING]).num_bytes
+    return num_bytes
 
 
 def row_bytes(h: Hyperparameters) -> int:
     """About what a step computes in for each of its tokens: the rows that are alive at the same time."""
     widest = max(h.feed_forward_width, h.expert_width * h.num_experts_used)
     return 4 * (3 * widest + 6 * h.width)
+
+
+def kept_row_bytes(h: Hyperparameters) -> int:
+    """What a prompt keeps for each of its tokens from one part of a span to the next, copies included."""
+    return 3 * 4 * h.width

@@ -1,7 +1,7 @@
 """Beginnings of texts whose keys and values need not be computed again: what a store of them promises.
 
-There is one in memory, the table of a cache's sequences (`extents.py`), and one behind it on disk
-(`prefix_files.py`).
+There is one in memory, the table of a cache's sequences (`sequence_table.py`), and one behind it on disk
+(`prefix_folder.py`).
 """
 
 from array import array

@@ -259,6 +259,11 @@ class SequenceTable:
         self._touch(copy)
         return copy
 
+    def forget_all(self) -> None:
+        """Forgets every text, whoever goes on with it."""
+        for sequence in list(self.sequences):
+            self.drop(sequence)
+
     def forget_idle(self) -> None:
         """Forgets every text that nobody goes on with now."""
         for sequence in self._idle():

@@ -37,9 +37,6 @@ if TYPE_CHECKING:
     from baremetalrt.blocks.residency import HeadRows
 
 _MAX_RECENT: Final = 32
-# Where weights are read from disk for every step, a step takes more, as long as its rows are few beside
-# them: each chunk of it is computed for one part before the next part is read.
-_STREAMED_CHUNK_TOKENS: Final = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,12 +45,14 @@ class SpanConfig:
 
     `context_limit` picks between long and short rope factors. Memory for steps of `step_tokens` at the
     end of the longest context is taken at the start; larger steps take more when they come. Weights that
-    do not fit into `weight_budget_bytes`, if it is given, are read from disk in every step.
+    do not fit into `weight_budget_bytes`, if it is given, are read from disk in every step, which then
+    takes `prompt_tokens` at once: in steps of `step_tokens` through one part, then through the next.
     """
 
     num_threads: int
     context_limit: int
     step_tokens: int
+    prompt_tokens: int
     num_cells: int
     copy_budget_bytes: int
     weight_budget_bytes: int | None = None
@@ -247,7 +246,7 @@ class Span:
     @property
     def chunk_tokens(self) -> int:
         """How many tokens of a prompt are best computed with one call of `forward`."""
-        return CHUNK_TOKENS if self.weights.is_whole else _STREAMED_CHUNK_TOKENS
+        return CHUNK_TOKENS if self.weights.is_whole else self._config.prompt_tokens
 
     def forward(
         self, slices: Sequence[Slice], reads: Reads, *, part: BlockSpan | None = None

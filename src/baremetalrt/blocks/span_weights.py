@@ -1,10 +1,10 @@
 """The weights of a span: all of them in memory, or some read from disk in every step."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Final
 
-from baremetalrt.blocks.inventory import EXPERT_MATRICES, Inventory, Unit, Weight
+from baremetalrt.blocks.inventory import EXPERT_MATRICES, Inventory, Unit
 from baremetalrt.blocks.weight_loader import SpanWeights, WeightLoader
 from baremetalrt.core.spans import BlockSpan, ByteRange
 from baremetalrt.native.backend import BackendDevice
@@ -59,14 +59,19 @@ class LoadedWeights:
             return
         assert budget_bytes is not None
         try:
-            rest = needed - _expert_bytes(inventory)
-            if _has_experts(inventory) and rest + _largest_experts(inventory) <= budget_bytes:
-                self._pool_experts(file, device, budget_bytes - rest)
+            for_experts = budget_bytes - (needed - _expert_bytes(inventory))
+            if _has_experts(inventory) and self._has_slots(for_experts):
+                self._pool_experts(file, device, for_experts)
             else:
                 self._stream_from(file, device, budget_bytes, arrives=arrives)
         except BaseException:
             self.close()
             raise
+
+    def _has_slots(self, budget_bytes: int) -> bool:
+        from baremetalrt.blocks.expert_pool import least_bytes
+
+        return least_bytes(self._inventory) <= budget_bytes
 
     def _pool_experts(self, file: GGUFFile, device: BackendDevice, budget_bytes: int) -> None:
         from baremetalrt.blocks.expert_pool import ExpertPool
@@ -199,18 +204,10 @@ class LoadedWeights:
 
 
 def _expert_bytes(inventory: Inventory) -> int:
-    return sum(w.info.num_bytes for w in _experts(inventory.blocks.values()))
-
-
-def _largest_experts(inventory: Inventory) -> int:
-    """What the experts of one block take, at most."""
-    return max(sum(w.info.num_bytes for w in _experts([b])) for b in inventory.blocks.values())
+    blocks = inventory.blocks.values()
+    return sum(b[name].info.num_bytes for b in blocks for name in EXPERT_MATRICES if name in b)
 
 
 def _has_experts(inventory: Inventory) -> bool:
     """Whether every block is a mixture: of models where some are not, blocks are read."""
     return all(name in block for block in inventory.blocks.values() for name in EXPERT_MATRICES)
-
-
-def _experts(blocks: Iterable[Mapping[str, Weight]]) -> Iterator[Weight]:
-    return (block[name] for block in blocks for name in EXPERT_MATRICES if name in block)

@@ -16,10 +16,13 @@ _LEFT_SHARE: Final = 0.5
 _COPY_SHARE: Final = 0.5
 # What a text may be long where weights do not all fit: a question, some pages, an answer.
 _STREAMED_CONTEXT: Final = 4096
-# What a step of a prompt may compute in, of what there is, where weights do not all fit.
+# Of what there is, for what a step computes in, and again for the rows of a prompt, where weights do not
+# all fit.
 _STEP_SHARE: Final = 0.1
 MAX_STEP_TOKENS: Final = 512
 _MIN_STEP_TOKENS: Final = 32
+# Beyond that, reading the weights is a small part of computing with them.
+MAX_PROMPT_TOKENS: Final = 4096
 # Where every byte has its use, some are left for what nobody counts: sockets, a line of text, a thread.
 _MARGIN_SHARE: Final = 0.04
 _MIN_MARGIN_BYTES: Final = 8 * MIB
@@ -51,7 +54,8 @@ class FlatCost:
 class Needs:
     """What a span takes: `weight_bytes` that every step reads, and a `cache` for keys and values.
 
-    A step computes in `row_bytes` for each of its tokens. `context` is what was asked for, if anything,
+    A step computes in `row_bytes` for each of its tokens; a prompt that goes through the weights part by
+    part keeps `kept_row_bytes` for each of its. `context` is what was asked for, if anything,
     of `max_context` tokens that the model knows, for each of `num_texts` at once, in multiples of
     `quantum`.
     """
@@ -59,6 +63,7 @@ class Needs:
     weight_bytes: int
     cache: CacheCost
     row_bytes: int
+    kept_row_bytes: int
     context: int | None
     max_context: int
     num_texts: int
@@ -67,13 +72,14 @@ class Needs:
 
 @dataclass(frozen=True)
 class Fit:
-    """Tokens of the longest text and of a step, cells for all texts, bytes for weights and for copies.
+    """Tokens of the longest text, of a step, and of as much of a prompt as is taken at once.
 
-    Weights without a budget are all in memory.
+    Cells are for all texts. Weights without a budget are all in memory.
     """
 
     context: int
     step_tokens: int
+    prompt_tokens: int
     num_cells: int
     weight_budget_bytes: int | None
     copy_budget_bytes: int
@@ -101,13 +107,18 @@ def fit(needs: Needs, room_bytes: int, *, can_stream: bool) -> Fit:
     one = round_up(context, quantum)
     num_cells = max(one, min(one * needs.num_texts, most))
     if not streams:
-        return Fit(context, MAX_STEP_TOKENS, num_cells, None, int(room_bytes * _COPY_SHARE))
+        copies = int(room_bytes * _COPY_SHARE)
+        return Fit(context, MAX_STEP_TOKENS, MAX_STEP_TOKENS, num_cells, None, copies)
     step = MAX_STEP_TOKENS
     while step > _MIN_STEP_TOKENS and step * needs.row_bytes > room_bytes * _STEP_SHARE:
         step //= 2
     margin = max(_MIN_MARGIN_BYTES, int(room_bytes * _MARGIN_SHARE))
-    weights = room_bytes - step * needs.row_bytes - cache.num_bytes(num_cells) - margin
-    return Fit(context, step, num_cells, max(0, weights), 0)
+    # Each part of the weights is read once for so many tokens.
+    kept = int(room_bytes * _STEP_SHARE) // needs.kept_row_bytes // step * step
+    prompt = max(step, min(kept, MAX_PROMPT_TOKENS, round_up(context, step)))
+    rows = step * needs.row_bytes + prompt * needs.kept_row_bytes
+    weights = room_bytes - rows - cache.num_bytes(num_cells) - margin
+    return Fit(context, step, prompt, num_cells, max(0, weights), 0)
 
 
 def _require_room(context: int, needed_bytes: int, room_bytes: int, most: int) -> None:

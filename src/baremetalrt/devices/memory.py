@@ -51,10 +51,14 @@ class Resident:
     file_bytes: int
 
 
-def resident() -> Resident:
-    """What this process and those that it has started hold, as `ps` counts it."""
+def resident(pid: int | None = None) -> Resident:
+    """What a process, this one or another, and those that it has started hold, as `ps` counts it.
+
+    Raises:
+        psutil.Error: there is no such process.
+    """
     own, file = 0, 0
-    this = psutil.Process()
+    this = psutil.Process(pid)
     for process in (this, *this.children(recursive=True)):
         try:
             one = _resident_of(process)

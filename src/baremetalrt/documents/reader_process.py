@@ -13,6 +13,7 @@ from typing import BinaryIO, Final, Self
 import msgspec
 
 from baremetalrt.core import sandbox
+from baremetalrt.core.children import end_child
 from baremetalrt.core.errors import CapacityError
 from baremetalrt.core.files import open_regular
 from baremetalrt.documents import wire
@@ -168,14 +169,9 @@ class _Worker:
     def stop(self) -> None:
         """Ends the process and what belongs to it."""
         self._is_over.set()
-        self._process.kill()
-        self._process.wait()
-        for pipe in (self._requests, self._replies, self._files):
-            try:
-                if pipe is not None:
-                    pipe.close()
-            except OSError:
-                pass  # what was to be sent has nobody who takes it
+        end_child(self._process, self._requests, self._replies)
+        if self._files is not None:
+            self._files.close()
 
     def _send(self, message: wire.Request | ReadingLimits) -> None:
         try:

@@ -15,7 +15,7 @@ from baremetalrt.hosting.events import OnEvent
 from baremetalrt.hosting.headers import Header, find_header
 from baremetalrt.hosting.hostable import known_as
 from baremetalrt.hosting.neighbour import Neighbour
-from baremetalrt.hosting.neighbours import Neighbours, local_network
+from baremetalrt.hosting.neighbours import HERE, Neighbours, local_network
 from baremetalrt.hosting.options import RouteOptions
 from baremetalrt.hosting.rendezvous import dht_lookup
 from baremetalrt.hosting.routes import TYPICAL_CONTEXT, cover_lost, hosted_route, route_over
@@ -215,7 +215,7 @@ def _token_s_here(file: GGUFFile, options: ModelOptions, measure: Measure) -> fl
     node = Node(options)
     try:
         room = node.ledger.room_for(Purpose.WHOLE_MODEL)
-        device = profile_here(node, file, measurable(file), measure, room, "here")
+        device = profile_here(node, file, measurable(file), measure, room, HERE)
     finally:
         node.close()
     sizes = Sizes(profile_model(file), Demand(TYPICAL_CONTEXT))

@@ -17,6 +17,7 @@ from typing import Any, Final
 import psutil
 
 from baremetalrt.core.places import running_folder
+from baremetalrt.devices.memory import resident
 
 # Between two looks at the clock that are written down: what is asked all the time is not slowed down.
 _QUIET_S: Final = 2.0
@@ -127,9 +128,7 @@ def _read(path: Path) -> RunningProcess | None:
 
 def _resident_bytes(pid: int) -> int:
     try:
-        process = psutil.Process(pid)
-        return sum(
-            int(one.memory_info().rss) for one in (process, *process.children(recursive=True))
-        )
+        held = resident(pid)
     except psutil.Error:
         return 0
+    return held.own_bytes + held.file_bytes

@@ -7,6 +7,7 @@ from baremetalrt.core.tasks import in_thread
 from baremetalrt.node.model import Model
 from baremetalrt.node.node import Node
 from baremetalrt.node.opening import Opening
+from baremetalrt.node.text_keeping import save_texts
 from baremetalrt.weights.store import StoredModel
 
 
@@ -56,6 +57,12 @@ class ResidentModels:
                 oldest = min(others, key=lambda model: (model.use.num_users > 0, model.use.last))
                 # Nobody finds it any more from now on.
                 leaving = self._node.take(oldest.name)
-                await leaving.use.idle()
+                try:
+                    await leaving.use.idle()
+                    await save_texts(self._node, leaving.spans)
+                except BaseException:
+                    # Nobody waits for the other one any more.
+                    self._node.keep(leaving)
+                    raise
                 await in_thread(self._node.end, leaving)
             return await in_thread(self._node.load, opening)

@@ -7,16 +7,15 @@ from baremetalrt.blocks.architectures import read_model
 from baremetalrt.blocks.cache_types import F16_CACHE, CacheTypes
 from baremetalrt.blocks.extents import CELL_QUANTUM, SlidingWindows
 from baremetalrt.blocks.kv_cache import CacheCost
-from baremetalrt.blocks.needs import row_bytes, step_weight_bytes
+from baremetalrt.blocks.needs import kept_row_bytes, row_bytes, step_weight_bytes
 from baremetalrt.blocks.prefix_folder import PrefixFolder
 from baremetalrt.blocks.span import Span, SpanConfig
-from baremetalrt.blocks.steps import CHUNK_TOKENS
 from baremetalrt.core.errors import CapacityError
 from baremetalrt.core.places import prefixes_folder
 from baremetalrt.core.spans import BlockSpan
 from baremetalrt.core.units import round_up
 from baremetalrt.devices.budget import MemoryLedger, Purpose
-from baremetalrt.devices.fitting import Needs, fit
+from baremetalrt.devices.fitting import MAX_PROMPT_TOKENS, MAX_STEP_TOKENS, Needs, fit
 from baremetalrt.devices.processor import default_threads
 from baremetalrt.devices.survey import survey_library
 from baremetalrt.native.backend import find_device
@@ -94,6 +93,8 @@ class SpanLoader:
             "device": [device.kind, device.description],
             "types": [span.cache.types.keys, span.cache.types.values],
             "blocks": [span.blocks.start, span.blocks.end],
+            # Reordered or not, sums are rounded in another order.
+            "copied": span.weights.copied_bytes,
             "is_long": span.context_limit > span.hyperparameters.rope.original_context,
         }
         return PrefixFolder(
@@ -119,20 +120,25 @@ class SpanLoader:
         cache_types: CacheTypes,
         *,
         slides: bool,
+        prompt_tokens: int = MAX_STEP_TOKENS,
     ) -> tuple[Needs, SlidingWindows | None]:
-        """What a span takes, and how its blocks with a sliding window give back what fell out of it."""
-        architecture, h = read_model(file)
+        """What a span takes, and how its blocks with a sliding window give back what fell out of it.
+
+        `prompt_tokens`: how much of a prompt is taken at once; until it is over, nothing falls out.
+        """
+        _, h = read_model(file)
         sessions = self._options.max_sessions
         windows = None
         if slides and any(map(h.is_windowed, blocks)):
             # One more than are active: some of what ended stays for who goes on with it.
             windows = SlidingWindows(
-                size=h.window, num_texts=sessions + 1, step_tokens=CHUNK_TOKENS
+                size=h.window, num_texts=sessions + 1, step_tokens=prompt_tokens
             )
         needs = Needs(
-            weight_bytes=step_weight_bytes(file, architecture, h, blocks),
+            weight_bytes=step_weight_bytes(file, blocks),
             cache=CacheCost.of(h, blocks, cache_types, windows),
             row_bytes=row_bytes(h),
+            kept_row_bytes=kept_row_bytes(h),
             context=context,
             max_context=h.training_context,
             num_texts=sessions,
@@ -161,6 +167,9 @@ class SpanLoader:
         fitted = fit(needs, free := self._free_bytes(), can_stream=can_stream)
         if settle is not None and fitted.weight_budget_bytes is not None:
             settle()
+            needs, windows = self._needs(
+                file, blocks, context, cache_types, slides=slides, prompt_tokens=MAX_PROMPT_TOKENS
+            )
             fitted = fit(needs, free := self._free_bytes(), can_stream=can_stream)
         num_cells = fitted.num_cells + round_up(num_kept, CELL_QUANTUM)
         # A device with memory of its own holds nothing but what is copied there.
@@ -175,6 +184,7 @@ class SpanLoader:
                 num_threads=self._options.num_threads or default_threads(),
                 context_limit=fitted.context,
                 step_tokens=fitted.step_tokens,
+                prompt_tokens=fitted.prompt_tokens,
                 num_cells=num_cells,
                 copy_budget_bytes=copies if self._options.repack else 0,
                 weight_budget_bytes=fitted.weight_budget_bytes,

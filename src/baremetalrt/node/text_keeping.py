@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
 from weakref import WeakKeyDictionary
@@ -62,10 +62,10 @@ class TextKeeper:
                 await self._node.compute(span.forget_unused, clocks[0])
             clocks.append(await self._node.compute(_clock_of, span))
 
-    async def save_rest(self, seconds: float = _LAST_WRITES_S) -> None:
+    async def save_rest(self, spans: Sequence[Span], seconds: float = _LAST_WRITES_S) -> None:
         """Writes what is in memory alone, what was used last first, as long as there is time."""
         until = time.monotonic() + seconds
-        for span in self._node.spans:
+        for span in spans:
             table = span.cache.sequences
             idle = await self._node.compute(table.unused_since)
             for text in sorted(idle, key=lambda s: s.last_used, reverse=True):
@@ -110,9 +110,15 @@ async def keeping_texts(node: Node) -> AsyncIterator[None]:
     async with Tasks() as tasks:
         tasks.repeat("looking after texts that have ended", look, lambda: 0.0)
         yield
-    await keeper.save_rest()
+    await keeper.save_rest(node.spans)
 
 
 async def keep_what_a_run_leaves(node: Node) -> None:
     """Writes the texts of a run or a chat that took a while to compute."""
-    await TextKeeper(node, load_cache_config(), min_tokens=_MIN_TOKENS_OF_A_RUN).save_rest()
+    keeper = TextKeeper(node, load_cache_config(), min_tokens=_MIN_TOKENS_OF_A_RUN)
+    await keeper.save_rest(node.spans)
+
+
+async def save_texts(node: Node, spans: Sequence[Span]) -> None:
+    """Writes the texts of spans that are about to be freed."""
+    await TextKeeper(node, load_cache_config()).save_rest(spans)

@@ -89,6 +89,7 @@ def start_whole(
         weight_bytes=file.num_bytes,
         cache=FlatCost(max(1, outline.token_bytes)),
         row_bytes=0,
+        kept_row_bytes=0,
         context=options.context,
         max_context=outline.training_context,
         num_texts=options.max_sessions,

@@ -11,6 +11,7 @@ from typing import Any, Final
 import psutil
 
 from baremetalrt.core import sandbox
+from baremetalrt.core.children import end_child
 from baremetalrt.core.errors import IntegrityError, UsageError
 from baremetalrt.core.units import MIB
 from baremetalrt.session.tokenizer import MARK, Tokenizer
@@ -94,16 +95,8 @@ class TemplateProcess:
 
     def _stop(self) -> None:
         process, self._process = self._process, None
-        if process is None:
-            return
-        process.kill()
-        process.wait()
-        for pipe in (process.stdin, process.stdout):
-            if pipe is not None:
-                try:
-                    pipe.close()
-                except BrokenPipeError:
-                    pass
+        if process is not None:
+            end_child(process, process.stdin, process.stdout)
 
     def close(self) -> None:
         """Ends the process; a later `render` starts another."""

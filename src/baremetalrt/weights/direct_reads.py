@@ -119,7 +119,7 @@ class DirectFile:
 
 
 def read_through(paths: Sequence[Path], ranges: Sequence[ByteRange]) -> int:
-    """Reads these bytes and some beside them, as weights are read, and forgets them: how many it read.
+    """Reads these bytes, as weights are read, and forgets them: how many they are.
 
     Raises:
         IntegrityError: they cannot be read.
@@ -128,20 +128,11 @@ def read_through(paths: Sequence[Path], ranges: Sequence[ByteRange]) -> int:
     pieces = [
         (files[r.file], at, min(READ_BYTES, r.end - at))
         for r in ranges
-        for at in range(r.start // PAGE_BYTES * PAGE_BYTES, r.end, READ_BYTES)
+        for at in range(r.start, r.end, READ_BYTES)
     ]
-    local = threading.local()
-
-    def read(piece: tuple[DirectFile, int, int]) -> int:
-        file, offset, needed = piece
-        if not hasattr(local, "memory"):
-            local.memory = mmap.mmap(-1, READ_BYTES)
-        file.read_into(memoryview(local.memory), offset, needed)
-        return READ_BYTES
-
     try:
         with ThreadPoolExecutor(NUM_READERS) as readers:
-            return sum(readers.map(read, pieces))
+            return sum(readers.map(lambda piece: len(piece[0].read(*piece[1:])), pieces))
     finally:
         for file in files:
             file.close()

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from baremetalrt.core import sandbox
+from baremetalrt.core.children import end_child
 from baremetalrt.core.errors import BareMetalError, CapacityError, IntegrityError
 from baremetalrt.core.units import MIB
 from baremetalrt.native.library import ENVIRONMENT_VARIABLE
@@ -213,14 +214,7 @@ class WholeProcess:
         process, self._process = self._process, None
         if process is None:
             return
-        process.kill()
-        process.wait()
-        for pipe in (process.stdin, process.stdout):
-            try:
-                if pipe is not None:
-                    pipe.close()
-            except OSError:
-                pass  # what was to be sent has nobody who takes it
+        end_child(process, process.stdin, process.stdout)
 
 
 def _send(requests: IO[bytes], data: bytes) -> None:
