@@ -23,10 +23,10 @@ from baremetalrt.session.overflow import num_kept
 from baremetalrt.session.route import Route
 from baremetalrt.session.session import GenerationOptions, Session
 from baremetalrt.session.tokenizer import Tokenizer
-from baremetalrt.session.whole.process import WholeProcess
 
 if TYPE_CHECKING:
     from baremetalrt.blocks.loaded_adapters import AdapterSet
+    from baremetalrt.session.whole.process import WholeProcess
 
 # Runs of spaces make the longest tokens there are; no text comes near this on average.
 _MAX_CHARS_PER_TOKEN: Final = 128
@@ -93,7 +93,7 @@ class Model:
     slides: bool = False
     _spans: list[Span] = field(default_factory=list)
     # of a model that runs whole
-    _process: WholeProcess | None = None
+    _process: "WholeProcess | None" = None
 
     def __post_init__(self) -> None:
         self._grammars = GrammarCompiler(self.tokenizer)
