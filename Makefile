@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check
 
-.PHONY: run learn test lint test-slow soak test-interop bench protocol lock clean
+.PHONY: run learn test lint test-slow soak test-interop test-devices bench protocol lock clean
 .DEFAULT_GOAL := run
 
 # Nothing is installed by its name and version alone: hashes say which bytes it is.
@@ -47,6 +47,12 @@ soak: $(VENV)/test-ready
 # Against qBittorrent and aria2, which are not installed by this.
 test-interop: $(VENV)/test-ready
 	$(BIN)/pytest -m interop
+
+# On a second device: a graphics card, or what Mesa computes in its place. Installs nothing, says what it
+# needs; without a choice of cards, Mesa's is taken.
+test-devices: $(VENV)/test-ready
+	BMRT_TEST_DEVICES=1 GGML_VK_VISIBLE_DEVICES=$${GGML_VK_VISIBLE_DEVICES-0} \
+		$(BIN)/pytest -m devices --timeout 1800 tests/devices
 
 # Ratios to llama.cpp on the same library, QWEN=1 adds the 491 MB model; an engine, where one is
 # installed, against the bundled library; then ratios of torrents, in minutes; then tuning in place

@@ -24,6 +24,7 @@ def open_span(
     cache_types: CacheTypes = F16_CACHE,
     windows: SlidingWindows | None = None,
     num_threads: int = 2,
+    device: str = "cpu",
 ) -> Span:
     file = GGUFFile.open(path)
     architecture, h = read_model(file)
@@ -32,7 +33,7 @@ def open_span(
         architecture,
         h,
         blocks or BlockSpan(0, h.num_blocks),
-        find_device("cpu"),
+        find_device(device),
         SpanConfig(
             num_threads=num_threads,
             context_limit=context,

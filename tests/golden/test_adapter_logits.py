@@ -12,8 +12,8 @@ import gguf
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from test_architectures import _WIDE, CASES, CONTEXT, OTHER_ORDER, tokens_of
 
+from architecture_cases import CASES, CONTEXT, OTHER_ORDER, WIDE, tokens_of
 from baremetalrt.blocks.loaded_adapters import AdapterSet, WeightedAdapter
 from baremetalrt.blocks.span import Span
 from baremetalrt.blocks.steps import Reads, Slice
@@ -176,7 +176,7 @@ def test_spans_in_a_row_with_an_adapter_equal_the_whole(tmp_path: Path) -> None:
 @pytest.mark.parametrize("architecture", ["llama", "gemma", "phi3"])
 def test_joined_gate_and_up_are_adapted_like_two(architecture: str, tmp_path: Path) -> None:
     """Where the file lets one multiplication do for both, also when only one of them is adapted."""
-    model = replace(CASES[architecture], weights="Q4_0", **_WIDE)
+    model = replace(CASES[architecture], weights="Q4_0", **WIDE)
     path = write(model, tmp_path / "model.gguf")
     tokens = tokens_of(model, 60)
     span = open_span(path, num_cells=8192)
@@ -231,7 +231,7 @@ def test_smollm2_with_adapters_equals_llama_cpp(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["F16", "Q8_0"])
 def test_adapters_of_other_writers_equal_llama_cpp(kind: str, tmp_path: Path) -> None:
     """Written by the `gguf` package, with half or quantized factors and no word of a base."""
-    model = replace(CASES["qwen2"], **_WIDE)
+    model = replace(CASES["qwen2"], **WIDE)
     path = write(model, tmp_path / "model.gguf")
     adapter = random_adapter(path, rank=32)
     writer = gguf.GGUFWriter(tmp_path / "a.gguf", "qwen2")
@@ -270,7 +270,7 @@ def test_llama_cpp_computes_a_merged_file_like_base_and_adapter(
     weights: str, tmp_path: Path
 ) -> None:
     """The sum of one product and of two; what is between them is the quantization."""
-    model = replace(CASES["llama"], weights=weights, **_WIDE)
+    model = replace(CASES["llama"], weights=weights, **WIDE)
     path = write(model, tmp_path / "model.gguf")
     file = write_adapter(random_adapter(path, strength=1.0), tmp_path / "a.gguf")
     merge(GGUFFile.open(path), [(read_gguf_lora(file), 0.8)], tmp_path / "merged.gguf")

@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file, save_file
 
+from architecture_cases import CASES, WIDE, tokens_of
 from baremetalrt.blocks.loaded_adapters import AdapterSet, WeightedAdapter
 from baremetalrt.core.errors import IntegrityError, UsageError
 from baremetalrt.node.adapter_files import export_adapter, import_adapter
@@ -20,7 +21,6 @@ from baremetalrt.weights.adapters.merge import merge
 from baremetalrt.weights.adapters.peft import read_peft, write_peft
 from baremetalrt.weights.gguf import GGUFFile
 from golden.test_adapter_logits import assert_close, differ, run
-from golden.test_architectures import _WIDE, CASES, tokens_of
 from golden.test_tuning import HALF_PRECISION
 from plain_tuning import plain_model
 from tiny_models import TinyModel, write
@@ -103,7 +103,7 @@ def test_a_folder_computes_what_peft_computes(
 @pytest.mark.filterwarnings("ignore")
 def test_embeddings_that_were_saved_beside_are_compared_and_left(tmp_path: Path) -> None:
     """In full precision, beside a base of four bits; one row that was trained is too much."""
-    model = replace(CASES["llama"], **_WIDE)
+    model = replace(CASES["llama"], **WIDE)
     full = write(model, tmp_path / "full.gguf")
     base = GGUFFile.open(write(replace(model, weights="Q4_0"), tmp_path / "base.gguf"))
     folder = tmp_path / "peft"

@@ -21,9 +21,12 @@ from baremetalrt.blocks.steps import Slice
 from baremetalrt.core.spans import BlockSpan
 from baremetalrt.core.units import MIB
 from baremetalrt.devices.budget import MemoryLedger
+from baremetalrt.node.device_choice import host_device
+from baremetalrt.node.local_spans import LocalSpans
+from baremetalrt.node.opening import Opening
 from baremetalrt.node.options import ModelOptions
-from baremetalrt.node.span_loader import SpanLoader
 from baremetalrt.weights.gguf import GGUFFile
+from baremetalrt.weights.store import StoredModel
 from tiny_models import TinyModel, write
 from tiny_spans import open_span
 
@@ -192,12 +195,11 @@ def test_a_windowed_model_gets_a_longer_context(path: Path) -> None:
         assert cells >= whole.max_cells(room)
         assert windowed.num_bytes(cells) <= room < windowed.num_bytes(cells + 1)
     assert windowed.max_cells(64 * MIB) > 4 * whole.max_cells(64 * MIB)
-    loader = SpanLoader(ModelOptions(num_threads=1), MemoryLedger(lambda: 32 * MIB))
-    span = loader.load(
-        GGUFFile.open(path), BlockSpan(0, 7), num_kept=0, arrives=False, settle=lambda: None
-    )
+    local = LocalSpans(ModelOptions(num_threads=1), MemoryLedger(lambda: 32 * MIB))
+    opening = Opening(StoredModel("windows", path, is_default=False))
+    span = local.load(opening, BlockSpan(0, 7), host_device(), num_kept=0)
     # Half of what weights leave, and up to a quantum more.
     assert span.cache.num_bytes == span.cache.unfilled_bytes
     assert span.cache.num_bytes < 16 * MIB + 256 * span.cache.token_bytes
     assert span.context_limit > 4 * whole.max_cells(span.cache.num_bytes)
-    span.close()
+    local.close()

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from test_architectures import _WIDE, CASES, tokens_of
 
+from architecture_cases import CASES, WIDE, tokens_of
 from baremetalrt.blocks.extents import CachedSequence
 from baremetalrt.blocks.loaded_adapters import AdapterSet, WeightedAdapter
 from baremetalrt.blocks.span import Span
@@ -66,9 +66,7 @@ def test_streamed_equals_resident(name: str, share: float, tmp_path: Path) -> No
 @pytest.mark.parametrize("weights", ["Q4_0", "Q6_K", "Q8_0"])
 def test_one_block_at_a_time_equals_resident(weights: str, tmp_path: Path) -> None:
     """The least memory that can be: one slot, for the largest block; a head larger than that in parts."""
-    model = replace(
-        TinyModel("llama", weights=weights), **_WIDE, num_blocks=4, vocabulary_size=9000
-    )
+    model = replace(TinyModel("llama", weights=weights), **WIDE, num_blocks=4, vocabulary_size=9000)
     path = write(model, tmp_path / "model.gguf")
     tokens = tokens_of(model, sum(CHUNKS))
     whole = open_span(path, copy_budget_bytes=0)

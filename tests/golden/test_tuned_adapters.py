@@ -8,6 +8,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from architecture_cases import CASES, CONTEXT, WIDE, tokens_of
 from baremetalrt.blocks.loaded_adapters import AdapterSet, WeightedAdapter
 from baremetalrt.tuning.config import Method, TuneConfig
 from baremetalrt.tuning.model import TunableModel
@@ -17,7 +18,6 @@ from baremetalrt.weights.adapters.merge import merge
 from baremetalrt.weights.adapters.store import complete_trained
 from baremetalrt.weights.gguf import GGUFFile
 from golden.test_adapter_logits import TOLERANCE, assert_close, differ, run
-from golden.test_architectures import _WIDE, CASES, CONTEXT, tokens_of
 from golden.test_tuning import HALF_PRECISION, TUNABLE
 from oracle import LlamaCpp
 from tiny_models import TinyModel, write
@@ -98,7 +98,7 @@ def test_so_is_one_with_magnitudes(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("method", ["rslora", "dora"])
 def test_on_quantized_weights_it_is_too(weights: str, method: Method, tmp_path: Path) -> None:
     """The engine multiplies quantized rows as they are, within what its quantized inputs cost."""
-    model = replace(CASES["llama"], weights=weights, **_WIDE)
+    model = replace(CASES["llama"], weights=weights, **WIDE)
     path = write(model, tmp_path / "model.gguf")
     tokens = tokens_of(model, LENGTH)
     trained = in_peft(path, tmp_path / "tuned", TuneConfig(method=method), tokens)

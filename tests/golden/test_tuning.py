@@ -9,12 +9,12 @@ import psutil
 import pytest
 import torch
 
+from architecture_cases import CASES, WIDE, run, tokens_of
 from baremetalrt.core.errors import UsageError
 from baremetalrt.tuning.config import METHODS, TuneConfig
 from baremetalrt.tuning.evaluation import answers
 from baremetalrt.tuning.model import TunableModel
 from baremetalrt.tuning.trained_adapter import TrainableAdapter, footprint_of
-from golden.test_architectures import _WIDE, CASES, run, tokens_of
 from plain_tuning import plain_model
 from tiny_models import TinyModel, write
 from tiny_spans import open_span
@@ -88,21 +88,21 @@ def test_without_checkpointing_it_equals_them_too(name: str, tmp_path: Path) -> 
 @pytest.mark.parametrize("weights", TYPES)
 def test_first_step_equals_the_dequantized_model(weights: str, tmp_path: Path) -> None:
     """For every type of weights, with what checkpointing keeps and computes again."""
-    model = replace(CASES["qwen2"], weights=weights, **_WIDE)
+    model = replace(CASES["qwen2"], weights=weights, **WIDE)
     compare(model, tmp_path / "model.gguf", TuneConfig(), checkpointing=True)
 
 
 @pytest.mark.parametrize("name", ["llama", "phi3", "qwen3moe"])
 def test_quantized_rows_are_reordered(name: str, tmp_path: Path) -> None:
     """Reordered heads, fused matrices and experts, quantized."""
-    model = replace(CASES[name], weights="Q4_0", **_WIDE)
+    model = replace(CASES[name], weights="Q4_0", **WIDE)
     compare(model, tmp_path / "model.gguf", TuneConfig(), checkpointing=True)
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_gives_the_gradients_of_peft(method: str, tmp_path: Path) -> None:
     """LoRA, rank-stabilized LoRA, DoRA; the latter needs norms of reordered weights."""
-    model = replace(CASES["llama"], weights="Q8_0", **_WIDE)
+    model = replace(CASES["llama"], weights="Q8_0", **WIDE)
     compare(model, tmp_path / "model.gguf", TuneConfig(method=method), checkpointing=True)
 
 

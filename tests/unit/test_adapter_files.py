@@ -13,6 +13,7 @@ import pytest
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
+from architecture_cases import CASES
 from baremetalrt.blocks.architectures import ARCHITECTURES
 from baremetalrt.core.errors import UsageError
 from baremetalrt.native.gguf import type_name
@@ -40,7 +41,6 @@ from baremetalrt.weights.adapters.store import StoredAdapter
 from baremetalrt.weights.content import content_id, known_content_id
 from baremetalrt.weights.gguf import GGUFFile
 from baremetalrt.weights.store import find_model
-from golden.test_architectures import CASES
 from tiny_adapters import random_adapter, write_adapter
 from tiny_models import TinyModel, write
 

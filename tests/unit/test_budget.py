@@ -12,7 +12,7 @@ from baremetalrt.core.units import GIB, MIB
 from baremetalrt.devices import memory
 from baremetalrt.devices.budget import MemoryLedger, Purpose
 from baremetalrt.devices.memory import Resident
-from baremetalrt.node.measurements import profile_model
+from baremetalrt.node.model_profile import profile_model
 from baremetalrt.node.node import Node
 from baremetalrt.node.options import ModelOptions
 from baremetalrt.placement.profiles import Demand, Sizes

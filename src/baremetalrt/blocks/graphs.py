@@ -19,10 +19,16 @@ from baremetalrt.blocks.prefix_store import AdapterKey
 from baremetalrt.blocks.residency import HeadRows
 from baremetalrt.blocks.streams import StepShape, StreamGroup
 from baremetalrt.blocks.weight_loader import SpanWeights
-from baremetalrt.core.errors import CapacityError, UsageError
+from baremetalrt.core.errors import CapacityError
 from baremetalrt.core.spans import BlockSpan
 from baremetalrt.native import backend
-from baremetalrt.native.backend import Backend, BackendDevice, HostBuffer
+from baremetalrt.native.backend import (
+    Backend,
+    BackendDevice,
+    DeviceError,
+    HostBuffer,
+    UnsupportedOperationError,
+)
 from baremetalrt.native.graph import (
     F32,
     I32,
@@ -59,6 +65,8 @@ class SpanGraph:
 
     builder: GraphBuilder
     x: Input
+    # which tokens those are, where `x` has their rows and an adapter changes the embedding
+    ids: Input | None
     inputs: StepInputs
     output: Tensor
     output_shape: tuple[int, int]
@@ -86,6 +94,8 @@ class SpanGraph:
     def bind(self, device: BackendDevice) -> None:
         """Finds the memory of the inputs, once the graph is placed."""
         self.x.bind(device)
+        if self.ids is not None:
+            self.ids.bind(device)
         self.inputs.bind(device)
         for routing in self.routings:
             routing.where.bind(device)
@@ -182,7 +192,7 @@ class GraphCache:
             CapacityError: no memory for the step.
         """
         # Views are moved by changing addresses, which is for the host alone.
-        movable = self._device.kind == "cpu"
+        movable = self._device.is_host
         cell = 0 if movable else base_cell
         key = shape, cell, part, has_head, adapters.key if adapters else ()
         graph = self._graphs.get(key)
@@ -261,6 +271,8 @@ class GraphCache:
             self._drop()
             self._allocator.close()
             self._allocator = GraphAllocator(self._device.buffer_type())
+            if not self._device.is_host:
+                raise DeviceError(self._device, f"has no memory for a step of {num_tokens} tokens")
             raise CapacityError(
                 f"no memory for a step of {num_tokens} tokens",
                 code="native.allocation",
@@ -269,7 +281,7 @@ class GraphCache:
         if self._allocator.num_bytes != before:
             # The buffer moved: the tensors of older graphs point into freed memory.
             self._drop()
-        if self._device.kind != "cpu":
+        if not self._device.is_host:
             self._check_supported(graph)
         graph.bind(self._device)
         return graph
@@ -281,12 +293,7 @@ class GraphCache:
             hint = "run it on the CPU, or use another quantization"
             if self._cache.types != F16_CACHE:
                 hint = "run it on the CPU, or keep keys and values in f16"
-            raise UsageError(
-                f"{self._device.name} cannot compute {unsupported} of this model",
-                code="device.unsupported",
-                parameter="device",
-                hint=hint,
-            )
+            raise UnsupportedOperationError(self._device, f"{unsupported} of this model", hint=hint)
 
     def _build(
         self,
@@ -310,18 +317,22 @@ class GraphCache:
         outer_deltas = adapters.outer if adapters else {}
         inputs = StepInputs(g, shape, h)
         tokens = shape.num_tokens
-        if part.start == 0:
-            x = Input(g, I32, np.int32, tensor_shape=(tokens,), array_shape=(tokens,))
+        counts = {"tensor_shape": (tokens,), "array_shape": (tokens,)}
+        widths = {"tensor_shape": (h.width, tokens), "array_shape": (tokens, h.width)}
+        ids: Input | None = None
+        if part.start == 0 and weights.embedding is None:
+            x = Input(g, I32, np.int32, **counts)
             y = g.get_rows(weights.outer["token_embd.weight"], x.tensor)
-            if "token_embd" in outer_deltas:
-                delta = outer_deltas["token_embd"]
-                y = g.add(y, g.mul_mat(delta.a, g.get_rows(delta.b, x.tensor)))
-            if h.embedding_scale != 1.0:
-                y = g.scale(y, h.embedding_scale)
         else:
-            widths = {"tensor_shape": (h.width, tokens), "array_shape": (tokens, h.width)}
             x = Input(g, F32, np.float32, **widths)
             y = x.tensor
+        if part.start == 0:
+            if "token_embd" in outer_deltas:
+                ids = x if weights.embedding is None else Input(g, I32, np.int32, **counts)
+                delta = outer_deltas["token_embd"]
+                y = g.add(y, g.mul_mat(delta.a, g.get_rows(delta.b, ids.tensor)))
+            if h.embedding_scale != 1.0:
+                y = g.scale(y, h.embedding_scale)
         views: tuple[list[Tensor], list[Tensor]] = [], []
         routings: list[Routing] = []
         for i in part:
@@ -351,13 +362,24 @@ class GraphCache:
             if has_head:
                 y = self._head(g, y, weights.outer["output.weight"], outer_deltas.get("output"))
                 output_shape = (shape.num_outputs, h.vocabulary_size)
-                if device.kind == "cpu":
+                if device.is_host:
                     # Results are written where they will be read: nothing is copied out.
                     rows, rows_buffer = backend.host_array(device, output_shape, np.float32)
                     backend.place(y, rows_buffer, rows_buffer.base)
             g.output(y)
         return SpanGraph(
-            g, x, inputs, y, output_shape, rows, rows_buffer, routings, views, None, base_cell
+            g,
+            x,
+            None if ids is x else ids,
+            inputs,
+            y,
+            output_shape,
+            rows,
+            rows_buffer,
+            routings,
+            views,
+            None,
+            base_cell,
         )
 
     def _build_head(

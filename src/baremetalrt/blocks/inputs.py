@@ -42,7 +42,7 @@ class Input:
 
     def bind(self, device: BackendDevice) -> None:
         """Finds the memory of the tensor, once the graph is placed."""
-        placed, on_host = is_placed(self.tensor), device.kind == "cpu"
+        placed, on_host = is_placed(self.tensor), device.is_host
         self._copies = placed and not on_host
         self.values = (
             host_view(self.tensor, self._shape, self._dtype)

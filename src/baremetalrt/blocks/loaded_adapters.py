@@ -207,7 +207,7 @@ def lies_by_rows(device: BackendDevice) -> bool:
     On the CPU the columns are faster: sums over a rank are so short that a dot product spends its time
     on beginning and ending. Other devices multiply, and not all of them have an outer product.
     """
-    return device.kind != "cpu"
+    return not device.is_host
 
 
 def _looked_up(name: str) -> bool:

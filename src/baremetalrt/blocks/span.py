@@ -315,12 +315,8 @@ class Span:
     def _compute(
         self, slices: Sequence[Slice], reads: Reads, part: BlockSpan, *, has_head: bool
     ) -> NDArray[np.float32]:
-        is_first = part.start == 0
         graph = self._graph_for(slices, reads, part, has_head=has_head)
-        x, tokens_each = graph.x.values, len(slices[0].tokens)
-        for i, s in enumerate(slices):
-            x[i * tokens_each : (i + 1) * tokens_each] = s.tokens if is_first else s.x_TD
-        graph.x.send()
+        self._fill(graph, slices, is_first=part.start == 0)
         graph.inputs.send(
             [len(s.sequence.tokens) for s in slices], [s.sequence.first_cell for s in slices]
         )
@@ -334,6 +330,22 @@ class Span:
         out = np.empty(graph.output_shape, dtype=np.float32)
         backend.read(graph.output, out)
         return out
+
+    def _fill(self, graph: SpanGraph, slices: Sequence[Slice], *, is_first: bool) -> None:
+        """Sends tokens, or their rows."""
+        x, tokens_each = graph.x.values, len(slices[0].tokens)
+        embedding = self.weights.tensors.embedding if is_first else None
+        for i, s in enumerate(slices):
+            here = slice(i * tokens_each, (i + 1) * tokens_each)
+            if embedding is not None:
+                embedding.look_up(s.tokens, x[here])
+                if graph.ids is not None:
+                    graph.ids.values[here] = s.tokens
+            else:
+                x[here] = s.tokens if is_first else s.x_TD
+        graph.x.send()
+        if graph.ids is not None:
+            graph.ids.send()
 
     def _compute_head(
         self, x_RD: NDArray[np.float32], rows: "HeadRows", adapters: "LoadedAdapters | None"

@@ -45,7 +45,7 @@ class LoadedWeights:
         self._streamed: StreamedWeights | None = None
         self._experts: ExpertPool | None = None
         needed = sum(len(r) for r in inventory.multiplied_ranges)
-        streams = budget_bytes is not None and needed > budget_bytes and device.kind == "cpu"
+        streams = budget_bytes is not None and needed > budget_bytes and device.is_host
         self._loader = WeightLoader(
             inventory,
             file.map(),

@@ -8,6 +8,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Final
 
+from baremetalrt.blocks.embedding import HostEmbedding
 from baremetalrt.blocks.inventory import Inventory, Unit, Weight
 from baremetalrt.blocks.residency import HeadRows
 from baremetalrt.core.errors import CapacityError
@@ -17,7 +18,8 @@ from baremetalrt.native import backend, graph
 from baremetalrt.native.backend import BackendDevice, Buffer, HostBuffer
 from baremetalrt.native.graph import F32, I32, GraphBuilder, Tensor, TensorContext
 from baremetalrt.native.handle import Handle
-from baremetalrt.weights.gguf import FileMapping, TensorInfo
+from baremetalrt.native.tensor_types import can_dequantize
+from baremetalrt.weights.gguf import EMBEDDING, FileMapping, TensorInfo
 
 # ggml wants tensors on vector boundaries; every writer of GGUF aligns to this or more.
 _TENSOR_ALIGNMENT: Final = 32
@@ -31,6 +33,8 @@ class SpanWeights:
 
     blocks: dict[int, dict[str, Tensor]] = field(default_factory=dict)
     outer: dict[str, Tensor] = field(default_factory=dict)
+    # of which a step is sent its rows, where the device does not hold it
+    embedding: HostEmbedding | None = None
     # rows of the head's matrix, where it is not there as a whole
     head_rows: dict[HeadRows, Tensor] = field(default_factory=dict)
     # blocks whose experts lie in slots, wherever there is room
@@ -81,7 +85,7 @@ class WeightLoader:
         self._context = TensorContext(inventory.num_tensors)
         self._mapped = (
             [HostBuffer(device, m.address, m.num_bytes, m) for m in mappings]
-            if device.kind == "cpu"
+            if device.is_host
             else []
         )
         self._repacking = device.repacking_buffer_types()
@@ -96,11 +100,24 @@ class WeightLoader:
             CapacityError: they do not fit on the device.
         """
         weights = self._inventory.weights(unit)
-        tensors = {name: self._load(w) for name, w in weights.items() if name not in but}
+        tensors = {
+            name: self._load(w)
+            for name, w in weights.items()
+            if name not in but and not self._stays_on_host(name, w)
+        }
         if isinstance(unit, int):
             self.weights.blocks.setdefault(unit, {}).update(tensors)
         else:
             self.weights.outer |= tensors
+
+    def _stays_on_host(self, name: str, weight: Weight) -> bool:
+        """Whether a few rows of it are sent with each step, instead of all of it at the start."""
+        info = weight.info
+        if name != EMBEDDING or self._device.is_host or not can_dequantize(info.type):
+            return False
+        self.weights.embedding = HostEmbedding(self.weights.mappings[info.file], info)
+        self.weights.looked_up_bytes += info.num_bytes
+        return True
 
     def _load(self, weight: Weight) -> Tensor:
         info = weight.info

@@ -36,6 +36,10 @@ def _print(h: "Health") -> None:
     for device in h.devices:
         memory = format_bytes(device.memory_total_bytes)
         print(f"device     {device.name}: {device.description} ({device.kind}, {memory})")
+        if rates := h.rates.get(device.name):
+            read, computed = 1 / rates.byte_s, rates.operations_per_s
+            print(f"           reads {read / 1e9:.1f} GB/s of weights for a token, and computes")
+            print(f"           {computed / 1e9:.0f} billion operations/s of a prompt")
         if device.features:
             print(f"           compiled for {' '.join(device.features)}")
     if h.unused:

@@ -133,7 +133,9 @@ def _print_installed(made: "EngineInstalled", measured: bool) -> None:
             output.note("`bmrt engine install cpu` is for the processor alone")
     others = [device.name for device in engine.devices if device.kind != "cpu"]
     if others:
-        output.note(f"models run on a graphics card with --device {others[0]}")
+        output.note(
+            f"models run on {others[0]} where it is faster, and always with --device {others[0]}"
+        )
 
 
 @command.command("use")

@@ -16,6 +16,7 @@ from baremetalrt.core.text_input import text_of
 from baremetalrt.core.units import MIB, parse_bytes
 from baremetalrt.hosting.options import Activations, RouteKind, RouteOptions
 from baremetalrt.node.options import (
+    AUTO,
     CACHE_TYPES,
     CacheType,
     CacheTypes,
@@ -74,7 +75,14 @@ def block_span(text: str) -> BlockSpan:
     return BlockSpan(int(start), int(end))
 
 
+def device_size(text: str) -> tuple[str | None, int]:
+    """`SIZE` or `DEVICE=SIZE`; raises `UsageError`."""
+    name, equals, size = text.rpartition("=")
+    return (name.strip().lower() if equals else None), parse_bytes(size)
+
+
 SIZE: Final = _Parsed("size", parse_bytes)
+_DEVICE_SIZE: Final = _Parsed("size", device_size)
 BLOCKS: Final = _Parsed("blocks", block_span)
 
 
@@ -108,7 +116,7 @@ def model_options(command: Command) -> Command:
         context: int | None,
         no_repack: bool,
         chat_template: Path | None,
-        memory: int | None,
+        memory: tuple[tuple[str | None, int], ...],
         cache_type: CacheType,
         cache_type_k: CacheType | None,
         cache_type_v: CacheType | None,
@@ -117,7 +125,8 @@ def model_options(command: Command) -> Command:
         **others: Any,
     ) -> None:
         options = ModelOptions(
-            memory_bytes=memory,
+            memory_bytes=next((size for name, size in memory if name is None), None),
+            device_memory=tuple((name, size) for name, size in memory if name is not None),
             device=device,
             num_threads=threads,
             context=context,
@@ -154,13 +163,21 @@ def model_options(command: Command) -> Command:
             metavar="N",
             help="Compute threads.  [default: physical cores]",
         ),
-        click.option("--device", default="cpu", show_default=True, help="See `bmrt doctor`."),
+        click.option(
+            "--device",
+            default=AUTO,
+            show_default=True,
+            metavar="NAME[,NAME…]",
+            help="Use these of the devices that `bmrt doctor` lists.  auto: those that are fastest "
+            "together.",
+        ),
         click.option(
             "--memory",
-            type=SIZE,
-            metavar="SIZE",
-            help="Take no more than this; weights that do not fit are read from disk again and again.  "
-            "[default: what is free]",
+            type=_DEVICE_SIZE,
+            multiple=True,
+            metavar="[DEVICE=]SIZE",
+            help="Take no more than this; weights that do not fit are read from disk again and again. "
+            "With the name of a device: blocks take no more there.  [default: what is free]",
         ),
         click.option(
             "--no-repack",

@@ -103,14 +103,21 @@ def _print(report: dict[str, Any]) -> None:
     used = {stage["device"] for stage in report["plan"]["route"]}
     for device in report["devices"]:
         if device["id"] not in used:
-            print(f"{device['id'][:8]} is better left out")
+            print(f"{_short(device['id'])} is better left out")
     for peer in report["unmeasured"]:
-        print(f"{peer[:8]} has not measured how fast it is, and is left out")
+        print(f"{_short(peer)} has not measured how fast it is, and is left out")
     if report["hosted"]:
         print()
         _print_route("as peers host it now:", report["hosted"])
     if report["measured_token_s"] is not None:
         print(f"measured: {1000 * report['measured_token_s']:.1f} ms per token")
+
+
+def _short(device: str) -> str:
+    """The first letters of a peer's id; this machine and its devices by their names."""
+    from baremetalrt.hosting.neighbours import HERE
+
+    return device if device.partition("/")[0] == HERE else device[:8]
 
 
 def _print_route(title: str, route: dict[str, Any]) -> None:
@@ -119,7 +126,7 @@ def _print_route(title: str, route: dict[str, Any]) -> None:
         ("MACHINE", "BLOCKS", "MEMORY", "MS PER TOKEN"),
         [
             (
-                stage["device"][:8],
+                _short(stage["device"]),
                 f"{stage['start']}:{stage['end']}",
                 format_bytes(stage["bytes"]),
                 f"{1000 * stage['span_s']:.2f}",

@@ -56,3 +56,13 @@ def running_folder() -> Path:
 def engines_folder() -> Path:
     """Where other builds of the library are kept, one folder for each."""
     return home() / "engines"
+
+
+def device_rates_file() -> Path:
+    """How fast the devices of this machine were measured to be."""
+    return home() / "device-rates.json"
+
+
+def device_trials_file() -> Path:
+    """Which models were tried on which devices of this machine, and what came of it."""
+    return home() / "device-trials.json"

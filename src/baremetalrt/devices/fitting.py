@@ -85,18 +85,30 @@ class Fit:
     copy_budget_bytes: int
 
 
-def fit(needs: Needs, room_bytes: int, *, can_stream: bool) -> Fit:
+def fit(needs: Needs, room_bytes: int, *, can_stream: bool, must_hold: bool = False) -> Fit:
     """Shares `room_bytes` among the needs of one span.
 
+    What the weights lack, `can_stream` from disk; with `must_hold`, nothing may be lacking, and otherwise
+    the system reads mapped files page by page.
+
     Raises:
-        CapacityError: the context that was asked for has no room.
+        CapacityError: the context that was asked for has no room, or what must be held.
     """
     quantum, cache = needs.quantum, needs.cache
     left = room_bytes - MAX_STEP_TOKENS * needs.row_bytes - needs.weight_bytes
     share = int(room_bytes * _CACHE_SHARE)
     usable = needs.context or min(needs.max_context, _STREAMED_CONTEXT)
     streams = can_stream and left < cache.num_bytes(round_up(usable, quantum))
-    if can_stream and not streams:
+    if must_hold and left < cache.num_bytes(quantum):
+        needed = room_bytes - left + cache.num_bytes(quantum)
+        raise CapacityError(
+            f"{format_bytes(needed)} are needed, {format_bytes(room_bytes)} are free",
+            code="device.memory",
+            needed=needed,
+            available=room_bytes,
+            hint="run fewer blocks there",
+        )
+    if must_hold or (can_stream and not streams):
         share = min(max(share, int(left * _LEFT_SHARE)), left)
     most = max(quantum, cache.max_cells(share) // quantum * quantum)
     if needs.context is None:

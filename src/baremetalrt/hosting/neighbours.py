@@ -6,6 +6,7 @@ import socket
 import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
+from itertools import permutations
 from typing import Final, Self
 
 from baremetalrt.core.addresses import format_address, parse_address
@@ -20,7 +21,7 @@ from baremetalrt.membership.renewing import keep_renewed
 from baremetalrt.peers.caller import Channels, NoAnswerError
 from baremetalrt.peers.discovery import LocalNetwork, find_peers
 from baremetalrt.peers.wire import VERSION
-from baremetalrt.placement.profiles import DeviceProfile, Link, Network
+from baremetalrt.placement.profiles import LOCAL_LINK, DeviceProfile, Link, Network
 from baremetalrt.swarm.config import load_swarm_config
 
 _log = logging.getLogger("baremetalrt.peers")
@@ -175,12 +176,16 @@ async def literal_addresses(address: str) -> list[str]:
     return [format_address(one, port) for one in hosts][:_MAX_LITERALS]
 
 
-def links_between(neighbours: Sequence[Neighbour]) -> Network:
-    """Links from here as measured; those between two others are taken for the same on the whole."""
-    links = {}
+def links_between(neighbours: Sequence[Neighbour], own: Sequence[str] = (HERE,)) -> Network:
+    """Links from here as measured; those between two others are taken for the same on the whole.
+
+    `own`: the devices of this machine, which are as far from others as it is.
+    """
+    links = dict.fromkeys(permutations(own, 2), LOCAL_LINK)
     for one in neighbours:
         link = Link(one.round_trip_s / 2, _BYTES_PER_S)
-        links[HERE, one.id] = links[one.id, HERE] = link
+        for device in own:
+            links[device, one.id] = links[one.id, device] = link
     latency_s = statistics.median([one.round_trip_s / 2 for one in neighbours] or [0.0])
     return Network(Link(latency_s, _BYTES_PER_S), links)
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from baremetalrt.core.errors import UsageError
-from baremetalrt.devices.budget import Purpose
 from baremetalrt.hosting.headers import Header, find_header, header_here
 from baremetalrt.hosting.hostable import known_as
 from baremetalrt.hosting.neighbours import HERE, Neighbours, links_between, profiles_of
@@ -18,15 +17,9 @@ from baremetalrt.hosting.options import RouteOptions
 from baremetalrt.hosting.remote_model import find_neighbours, open_over
 from baremetalrt.hosting.routes import hosted_route
 from baremetalrt.node.events import ignore
-from baremetalrt.node.measurements import (
-    Measure,
-    demand_of,
-    measurable,
-    measure_here,
-    profile_here,
-    profile_model,
-)
+from baremetalrt.node.measurements import Measure, measurable, measure_here, profiles_here
 from baremetalrt.node.model import Model
+from baremetalrt.node.model_profile import demand_of, profile_model
 from baremetalrt.node.naming import (
     NamedModel,
     TorrentReference,
@@ -151,19 +144,16 @@ async def plan_over(
     file = opening.file
     demand = demand_of(file, options)
 
-    def here() -> DeviceProfile:
-        node = Node(options)
-        room = node.ledger.room_for(Purpose.SHARING) if budget_bytes is None else budget_bytes
-        try:
-            timed = measurable(file, header.has_weights if header else None)
-            return profile_here(node, file, timed, measure, room, HERE)
-        finally:
-            node.close()
+    def here() -> list[DeviceProfile]:
+        timed = measurable(file, header.has_weights if header else None)
+        return profiles_here(options, file, timed, measure, budget_bytes, HERE)
 
     known = await neighbours.look() if neighbours is not None else []
     # After the others were timed, not beside it.
-    devices = [await asyncio.to_thread(here), *profiles_of(known)]
-    best = plan(profile_model(file), devices, links_between(known), caller=HERE, demand=demand)
+    own = await asyncio.to_thread(here)
+    devices = [*own, *profiles_of(known)]
+    network = links_between(known, [one.id for one in own])
+    best = plan(profile_model(file), devices, network, caller=HERE, demand=demand)
     hosted = None
     if known:
         wanted = header.content if header else await asyncio.to_thread(known_as, file)

@@ -22,14 +22,9 @@ from baremetalrt.hosting.routes import TYPICAL_CONTEXT, cover_lost, hosted_route
 from baremetalrt.hosting.understudy import Understudy
 from baremetalrt.membership.authority import the_membership
 from baremetalrt.node.events import Loaded
-from baremetalrt.node.measurements import (
-    Measure,
-    measurable,
-    measure_here,
-    profile_here,
-    profile_model,
-)
+from baremetalrt.node.measurements import Measure, measurable, measure_here, profile_here
 from baremetalrt.node.model import Model
+from baremetalrt.node.model_profile import profile_model
 from baremetalrt.node.naming import TorrentReference
 from baremetalrt.node.node import Node
 from baremetalrt.node.opening import Opening

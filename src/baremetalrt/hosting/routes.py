@@ -10,7 +10,7 @@ from baremetalrt.core.errors import CapacityError
 from baremetalrt.core.spans import BlockSpan
 from baremetalrt.hosting.neighbour import Neighbour
 from baremetalrt.hosting.neighbours import HERE, links_between, profiles_of
-from baremetalrt.node.measurements import profile_model
+from baremetalrt.node.model_profile import profile_model
 from baremetalrt.peers.remote_span import RemoteSpan
 from baremetalrt.placement.covering import cover
 from baremetalrt.placement.planning import PlacedSpan, Placement, choose_route

@@ -31,7 +31,8 @@ from baremetalrt.hosting.surroundings import Surroundings
 from baremetalrt.membership.authority import Membership
 from baremetalrt.membership.identity import identity_of
 from baremetalrt.membership.renewing import Renewals
-from baremetalrt.node.measurements import byte_s, demand_of, profile_model
+from baremetalrt.node.measurements import byte_s
+from baremetalrt.node.model_profile import demand_of, profile_model
 from baremetalrt.node.node import Node
 from baremetalrt.node.opening import Opening
 from baremetalrt.peers.discovery import LocalNetwork, announced

@@ -15,7 +15,7 @@ from baremetalrt.devices.budget import Purpose
 from baremetalrt.hosting.headers import HasWeights
 from baremetalrt.hosting.hosted_span import host_profile, load_hosted
 from baremetalrt.membership.identity import Identity
-from baremetalrt.node.measurements import profile_model
+from baremetalrt.node.model_profile import profile_model
 from baremetalrt.node.node import Node
 from baremetalrt.node.opening import Opening
 from baremetalrt.peers.host import Host

@@ -32,6 +32,31 @@ _STATUS_SUCCESS: Final = 0
 _STATUS_ALLOCATION_FAILED: Final = -2
 
 
+class DeviceError(CapacityError):
+    """A device other than the host gave no memory for a step, or did not end it: others still may."""
+
+    def __init__(self, device: "BackendDevice", what: str) -> None:
+        super().__init__(
+            f"{device.name.lower()} {what}",
+            code="device.failed",
+            hint="leave it out: --device cpu",
+        )
+        self.device = device.name
+
+
+class UnsupportedOperationError(UsageError):
+    """A device cannot compute something of a model: another one may."""
+
+    def __init__(self, device: "BackendDevice", what: str, *, hint: str) -> None:
+        super().__init__(
+            f"{device.name.lower()} cannot compute {what}",
+            code="device.unsupported",
+            parameter="device",
+            hint=hint,
+        )
+        self.device = device.name
+
+
 @dataclass(frozen=True)
 class BackendDevice:
     """A device as the library reports it."""
@@ -40,6 +65,11 @@ class BackendDevice:
     name: str
     description: str
     kind: DeviceKind
+
+    @property
+    def is_host(self) -> bool:
+        """Whether it computes in this machine's own memory, and on mapped files in place."""
+        return self.kind == "cpu"
 
     def memory_bytes(self) -> tuple[int, int]:
         """Free and total memory, in bytes."""
@@ -126,8 +156,15 @@ class Backend(Handle):
             d.SET_N_THREADS(set_threads)(self.pointer, num_threads)
 
     def compute(self, graph: int) -> None:
-        """Runs a graph to its end; blocks, with the interpreter lock released."""
+        """Runs a graph to its end; blocks, with the interpreter lock released.
+
+        Raises:
+            DeviceError: a device other than the host did not get there.
+            CapacityError: the host has no memory for it.
+        """
         status = self._c.ggml_backend_graph_compute(self.pointer, graph)
+        if status != _STATUS_SUCCESS and not self.device.is_host:
+            raise DeviceError(self.device, f"ended a step with status {status}")
         if status == _STATUS_ALLOCATION_FAILED:
             raise CapacityError(
                 f"{self.device.name} has no memory for this step",
@@ -221,7 +258,7 @@ class PageBuffer(HostBuffer):
 
 def zeroed_buffer(device: BackendDevice, num_bytes: int) -> Buffer | PageBuffer:
     """Memory full of zeros. That of the host appears page by page as it is first written."""
-    if device.kind == "cpu":
+    if device.is_host:
         return PageBuffer(device, num_bytes)
     buffer = Buffer(device.buffer_type(), num_bytes)
     buffer.clear()

@@ -80,7 +80,7 @@ class WholeModel:
         # An empty list, and not none: none would mean every device there is.
         devices = (ctypes.c_void_p * 2)()
         device = find_device(config.device)
-        if device.kind == "cpu":
+        if device.is_host:
             parameters.n_gpu_layers = 0
         else:
             devices[0] = device.pointer

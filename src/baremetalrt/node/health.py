@@ -5,6 +5,7 @@ import os
 import platform
 import shutil
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -18,8 +19,10 @@ from baremetalrt.core.installation import DISTRIBUTION
 from baremetalrt.core.places import models_folder, prefixes_folder
 from baremetalrt.devices.memory import available_bytes, total_bytes
 from baremetalrt.devices.processor import default_threads
+from baremetalrt.devices.rates import TYPICAL, Rates, rates_of
 from baremetalrt.devices.survey import DeviceSurvey, LibrarySurvey, survey_devices, survey_library
 from baremetalrt.native.library import ENVIRONMENT_VARIABLE, selected_engine
+from baremetalrt.node.device_choice import spannable_devices
 from baremetalrt.node.engines import unused_features
 from baremetalrt.weights.store import default_model, stored_models
 
@@ -42,7 +45,8 @@ class Health:
     """What was found. Sizes are bytes. `confined_…`: what those who read strangers' files give up.
 
     `architectures`: those with graphs here; the library runs those that it knows besides, whole.
-    `unused`: what this machine has, and only another build of the library would use.
+    `rates`: how fast devices multiply, by name. `unused`: what this machine has, and only another build
+    of the library would use.
     """
 
     version: str
@@ -51,6 +55,7 @@ class Health:
     library: LibrarySurvey | None
     architectures: tuple[str, ...]
     devices: tuple[DeviceSurvey, ...]
+    rates: Mapping[str, Rates]
     unused: tuple[str, ...]
     threads: int
     memory_available_bytes: int
@@ -75,9 +80,11 @@ def examine() -> Health:
     problems = other_programs()
     library: LibrarySurvey | None = None
     devices: list[DeviceSurvey] = []
+    rates: dict[str, Rates] = {}
     try:
         library = survey_library()
         devices = survey_devices()
+        rates = _rates(problems)
         problems += lost_engine(library)
     except BareMetalError as error:
         problems.append(Problem(error.code, error.message, error.hint))
@@ -98,6 +105,7 @@ def examine() -> Health:
         library=library,
         architectures=tuple(sorted(ARCHITECTURES)),
         devices=tuple(devices),
+        rates=rates,
         unused=unused_features(devices),
         threads=default_threads(),
         memory_available_bytes=available_bytes(),
@@ -112,6 +120,24 @@ def examine() -> Health:
         confined_calls=confined.calls,
         problems=tuple(problems),
     )
+
+
+def _rates(problems: list[Problem]) -> dict[str, Rates]:
+    """How fast each device multiplies; those that fail when they are measured are problems."""
+    rates = {}
+    for device in spannable_devices():
+        name, measured = device.name.lower(), rates_of(device, TYPICAL, anew=True)
+        if measured is not None:
+            rates[name] = measured
+            continue
+        problems.append(
+            Problem(
+                "device.failed",
+                f"{name} does not multiply: it, or its driver, fails when it is tried",
+                "it is left out; a newer driver is tried again",
+            )
+        )
+    return rates
 
 
 def lost_engine(library: LibrarySurvey) -> list[Problem]:

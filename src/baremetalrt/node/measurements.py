@@ -3,22 +3,24 @@
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
 
-from baremetalrt.blocks.architectures import read_model
-from baremetalrt.blocks.kv_cache import token_bytes
 from baremetalrt.blocks.needs import span_needs
 from baremetalrt.blocks.span import Span
 from baremetalrt.blocks.steps import Slice
 from baremetalrt.core.errors import UsageError
 from baremetalrt.core.spans import BlockSpan, ByteRange
+from baremetalrt.devices.budget import Purpose
+from baremetalrt.node.device_choice import DeviceChoice, asked_devices
+from baremetalrt.node.device_memory import DeviceMemory
+from baremetalrt.node.model_profile import disk_byte_s, profile_model
 from baremetalrt.node.node import Node
 from baremetalrt.node.options import ModelOptions
-from baremetalrt.placement.profiles import Demand, DeviceProfile, ModelProfile, Sizes
-from baremetalrt.weights.direct_reads import read_through
-from baremetalrt.weights.gguf import EMBEDDING, HEAD, GGUFFile
+from baremetalrt.placement.profiles import Demand, DeviceProfile, Sizes
+from baremetalrt.weights.gguf import GGUFFile
 from baremetalrt.weights.store import default_model
 
 _WARM_UP_STEPS: Final = 2
@@ -26,33 +28,6 @@ _STEPS: Final = 7
 # Blocks that are loaded only to be timed: enough that fixed costs of a step fade.
 _PROBE_BLOCKS: Final = 4
 _PROBE_CONTEXT: Final = 256
-# Where nobody says how long a text may be.
-_CONTEXT_TOKENS: Final = 4096
-
-
-def profile_model(file: GGUFFile) -> ModelProfile:
-    """Sizes of a model; the header is enough."""
-    _, h = read_model(file)
-    tensors = file.outer_tensors
-    embedding = tensors[EMBEDDING].num_bytes
-    is_tied = HEAD not in tensors
-    return ModelProfile(
-        block_bytes=tuple(block.num_bytes for block in file.blocks),
-        entry_bytes=embedding,
-        head_bytes=embedding if is_tied else tensors[HEAD].num_bytes,
-        shared_bytes=embedding if is_tied else 0,
-        # What is hosted for others is kept in half precision, whatever this machine keeps its own in.
-        cell_bytes=token_bytes(h),
-        row_bytes=4 * h.width,
-        answer_bytes=4 * h.vocabulary_size,
-    )
-
-
-def demand_of(file: GGUFFile, options: ModelOptions) -> Demand:
-    """What the cache is to have room for: as many texts as the node takes, as long as is asked for."""
-    _, h = read_model(file)
-    context = min(options.context or _CONTEXT_TOKENS, h.training_context)
-    return Demand(context, options.max_sessions)
 
 
 def decode_step_s(span: Span) -> float:
@@ -107,15 +82,6 @@ def _probed(file: GGUFFile) -> BlockSpan:
     return BlockSpan(0, min(_PROBE_BLOCKS, len(file.blocks)))
 
 
-def disk_byte_s(file: GGUFFile) -> float:
-    """Seconds for each byte of weights that is read from disk, by some that are read."""
-    largest = max(file.blocks, key=lambda block: block.num_bytes)
-    ranges = largest.byte_ranges
-    started = time.perf_counter()
-    num_bytes = read_through(file.paths, ranges)
-    return (time.perf_counter() - started) / num_bytes
-
-
 def profile_here(
     node: Node, file: GGUFFile, timed: GGUFFile, measure: Measure, budget_bytes: int, id_: str
 ) -> DeviceProfile:
@@ -127,6 +93,33 @@ def profile_here(
         byte_s=measure(node, timed),
         disk_byte_s=disk_byte_s(file) if reads else None,
     )
+
+
+def profiles_here(
+    options: ModelOptions,
+    file: GGUFFile,
+    timed: GGUFFile,
+    measure: Measure,
+    budget_bytes: int | None,
+    id_: str,
+) -> list[DeviceProfile]:
+    """The devices of this machine: the host first, if it may be used, as `id_`, others as `id_/NAME`.
+
+    `budget_bytes`: what the first one gives, None for most of what is free.
+    """
+    usable = asked_devices(options)
+    first = next((one for one in usable if one.is_host), usable[0])
+    node = Node(replace(options, device=first.name))
+    try:
+        room = node.ledger.room_for(Purpose.SHARING) if budget_bytes is None else budget_bytes
+        limits = dict(options.device_memory)
+        room = min(room, limits.get(first.name.lower(), room))
+        profile = profile_here(node, file, timed, measure, room, id_)
+        choice = DeviceChoice(options, DeviceMemory(options, node.ledger))
+        others = choice.others(file, first)
+        return [profile, *(replace(one, id=f"{id_}/{one.id}") for one in others)]
+    finally:
+        node.close()
 
 
 def measure_here(node: Node, file: GGUFFile) -> float:

@@ -209,8 +209,7 @@ class Model:
             self._process.end()
 
     def close(self) -> None:
+        """Lets go of everything but its spans, which are the node's."""
         if self._process is not None:
             self._process.close()
-        for span in self._spans:
-            span.close()
         self.tokenizer.close()

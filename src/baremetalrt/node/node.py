@@ -1,25 +1,27 @@
 """Puts a model together: file, tokenizer, template, spans on devices, route. The only place that does."""
 
-import asyncio
 import gc
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from baremetalrt.blocks.architectures import read_model
 from baremetalrt.blocks.outline import read_outline, runs_whole
 from baremetalrt.blocks.span import Span
+from baremetalrt.core.errors import CapacityError, IntegrityError
 from baremetalrt.core.spans import BlockSpan
 from baremetalrt.devices.budget import LEDGER, MemoryLedger, Promise, Purpose
+from baremetalrt.devices.rates import TYPICAL
 from baremetalrt.native.allocator import return_freed
+from baremetalrt.native.backend import BackendDevice
+from baremetalrt.node.device_choice import host_device
 from baremetalrt.node.loaded import loaded_span, loaded_whole
+from baremetalrt.node.local_spans import LocalSpans
 from baremetalrt.node.model import Model, Use
 from baremetalrt.node.opening import Opening
 from baremetalrt.node.options import ModelOptions
 from baremetalrt.node.presence import Presence
-from baremetalrt.node.span_loader import SpanLoader
 from baremetalrt.session.chat_template import ChatTemplate, TemplateProcess, template_of
 from baremetalrt.session.public_text import beginning_of
 from baremetalrt.session.route import Route
@@ -35,7 +37,7 @@ T = TypeVar("T")
 
 
 class Node:
-    """This machine: one place to compute, the models it has loaded, the process that renders chats."""
+    """This machine: its devices, the models it has loaded, the process that renders chats."""
 
     def __init__(
         self,
@@ -49,16 +51,15 @@ class Node:
         self._serves = serves
         self._models: Mapping[str, Model] = MappingProxyType({})
         self.ledger = ledger
-        self._loader = SpanLoader(options, ledger)
+        self.local = LocalSpans(options, ledger)
         if options.memory_bytes is not None:
             ledger.limit(options.memory_bytes)
-        self._promises: dict[Span | WholeProcess, Promise] = {}
+        self._promises: dict[WholeProcess, Promise] = {}
         self._hosted: dict[Span, tuple[Use, str]] = {}
         self._presence: Presence | None = None
         self._arriving: list[ArrivingStage] = []
         self.templates = TemplateProcess()
         self._growing = ledger.promise(self.templates.to_come)
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix="compute")
         # models come and go in threads, while the loop answers with those that are there
         self._changing = threading.Lock()
 
@@ -103,13 +104,13 @@ class Node:
     def end(self, model: Model) -> None:
         """Frees a model that was taken, after whatever it still computes; blocks."""
         model.end_process()
-        held: list[Span | WholeProcess] = [*model.spans]
+        for span in list(model.spans):
+            self.local.drop(span)
+        self.local.settle()
+        model.close()
         if model.process is not None:
-            held.append(model.process)
-        with self._changing:
-            promises = [self._promises.pop(one) for one in held]
-        self._worker.submit(model.close).result()
-        for promise in promises:
+            with self._changing:
+                promise = self._promises.pop(model.process)
             promise.withdraw()
         return_freed()
         self._show()
@@ -119,7 +120,7 @@ class Node:
         file = opening.file
         if runs_whole(file):
             return file.num_bytes <= self.ledger.room_for(Purpose.WHOLE_MODEL)
-        return self._loader.fits(file)
+        return self.local.fits(file)
 
     def load(self, opening: Opening, source: "WeightSource | None" = None) -> Model:
         """Loads a model that has begun to open; blocks. The vocabulary loads beside the weights.
@@ -135,48 +136,60 @@ class Node:
             if source is not None:
                 raise ValueError("a model that runs whole cannot follow its download")
             return self._load_whole(opening)
-        _, h = read_model(opening.file)
-        blocks = BlockSpan(0, h.num_blocks)
         beginning = self._public_beginning(opening) if source is None else []
-        span = self._loader.load(
-            opening.file,
-            blocks,
-            num_kept=len(beginning),
-            arrives=source is not None,
-            settle=opening.settle,
+        usable = self.local.devices.usable()
+        # What has not all come cannot be tried on a device that nobody asked for by its name.
+        device = usable[0] if len(usable) == 1 else host_device()
+        if source is None:
+            placed = self.local.devices.spans(opening.file)
+            if any(not one.device.is_host for one in placed):
+                return self._load_spread(opening, beginning)
+        blocks = BlockSpan(0, read_model(opening.file)[1].num_blocks)
+        span = self.local.load(
+            opening, blocks, device, num_kept=len(beginning), arrives=source is not None
         )
-        self._note(span)
         try:
-            if source is None and self.options.keeps_prefixes:
-                span.prefixes = self._loader.prefixes(opening.file, span)
             stage = self._stage(span, source)
             model = self._add(opening, [stage], span.context_limit, [span])
             model.beginning = beginning
             return model
         except BaseException:
-            with self._changing:
-                promise = self._promises.pop(span)
-            promise.withdraw()
-            span.close()
+            self.local.drop(span)
+            raise
+
+    def _load_spread(self, opening: Opening, beginning: list[int]) -> Model:
+        # Here and not above: most machines have one device.
+        from baremetalrt.node.spread import SpreadModel
+
+        spread = SpreadModel(self.local, opening, num_kept=len(beginning))
+        try:
+            model = self._add(opening, [spread.stage], spread.context_limit, spread.spans)
+            model.beginning = beginning
+            return model
+        except BaseException:
+            for span in spread.spans:
+                self.local.drop(span)
             raise
 
     def _load_whole(self, opening: Opening) -> Model:
         # Here and not above: most models never need it.
-        from baremetalrt.node.whole_model import start_whole, tokenizer_of
+        from baremetalrt.node.whole_model import tokenizer_of
         from baremetalrt.session.whole.texts import WholeTexts
 
         vocabulary_size = tokenizer_of(opening).size
         beginning = self._public_beginning(opening)
-        process, context_limit = start_whole(
-            opening.file, vocabulary_size, self.options, self.ledger, num_kept=len(beginning)
-        )
+        process, context_limit, device = self._start_whole(opening, vocabulary_size, beginning)
         # Its weights are mapped there, and count as if they were all in memory.
         promise = self.ledger.promise(lambda: opening.file.num_bytes)
         with self._changing:
             self._promises[process] = promise
         try:
             texts = WholeTexts(process, vocabulary_size)
-            stage = QueuedStage(texts, self._worker) if self._is_shared else DirectStage(texts)
+            stage = (
+                QueuedStage(texts, self.local.worker_of(device))
+                if self._is_shared
+                else DirectStage(texts)
+            )
             model = self._add(opening, [stage], context_limit, [], process)
             model.beginning = beginning
             return model
@@ -187,55 +200,53 @@ class Node:
             process.close()
             raise
 
+    def _start_whole(
+        self, opening: Opening, vocabulary_size: int, beginning: list[int]
+    ) -> "tuple[WholeProcess, int, BackendDevice]":
+        """On the fastest device that has room; on the host, if it fails there and nobody asked for it."""
+        from baremetalrt.node.whole_model import start_whole
+
+        device = self.local.devices.fastest(TYPICAL, opening.file.num_bytes)
+        while True:
+            free = self.local.memory.free(device)
+            try:
+                process, context_limit = start_whole(
+                    opening.file,
+                    vocabulary_size,
+                    self.options,
+                    device,
+                    free,
+                    num_kept=len(beginning),
+                )
+                return process, context_limit, device
+            except (CapacityError, IntegrityError):
+                if device.is_host or len(self.local.devices.usable()) == 1:
+                    raise
+                device = host_device()
+
     def load_route(self, opening: Opening, stages: Sequence[Stage], context_limit: int) -> Model:
         """A model whose blocks run in these stages, elsewhere; only its vocabulary is loaded here."""
         return self._add(opening, stages, context_limit, [])
 
     def host(self, file: GGUFFile, blocks: BlockSpan, context: int) -> tuple[Span, LocalStage]:
         """Loads a span for others to compute with, with texts of so many tokens; raises like `load`."""
-        # Always in half precision: a peer that takes over computes the same numbers again. And whole: a
-        # text of peers may be cut far back when one of them is lost.
-        span = self._loader.load_for_peers(file, blocks, context)
-        self._note(span)
-        _, h = read_model(file)
+        span = self.local.load_for_peers(file, blocks, context)
         with self._changing:
-            if blocks.end < h.num_blocks:
-                # What is passed on is kept as long as the text lasts: it may have to be sent again.
-                rows_bytes = 4 * h.width * span.cache.num_cells
-                self._promises[span].withdraw()
-                self._promises[span] = self.ledger.promise(lambda: _to_come(span) + rows_bytes)
             self._hosted[span] = Use(), file.path.stem
         self._show()
-        return span, LocalStage(span, self._worker)
-
-    def _note(self, span: Span) -> None:
-        """What a span was promised counts, though it does not show as used yet."""
-        promise = self.ledger.promise(lambda: _to_come(span))
-        with self._changing:
-            self._promises[span] = promise
+        return span, self.local.stage(span)
 
     def drop(self, span: Span) -> None:
         """Frees a span that was hosted, after whatever it still computes; blocks."""
         with self._changing:
             del self._hosted[span]
-            promise = self._promises.pop(span)
-        promise.withdraw()
-        self._worker.submit(span.close).result()
+        self.local.drop(span)
         self._show()
 
     @property
     def spans(self) -> list[Span]:
         """All that are loaded now."""
-        with self._changing:
-            return [one for one in self._promises if isinstance(one, Span)]
-
-    async def compute(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Calls where nothing else touches a span that several texts use."""
-        return await asyncio.wrap_future(self._worker.submit(call, *args, **kwargs))
-
-    def compute_now(self, call: Callable[[], T]) -> T:
-        """The same, for threads, which wait."""
-        return self._worker.submit(call).result()
+        return self.local.all
 
     def _public_beginning(self, opening: Opening) -> list[int]:
         system = self.options.public_system
@@ -277,10 +288,10 @@ class Node:
         if source is not None:
             from baremetalrt.session.arriving_stage import ArrivingStage
 
-            stage = ArrivingStage(span, self._worker, source)
+            stage = ArrivingStage(span, self.local.worker_of(span.device), source)
             self._arriving.append(stage)
             return stage
-        return LocalStage(span, self._worker) if self._is_shared else SoloStage(span)
+        return self.local.stage(span) if self._is_shared else SoloStage(span)
 
     @property
     def _is_shared(self) -> bool:
@@ -296,9 +307,9 @@ class Node:
         for model in self._models.values():
             # Such a step ends with its process.
             model.end_process()
-        self._worker.shutdown(wait=True, cancel_futures=True)
+        self.local.settle()
         with self._changing:
-            promises, models, hosted = self._promises, self._models, self._hosted
+            promises, models = self._promises, self._models
             self._promises, self._models, self._hosted = {}, MappingProxyType({}), {}
         if self._presence is not None:
             self._presence.withdraw()
@@ -306,15 +317,9 @@ class Node:
             promise.withdraw()
         for model in models.values():
             model.close()
-        for span in hosted:
-            span.close()
+        self.local.close()
         self._growing.withdraw()
         self.templates.close()
-
-
-def _to_come(span: Span) -> int:
-    """What a span was promised and does not show as used: cells not filled yet, and mapped weights."""
-    return span.cache.unfilled_bytes + span.weights.mapped_bytes
 
 
 def _keep_out_of_the_collector() -> None:

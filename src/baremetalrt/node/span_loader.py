@@ -15,54 +15,70 @@ from baremetalrt.core.places import prefixes_folder
 from baremetalrt.core.spans import BlockSpan
 from baremetalrt.core.units import round_up
 from baremetalrt.devices.budget import MemoryLedger, Purpose
-from baremetalrt.devices.fitting import MAX_PROMPT_TOKENS, MAX_STEP_TOKENS, Needs, fit
+from baremetalrt.devices.fitting import MAX_PROMPT_TOKENS, MAX_STEP_TOKENS, Fit, Needs, fit
 from baremetalrt.devices.processor import default_threads
 from baremetalrt.devices.survey import survey_library
-from baremetalrt.native.backend import find_device
+from baremetalrt.native.backend import BackendDevice
 from baremetalrt.node.cache_config import load_cache_config
+from baremetalrt.node.device_memory import DeviceMemory
 from baremetalrt.node.options import ModelOptions
 from baremetalrt.weights.content import quick_id
 from baremetalrt.weights.gguf import GGUFFile
 
 
 class SpanLoader:
-    """Loads spans as `options` say, with what the ledger has left."""
+    """Loads spans as `options` say, with what `memory` there is."""
 
-    def __init__(self, options: ModelOptions, ledger: MemoryLedger) -> None:
+    def __init__(self, options: ModelOptions, ledger: MemoryLedger, memory: DeviceMemory) -> None:
         self._options = options
         self._ledger = ledger
+        self._memory = memory
 
-    def fits(self, file: GGUFFile) -> bool:
-        """Whether all blocks of a model would be in memory, beside what is loaded."""
+    def fits(self, file: GGUFFile, blocks: BlockSpan, device: BackendDevice) -> bool:
+        """Whether all of these blocks would be in memory, beside what is loaded."""
         options = self._options
-        blocks = BlockSpan(0, read_model(file)[1].num_blocks)
         needs, _ = self._needs(file, blocks, options.context, options.cache_types, slides=True)
         try:
-            fitted = fit(needs, self._free_bytes(), can_stream=self._is_on_host)
+            fitted = self._fit(needs, device)
         except CapacityError:
             return False
         return fitted.weight_budget_bytes is None
+
+    def context(self, file: GGUFFile, blocks: BlockSpan, device: BackendDevice) -> int:
+        """How long texts can be in a span of its own; raises `CapacityError`."""
+        options = self._options
+        needs, _ = self._needs(file, blocks, options.context, options.cache_types, slides=True)
+        return self._fit(needs, device).context
+
+    def _fit(self, needs: Needs, device: BackendDevice, *, can_stream: bool = True) -> Fit:
+        free = self._memory.free(device)
+        if device.is_host:
+            return fit(needs, free, can_stream=can_stream)
+        return fit(needs, free, can_stream=False, must_hold=True)
 
     def load(
         self,
         file: GGUFFile,
         blocks: BlockSpan,
+        device: BackendDevice,
         *,
         num_kept: int,
         arrives: bool,
         settle: Callable[[], object],
+        context: int | None = None,
     ) -> Span:
         """A span for this machine's own texts, as long as is asked for, or as model and memory allow.
 
-        It has room for `num_kept` tokens besides, which stay. Where memory is scarce, `settle` waits for
-        what else is being loaded; what does not fit then is read from disk in every step. Raises like
-        `Span` and `fit`.
+        `context`: as long as the other spans of a route take them. It has room for `num_kept` tokens
+        besides, which stay. Where memory is scarce, `settle` waits for what else is being loaded; what
+        does not fit then is read from disk in every step. Raises like `Span` and `fit`.
         """
         options = self._options
         return self._load(
             file,
             blocks,
-            options.context,
+            device,
+            options.context if context is None else context,
             options.cache_types,
             num_kept=num_kept,
             slides=True,
@@ -70,14 +86,24 @@ class SpanLoader:
             settle=settle,
         )
 
-    def load_for_peers(self, file: GGUFFile, blocks: BlockSpan, context: int) -> Span:
+    def load_for_peers(
+        self, file: GGUFFile, blocks: BlockSpan, device: BackendDevice, context: int
+    ) -> Span:
         """A span for texts of others; raises likewise.
 
         A text may go from host to host, and comes out the same: in half precision everywhere, and with
         all that a window has left behind.
         """
         return self._load(
-            file, blocks, context, F16_CACHE, num_kept=0, slides=False, arrives=False, settle=None
+            file,
+            blocks,
+            device,
+            context,
+            F16_CACHE,
+            num_kept=0,
+            slides=False,
+            arrives=False,
+            settle=None,
         )
 
     def prefixes(self, file: GGUFFile, span: Span) -> PrefixFolder | None:
@@ -85,7 +111,7 @@ class SpanLoader:
         config = load_cache_config()
         if not config.disk:
             return None
-        device, library = find_device(self._options.device), survey_library()
+        device, library = span.device, survey_library()
         built = os.stat(library.path)
         made_by = {
             "model": quick_id(file),
@@ -103,14 +129,6 @@ class SpanLoader:
             budget_bytes=config.budget,
             window=span.hyperparameters.window,
         )
-
-    @property
-    def _is_on_host(self) -> bool:
-        return find_device(self._options.device).kind == "cpu"
-
-    def _free_bytes(self) -> int:
-        device = find_device(self._options.device)
-        return self._ledger.free() if device.kind == "cpu" else device.memory_bytes()[0]
 
     def _needs(
         self,
@@ -150,6 +168,7 @@ class SpanLoader:
         self,
         file: GGUFFile,
         blocks: BlockSpan,
+        device: BackendDevice,
         context: int | None,
         cache_types: CacheTypes,
         *,
@@ -160,20 +179,21 @@ class SpanLoader:
     ) -> Span:
         """`slides`: blocks with a sliding window give back what has fallen out of it."""
         architecture, h = read_model(file)
-        device = find_device(self._options.device)
-        is_host = self._is_on_host
         needs, windows = self._needs(file, blocks, context, cache_types, slides=slides)
-        can_stream = is_host and settle is not None
-        fitted = fit(needs, free := self._free_bytes(), can_stream=can_stream)
+        can_stream = settle is not None
+        fitted = self._fit(needs, device, can_stream=can_stream)
         if settle is not None and fitted.weight_budget_bytes is not None:
             settle()
             needs, windows = self._needs(
                 file, blocks, context, cache_types, slides=slides, prompt_tokens=MAX_PROMPT_TOKENS
             )
-            fitted = fit(needs, free := self._free_bytes(), can_stream=can_stream)
+            fitted = self._fit(needs, device, can_stream=can_stream)
         num_cells = fitted.num_cells + round_up(num_kept, CELL_QUANTUM)
-        # A device with memory of its own holds nothing but what is copied there.
-        copies = fitted.copy_budget_bytes if is_host else free
+        copies, repack = fitted.copy_budget_bytes, self._options.repack
+        if not device.is_host:
+            # It holds nothing but what is copied there.
+            copies, repack = self._memory.free(device), True
+        free = self._ledger.free()
         span = Span(
             file,
             architecture,
@@ -186,7 +206,7 @@ class SpanLoader:
                 step_tokens=fitted.step_tokens,
                 prompt_tokens=fitted.prompt_tokens,
                 num_cells=num_cells,
-                copy_budget_bytes=copies if self._options.repack else 0,
+                copy_budget_bytes=copies if repack else 0,
                 weight_budget_bytes=fitted.weight_budget_bytes,
                 cache_types=cache_types,
                 windows=windows,

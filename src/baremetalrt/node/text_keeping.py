@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Final
 from weakref import WeakKeyDictionary
 
@@ -54,20 +55,20 @@ class TextKeeper:
             table = span.cache.sequences
             clocks = self._clocks.setdefault(span, deque(maxlen=self._num_looks + 1))
             if clocks:
-                for text in await self._node.compute(table.unused_since, clocks[-1]):
+                for text in await self._node.local.compute(span, table.unused_since, clocks[-1]):
                     await self._save(span, text, min_growth=text.num_saved // 2)
             if self._num_looks and len(clocks) > self._num_looks:
-                for text in await self._node.compute(table.unused_since, clocks[0]):
+                for text in await self._node.local.compute(span, table.unused_since, clocks[0]):
                     await self._save(span, text)
-                await self._node.compute(span.forget_unused, clocks[0])
-            clocks.append(await self._node.compute(_clock_of, span))
+                await self._node.local.compute(span, span.forget_unused, clocks[0])
+            clocks.append(await self._node.local.compute(span, _clock_of, span))
 
     async def save_rest(self, spans: Sequence[Span], seconds: float = _LAST_WRITES_S) -> None:
         """Writes what is in memory alone, what was used last first, as long as there is time."""
         until = time.monotonic() + seconds
         for span in spans:
             table = span.cache.sequences
-            idle = await self._node.compute(table.unused_since)
+            idle = await self._node.local.compute(span, table.unused_since)
             for text in sorted(idle, key=lambda s: s.last_used, reverse=True):
                 if time.monotonic() < until:
                     await self._save(span, text)
@@ -80,7 +81,9 @@ class TextKeeper:
             return
         if growth < max(min_growth, CELL_QUANTUM) and sequence.num_saved:
             return
-        text = await node.compute(text_of, span.cache, sequence, node.compute_now)
+        text = await node.local.compute(
+            span, text_of, span.cache, sequence, partial(node.local.compute_now, span)
+        )
         try:
             await in_thread(folder.insert, text)
             self._has_complained = False

@@ -9,10 +9,9 @@ from baremetalrt.blocks.outline import read_outline
 from baremetalrt.blocks.steps import CHUNK_TOKENS
 from baremetalrt.core.errors import UsageError
 from baremetalrt.core.units import round_up
-from baremetalrt.devices.budget import MemoryLedger
 from baremetalrt.devices.fitting import FlatCost, Needs, fit
 from baremetalrt.devices.processor import default_threads
-from baremetalrt.native.backend import find_device
+from baremetalrt.native.backend import BackendDevice
 from baremetalrt.native.whole_model import WholeConfig
 from baremetalrt.node.opening import Opening
 from baremetalrt.node.options import ModelOptions
@@ -52,16 +51,17 @@ def start_whole(
     file: GGUFFile,
     vocabulary_size: int,
     options: ModelOptions,
-    ledger: MemoryLedger,
+    device: BackendDevice,
+    free_bytes: int,
     *,
     num_kept: int,
 ) -> tuple[WholeProcess, int]:
-    """A process that has the model, and how long a text in it may be; blocks.
+    """A process that has the model on a device with so much room, and how long texts may be; blocks.
 
     It has room for `num_kept` tokens besides, which stay.
 
     Raises:
-        UsageError: there is no such device, or the model takes no texts of that length.
+        UsageError: the model takes no texts of that length.
         IntegrityError, CapacityError: see `WholeProcess.start`.
     """
     if os.name != "posix":
@@ -81,10 +81,6 @@ def start_whole(
             parameter="context",
             hint=f"use --context {outline.training_context} or less",
         )
-    device = find_device(options.device)
-    is_host = device.kind == "cpu"
-    free = ledger.free() if is_host else device.memory_bytes()[0]
-
     needs = Needs(
         weight_bytes=file.num_bytes,
         cache=FlatCost(max(1, outline.token_bytes)),
@@ -95,7 +91,7 @@ def start_whole(
         num_texts=options.max_sessions,
         quantum=CELL_QUANTUM,
     )
-    fitted = fit(needs, free, can_stream=False)
+    fitted = fit(needs, free_bytes, can_stream=False)
     num_texts = options.max_sessions + _IDLE_TEXTS + (1 if num_kept else 0)
     config = WholeConfig(
         device=device.name,
@@ -107,7 +103,7 @@ def start_whole(
         repack=options.repack and file.num_bytes <= fitted.copy_budget_bytes,
     )
     whole = WholeFile(paths=file.paths, num_bytes=file.num_bytes, vocabulary_size=vocabulary_size)
-    process = WholeProcess(whole, config, is_confined=is_host)
+    process = WholeProcess(whole, config, is_confined=device.is_host)
     try:
         process.start()
     except BaseException:

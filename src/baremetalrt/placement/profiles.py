@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import accumulate
+from typing import Final
 
 from baremetalrt.core.spans import BlockSpan
 
@@ -56,6 +57,10 @@ class Link:
 
     def seconds(self, num_bytes: int) -> float:
         return self.latency_s + num_bytes / self.bytes_per_s
+
+
+# From memory to memory within a machine. Nobody measures it: that of an old bus.
+LOCAL_LINK: Final = Link(latency_s=50e-6, bytes_per_s=4e9)
 
 
 @dataclass(frozen=True)

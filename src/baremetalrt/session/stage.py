@@ -227,6 +227,8 @@ class QueuedStage:
         self._prefilled_last = False
         # A batch is done, and those who decode have not come back yet with their next token.
         self._just_decoded = False
+        # why nothing is computed here any more
+        self._abandoned: Exception | None = None
 
     @property
     def chunk_tokens(self) -> int:
@@ -244,6 +246,7 @@ class QueuedStage:
     async def _open(
         self, open_: Callable[[], CachedSequence], tokens: Sequence[int]
     ) -> CachedSequence:
+        self._require_here()
         opening = self._worker.submit(open_)
         try:
             sequence = await asyncio.wrap_future(opening)
@@ -271,7 +274,24 @@ class QueuedStage:
 
     def release(self, place: Place, *, keep: bool) -> None:
         sequence = _sequence(place)
-        self._worker.submit(lambda: self._computes.release(sequence, keep=keep))
+        if self._abandoned is None:
+            self._worker.submit(lambda: self._computes.release(sequence, keep=keep))
+
+    def abandon(self, error: Exception) -> None:
+        """Refuses everything from now on with this error, also to those who wait for a step to begin.
+
+        What runs in the worker by then ends there: whatever is submitted afterwards comes after it.
+        """
+        self._abandoned = error
+        for queue in (self._decodes, self._prefills):
+            while queue:
+                request = queue.popleft()
+                if not request.done.done():
+                    request.done.set_exception(error)
+
+    def _require_here(self) -> None:
+        if self._abandoned is not None:
+            raise self._abandoned
 
     async def forward(
         self,
@@ -280,6 +300,7 @@ class QueuedStage:
         x_TD: NDArray[np.float32] | None,
         reads: Reads,
     ) -> NDArray[np.float32]:
+        self._require_here()
         done: asyncio.Future[NDArray[np.float32]] = asyncio.get_running_loop().create_future()
         request = _Request(Slice(_sequence(place), tokens, x_TD), reads, done)
         (self._decodes if request.num_tokens == 1 else self._prefills).append(request)
@@ -287,6 +308,7 @@ class QueuedStage:
         return await done
 
     def _submit(self, call: Callable[[], T]) -> asyncio.Future[T]:
+        self._require_here()
         return asyncio.wrap_future(self._worker.submit(call))
 
     # batching
