@@ -35,8 +35,11 @@ from raw_gguf import (
 from victim import Reply, Victim, assert_clear
 
 from baremetalrt.blocks.architectures import ARCHITECTURES
+from baremetalrt.core.errors import IntegrityError
 from baremetalrt.core.units import GIB, MIB
 from baremetalrt.native.gguf import HEADER_LIMIT_BYTES
+from baremetalrt.node.device_choice import matrix_kind
+from baremetalrt.node.model_profile import profile_model
 from baremetalrt.weights.gguf import GGUFFile
 from baremetalrt.weights.store import find_model
 
@@ -246,6 +249,15 @@ def test_tensors_that_do_not_fit_the_model_are_refused(
     outcome = attempt(victim, tmp_path / "model.gguf", edited(TENSORS[name]))
     assert outcome.get("error") == "IntegrityError"
     assert outcome["code"] in {"gguf.tensors", "gguf.header", "gguf.vocabulary"}
+
+
+@pytest.mark.parametrize("name", TENSORS)
+def test_what_does_not_fit_is_not_planned_for(name: str, tmp_path: Path) -> None:
+    """Whoever only wants sizes, of a model or for the choice of a device, says so likewise."""
+    (tmp_path / "model.gguf").write_bytes(edited(TENSORS[name]).to_bytes())
+    for ask in (profile_model, matrix_kind):
+        with pytest.raises(IntegrityError):
+            ask(GGUFFile.open(tmp_path / "model.gguf"))
 
 
 NUMBERS = (

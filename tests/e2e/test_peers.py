@@ -246,7 +246,8 @@ def test_a_recovery_that_is_hit_itself_begins_again(machines: Machines, stage: i
         machines, peers, PROMPT, 12, (stage, "SIGKILL"), on_event=kill_the_first_who_stands_in
     )
     assert tokens == expected
-    assert sum(isinstance(event, StageLost) for event in told) == 2
+    # On a machine that is busy, one that is only slow may be taken for lost, too.
+    assert sum(isinstance(event, StageLost) for event in told) >= 2
 
 
 @pytest.mark.parametrize("stage", [*(pytest.param(i, marks=pytest.mark.slow) for i in (0, 1)), 2])

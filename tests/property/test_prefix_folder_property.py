@@ -120,6 +120,8 @@ class Folder(RuleBasedStateMachine):
             return
         path = data.draw(st.sampled_from(files))
         content = bytearray(path.read_bytes())
+        if not content:
+            return
         at = data.draw(st.integers(0, len(content) - 1))
         how = data.draw(st.sampled_from(["flip", "cut", "swap"]))
         if how == "flip":

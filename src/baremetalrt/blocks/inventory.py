@@ -86,13 +86,7 @@ def take_inventory(
     Raises:
         IntegrityError: a tensor is missing, unknown, of another shape or type, or not all there.
     """
-    if len(file.blocks) < h.num_blocks:
-        raise _damaged(file, f"has {len(file.blocks)} of {h.num_blocks} blocks")
-    specs = architecture.block_tensors(h)
-    inventory = Inventory(
-        blocks={i: _block(file, architecture, specs, i) for i in span},
-        outer=_outer(file, h, span),
-    )
+    inventory = list_tensors(file, architecture, h, span)
     missing = file.missing(inventory.byte_ranges)
     if missing:
         raise IntegrityError(
@@ -103,6 +97,19 @@ def take_inventory(
             hint="the download is incomplete; fetch the rest",
         )
     return inventory
+
+
+def list_tensors(
+    file: GGUFFile, architecture: Architecture, h: Hyperparameters, span: BlockSpan
+) -> Inventory:
+    """The same, whether or not there is more in the file than its header."""
+    if len(file.blocks) < h.num_blocks:
+        raise _damaged(file, f"has {len(file.blocks)} of {h.num_blocks} blocks")
+    specs = architecture.block_tensors(h)
+    return Inventory(
+        blocks={i: _block(file, architecture, specs, i) for i in span},
+        outer=_outer(file, h, span),
+    )
 
 
 def _block(

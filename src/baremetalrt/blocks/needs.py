@@ -2,10 +2,10 @@
 
 from baremetalrt.blocks.architectures import read_model
 from baremetalrt.blocks.hyperparameters import Hyperparameters
-from baremetalrt.blocks.inventory import take_inventory
+from baremetalrt.blocks.inventory import list_tensors, take_inventory
 from baremetalrt.core.errors import UsageError
 from baremetalrt.core.spans import BlockSpan, ByteRange
-from baremetalrt.weights.gguf import EMBEDDING, HEAD, GGUFFile
+from baremetalrt.weights.gguf import HEAD, GGUFFile
 
 
 def require_blocks(num_blocks: int, span: BlockSpan) -> None:
@@ -31,10 +31,17 @@ def span_needs(file: GGUFFile, span: BlockSpan) -> tuple[ByteRange, ...]:
 
 
 def step_weight_bytes(file: GGUFFile, span: BlockSpan) -> int:
-    """The weights that every step of a span reads: its blocks, and the head where it is the end."""
+    """The weights that every step of a span reads: its blocks, and the head where it is the end.
+
+    Raises:
+        UsageError: the architecture cannot be run here.
+        IntegrityError: a tensor is missing, unknown, or of another shape or type.
+    """
+    architecture, h = read_model(file)
+    inventory = list_tensors(file, architecture, h, span)
     num_bytes = sum(file.blocks[i].num_bytes for i in span)
-    if span.end == len(file.blocks):
-        num_bytes += file.tensors.get(HEAD, file.tensors[EMBEDDING]).num_bytes
+    if HEAD in inventory.outer:
+        num_bytes += inventory.outer[HEAD].info.num_bytes
     return num_bytes
 
 

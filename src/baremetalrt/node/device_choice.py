@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from baremetalrt.blocks.architectures import read_model
+from baremetalrt.blocks.inventory import list_tensors
 from baremetalrt.blocks.needs import row_bytes
 from baremetalrt.core.errors import CapacityError
 from baremetalrt.core.spans import BlockSpan
@@ -56,8 +57,9 @@ def spannable_devices() -> tuple[BackendDevice, ...]:
 
 
 def matrix_kind(file: GGUFFile) -> MatrixKind:
-    """What most of a model is."""
-    _, h = read_model(file)
+    """What most of a model is; raises like `read_model` and `list_tensors`."""
+    architecture, h = read_model(file)
+    list_tensors(file, architecture, h, BlockSpan(0, h.num_blocks))
     counts: Counter[int] = Counter()
     for block in file.blocks:
         for info in block.tensors.values():

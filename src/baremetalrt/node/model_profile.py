@@ -4,7 +4,9 @@ import time
 from typing import Final
 
 from baremetalrt.blocks.architectures import read_model
+from baremetalrt.blocks.inventory import list_tensors
 from baremetalrt.blocks.kv_cache import token_bytes
+from baremetalrt.core.spans import BlockSpan
 from baremetalrt.node.options import ModelOptions
 from baremetalrt.placement.profiles import Demand, ModelProfile
 from baremetalrt.weights.direct_reads import read_through
@@ -15,8 +17,9 @@ _CONTEXT_TOKENS: Final = 4096
 
 
 def profile_model(file: GGUFFile) -> ModelProfile:
-    """Sizes of a model; the header is enough."""
-    _, h = read_model(file)
+    """Sizes of a model; the header is enough. Raises like `read_model` and `list_tensors`."""
+    architecture, h = read_model(file)
+    list_tensors(file, architecture, h, BlockSpan(0, h.num_blocks))
     tensors = file.outer_tensors
     embedding = tensors[EMBEDDING].num_bytes
     is_tied = HEAD not in tensors

@@ -49,6 +49,9 @@ _BY_STATUS: Final = {
     grpc.StatusCode.UNKNOWN: "it failed",
 }
 
+# What gRPC says where something is sent on a call that the other side has just ended.
+_WRITE_FAILED: Final = "Internal error from Core"
+
 
 def describe_call(error: BaseException, now: datetime) -> str:
     """Why a call to a peer ended, in a few words. `now` is what the clock of this machine says (UTC)."""
@@ -58,6 +61,8 @@ def describe_call(error: BaseException, now: datetime) -> str:
     _log.debug("gRPC: %s: %s", status.name, details)
     if status is grpc.StatusCode.UNAVAILABLE:
         return _of_connection(details, now)
+    if details == _WRITE_FAILED:
+        return "it hung up"
     words = _BY_CODE.get(details) or _BY_STATUS.get(status, "it failed")
     # Hosts of ours answer with a code, which those who look for help may be asked for.
     is_code = details.replace(".", "").replace("-", "").isalpha() and details.islower()
