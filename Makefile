@@ -70,6 +70,8 @@ bench: $(VENV)/test-ready
 	$(BIN)/python bench/tuning.py $(if $(QWEN),--qwen)
 	$(BIN)/python bench/learning.py $(if $(QWEN),--qwen)
 	$(BIN)/python bench/kv_cache.py $(if $(QWEN),--qwen)
+	$(BIN)/python bench/streaming.py
+	$(BIN)/python bench/headline.py
 	$(BIN)/python bench/questions.py $(if $(QWEN),--qwen)
 
 # After a change to the protocol of the compute plane.

@@ -8,7 +8,7 @@ import socket
 import struct
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -98,10 +98,13 @@ class PeerProcess:
         port: int = 0,
         seeds: bool = False,
         library: Path | None = None,
+        threads: int = 1,
+        join: Callable[[], None] | None = None,
     ) -> None:
         """Without `blocks`, and without `model`, it chooses them itself; `seeds` what it hosts.
 
-        It computes with the `library` of that folder, where one is given.
+        It computes with the `library` of that folder, where one is given. `join` is called in its process
+        before anything else.
         """
         self.said = b""
         self.process = subprocess.Popen(
@@ -110,8 +113,9 @@ class PeerProcess:
                 *(() if seeds else ("--no-torrents",)),
                 *("--share", "--share-listen", f"{LOOPBACK}:{port}"),
                 *(("--share-blocks", blocks) if blocks else ()),
-                *("--threads", "1", "--context", "1024", *options),
+                *("--threads", str(threads), "--context", "1024", *options),
             ],
+            preexec_fn=join,
             stdin=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             env={**environment(home), **({"BMRT_LIBRARY": str(library)} if library else {})},
@@ -156,10 +160,14 @@ class PeerProcess:
 
 
 class Relay:
-    """A wire to a peer, which can be cut so that nothing comes through, or torn with a reset."""
+    """A wire to a peer, which can be cut so that nothing comes through, or torn with a reset.
 
-    def __init__(self, target: str) -> None:
+    `delay_s`: how long everything is on its way, in either direction.
+    """
+
+    def __init__(self, target: str, delay_s: float = 0.0) -> None:
         self._target = target.rpartition(":")
+        self._delay_s = delay_s
         self._is_cut = False
         self._writers: set[asyncio.StreamWriter] = set()
         self._loop = asyncio.new_event_loop()
@@ -194,7 +202,11 @@ class Relay:
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(1 << 16):
-            if not self._is_cut:
+            if self._is_cut:
+                continue
+            if self._delay_s:
+                self._loop.call_later(self._delay_s, writer.write, data)
+            else:
                 writer.write(data)
                 await writer.drain()
         writer.close()
