@@ -1,4 +1,4 @@
-"""The weights of a GGUF file in half precision, offloaded to disk by `accelerate`; commands as JSON lines.
+"""The weights of a GGUF file in half precision, offloaded to disk by `accelerate`; commands are JSON.
 
 They are written beside the model once, each tensor a file, as `accelerate` has them.
 """

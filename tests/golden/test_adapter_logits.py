@@ -192,6 +192,7 @@ def test_joined_gate_and_up_are_adapted_like_two(architecture: str, tmp_path: Pa
     span.close()
 
 
+@pytest.mark.slow
 def test_smollm2_with_adapters_equals_llama_cpp(tmp_path: Path) -> None:
     """The embedded default, quantized, with rank 8 on all linear layers: a prompt, then 24 tokens.
 

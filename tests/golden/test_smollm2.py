@@ -79,7 +79,7 @@ def generate(model: Model, prompt: list[int]) -> list[Token]:
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=pytest.mark.slow if length > 1000 else ())
+        pytest.param(name, marks=pytest.mark.slow if length > 200 else ())
         for name, (_, length) in PROMPTS.items()
     ],
 )
