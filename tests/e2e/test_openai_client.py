@@ -3,6 +3,8 @@
 import json
 import math
 import threading
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -42,6 +44,9 @@ def test_a_stream_is_the_answer_in_pieces(client: OpenAI) -> None:
             messages=HELLO, stream=True, stream_options={"include_usage": True}, **GREEDY
         )
     )
+    # Whose words they are is said with the first of them.
+    assert [c.choices[0].delta.role for c in chunks[:2]] == ["assistant", None]
+    assert chunks[0].choices[0].delta.content
     pieces = [c.choices[0].delta.content or "" for c in chunks if c.choices]
     assert len([p for p in pieces if p]) > 10
     assert "".join(pieces) == whole.choices[0].message.content
@@ -186,7 +191,7 @@ def test_sessions_at_once_answer_like_sessions_alone(client: OpenAI) -> None:
         ({"model": "gpt-9"}, "model_not_found"),
         ({"max_tokens": 0}, "request.invalid"),
         ({"temperature": -1}, None),
-        ({"extra_body": {"num_ctx": 9}}, "request.invalid"),
+        ({"extra_body": {"temprature": 9}}, "request.invalid"),
         ({"messages": []}, "request.invalid"),
         ({"messages": [{"role": "user", "content": "word " * 3000}]}, "context_length_exceeded"),
         ({"messages": [{"role": "user", "content": "w" * 2_000_000}]}, "context_length_exceeded"),
@@ -205,6 +210,32 @@ def test_mistakes_are_named(client: OpenAI, arguments: dict[str, Any], code: str
     assert len(refused.value.message) > 20
     if code is not None:
         assert refused.value.code == code
+
+
+def test_what_programs_send_that_were_written_for_other_servers(client: OpenAI) -> None:
+    """Fields that mean something here do, and of those that do not, the client is told."""
+    extra = {"n_predict": 5, "ignore_eos": True, "return_token_ids": True, "mirostat": 2}
+    raw = client.chat.completions.with_raw_response.create(
+        model=MODEL, messages=HELLO, temperature=1e-38, extra_body=extra
+    )
+    assert raw.headers["x-ignored-fields"] == "mirostat"
+    answer = raw.parse()
+    assert answer.usage is not None and answer.usage.completion_tokens == 5
+    assert len(answer.choices[0].token_ids) == 5  # type: ignore[attr-defined]
+    assert len(answer.prompt_token_ids) == answer.usage.prompt_tokens  # type: ignore[attr-defined]
+    greedy = client.chat.completions.create(messages=HELLO, **(GREEDY | {"max_tokens": 5}))
+    assert answer.choices[0].message.content == greedy.choices[0].message.content
+
+
+@pytest.mark.parametrize("path", ["/", "/v1", "/chat/completions", "/v1/v1/models", "/api/x"])
+def test_wrong_addresses_say_which_is_right(server: ServerProcess, path: str) -> None:
+    try:
+        with urllib.request.urlopen(server.url + path) as answer:
+            status, said = answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        status, said = error.code, error.read().decode()
+    assert status == (200 if path in ("/", "/v1") else 404)
+    assert "/v1 behind it as base URL" in said and "/v1/chat/completions" in said
 
 
 TOOLS: list[Any] = [

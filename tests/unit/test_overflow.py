@@ -46,7 +46,7 @@ def test_the_beginning_and_the_newest_stay(text: list[int], beginning: int, limi
 
 @run_async
 async def test_without_a_choice_it_is_an_error(kit: Kit) -> None:
-    with pytest.raises(UsageError, match="the context holds 512") as refused:
+    with pytest.raises(UsageError, match="maximum context length is 512 tokens") as refused:
         kit.session(kit.solo(), prompt(0, 600), context=CONTEXT)
     assert refused.value.code == "context.exceeded" and "slide" in (refused.value.hint or "")
 

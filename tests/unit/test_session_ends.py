@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pytest
@@ -63,17 +64,22 @@ class Script:
 
 
 def play(
-    tokenizer: Tokenizer, tokens: list[int], *, stop: tuple[str, ...] = (), max_tokens: int = 100
+    tokenizer: Tokenizer,
+    tokens: list[int],
+    *,
+    max_tokens: int = 100,
+    context: int = 1000,
+    **more: Any,
 ) -> tuple[Session, Script]:
     script = Script(tokens, tokenizer.size)
     options = GenerationOptions(
-        sampling=SampleOptions(temperature=0.0), stop=stop, max_tokens=max_tokens
+        sampling=SampleOptions(temperature=0.0), max_tokens=max_tokens, **more
     )
     session = Session(
         Route([script]),
         tokenizer,
         GrammarCompiler(tokenizer),
-        context_limit=1000,
+        context_limit=context,
         prompt=[1, 2, 3],
         options=options,
     )
@@ -104,6 +110,34 @@ async def test_what_was_held_back_comes_in_order(tokenizer: Tokenizer, ends: boo
     )
     assert text(await answer(session)) == "ab\N{REPLACEMENT CHARACTER}"
     assert session.finish_reason == ("stop" if ends else "length")
+
+
+@run_async
+async def test_more_than_there_is_room_for_is_as_much_as_there_is(tokenizer: Tokenizer) -> None:
+    """Programs ask for the most that any model could say."""
+    said = tokenizer.encode("a b c d e f g h i j k l", special=False)
+    session, _ = play(tokenizer, said, max_tokens=32_000, context=10)
+    assert len(await answer(session)) == session.stats.generated_tokens == 7
+    assert session.finish_reason == "length"
+
+
+@run_async
+async def test_tokens_of_the_callers_choice_end_an_answer(tokenizer: Tokenizer) -> None:
+    said = tokenizer.encode("one two three", special=False)
+    session, _ = play(tokenizer, [*said], stop_tokens=frozenset({said[1]}))
+    assert text(await answer(session)) == "one"
+    assert (session.finish_reason, session.stats.generated_tokens) == ("stop", 1)
+
+
+@run_async
+async def test_an_answer_is_as_long_as_is_asked_for(tokenizer: Tokenizer) -> None:
+    """However much the model would like to end: what comes next best is said instead."""
+    said = tokenizer.encode("one two", special=False)
+    ends = [tokenizer.eos_token] * 3
+    session, _ = play(tokenizer, [*said, *ends, tokenizer.eos_token], min_tokens=5)
+    tokens = await answer(session)
+    assert len(tokens) == 5 and tokenizer.eos_token not in [token.id for token in tokens]
+    assert session.finish_reason == "stop"
 
 
 @run_async

@@ -60,6 +60,11 @@ if TYPE_CHECKING:
     show_default=True,
     help="Requests that may wait; further ones get status 429.",
 )
+@click.option(
+    "--strict",
+    is_flag=True,
+    help="Refuse requests with fields that nobody knows, instead of ignoring them.",
+)
 @click.option("--metered", is_flag=True, help="Neither seed nor fetch but what is asked for.")
 @click.option("--no-torrents", is_flag=True, help="Take part in no swarm at all.")
 @click.option(
@@ -92,6 +97,7 @@ def command(
     public_system: Path | None,
     parallel: int,
     queue: int,
+    strict: bool,
     metered: bool,
     no_torrents: bool,
     share: bool | None,
@@ -133,6 +139,7 @@ def command(
             ),
             max_active=parallel,
             max_waiting=queue,
+            is_strict=strict,
         ),
         options=replace(
             options,

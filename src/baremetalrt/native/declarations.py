@@ -311,6 +311,7 @@ FUNCTIONS: Final[dict[str, tuple[Any, ...]]] = {
     "llama_sampler_init_penalties": (P, I32, I32, F32, F32, F32),
     "llama_sampler_init_top_k": (P, I32),
     "llama_sampler_init_top_p": (P, F32, SIZE),
+    "llama_sampler_init_typical": (P, F32, SIZE),
     "llama_sampler_init_min_p": (P, F32, SIZE),
     "llama_sampler_init_temp": (P, F32),
     "llama_sampler_init_dist": (P, U32),

@@ -47,6 +47,9 @@ class SamplerChain(Handle):
     def add_top_p(self, p: float) -> None:
         self._add(self._c.llama_sampler_init_top_p(p, 1))
 
+    def add_typical(self, p: float) -> None:
+        self._add(self._c.llama_sampler_init_typical(p, 1))
+
     def add_min_p(self, p: float) -> None:
         self._add(self._c.llama_sampler_init_min_p(p, 1))
 

@@ -176,8 +176,8 @@ class Model:
         """Refuses at once what cannot possibly fit; raises `UsageError`."""
         if not self.slides and num_chars > _MAX_CHARS_PER_TOKEN * self.context_limit:
             raise UsageError(
-                f"the prompt has {num_chars} characters, too many for a context of "
-                f"{self.context_limit} tokens",
+                f"this model's maximum context length is {self.context_limit} tokens, and the prompt "
+                f"has {num_chars} characters",
                 code="context.exceeded",
                 parameter="messages",
                 hint="shorten the prompt",

@@ -17,7 +17,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from baremetalrt import __version__
-from baremetalrt.core.errors import BareMetalError, CapacityError, UsageError
+from baremetalrt.core.errors import BareMetalError, CapacityError, UsageError, one_line
 from baremetalrt.core.ids import folded
 from baremetalrt.core.tasks import Tasks, in_thread, note_failure
 from baremetalrt.node.adapter_shelf import AdapterShelf, parse_names
@@ -31,13 +31,21 @@ from baremetalrt.serve.gate import Gate, GateConfig
 from baremetalrt.serve.hangup import Beginnings, watch_hangups
 from baremetalrt.serve.json_response import JsonResponse
 from baremetalrt.serve.openai import chat, completions, errors
-from baremetalrt.serve.openai.schema import ChatRequest, CompletionRequest, decode
+from baremetalrt.serve.openai.reading import read
+from baremetalrt.serve.openai.schema import ChatRequest, CompletionRequest
 from baremetalrt.serve.requests import Bodies, unless_disconnected
 
 logger = logging.getLogger(__name__)
 
 # 499, "client closed request", is nginx's; nobody is left to read it, but the metrics are.
 _CLIENT_GONE: Final = 499
+_IGNORED_HEADER: Final = "x-ignored-fields"
+_MAX_TOLD: Final = 100
+
+_PATHS_HINT: Final = (
+    "clients take this server's address with /v1 behind it as base URL, and then ask "
+    "POST /v1/chat/completions, POST /v1/completions or GET /v1/models"
+)
 
 T = TypeVar("T", ChatRequest, CompletionRequest)
 Handler = Callable[[Request], Awaitable[Response]]
@@ -52,6 +60,8 @@ class ServerConfig:
     gate: GateConfig = field(default_factory=GateConfig)
     max_active: int = 4
     max_waiting: int = 32
+    # a field that nobody knows is refused, and not only named
+    is_strict: bool = False
 
     @property
     def max_requests(self) -> int:
@@ -80,6 +90,8 @@ class Server:
         self._admission = Admission(max_active=config.max_active, max_waiting=config.max_waiting)
         self._metrics = prometheus.Metrics(self._admission)
         self._bodies = Bodies()
+        self._is_strict = config.is_strict
+        self._told: set[str] = set()
         self._shelf = AdapterShelf()
         self._tasks = Tasks()
         self._begun = Beginnings.now() if hasattr(signal, "SIGHUP") else None
@@ -88,6 +100,8 @@ class Server:
         """The ASGI application."""
         return Starlette(
             routes=[
+                Route("/", self._guard(self._about, needs_key=False)),
+                Route("/v1", self._guard(self._about, needs_key=False)),
                 Route("/health", self._guard(self._health, needs_key=False)),
                 Route("/metrics", self._guard(self._render_metrics)),
                 Route("/torrents", self._guard(self._list_torrents)),
@@ -167,6 +181,10 @@ class Server:
 
     # endpoints
 
+    async def _about(self, _request: Request) -> Response:
+        """For whoever looks with a browser, or gives a client the wrong address."""
+        return JsonResponse({"name": "baremetalrt", "version": __version__, "hint": _PATHS_HINT})
+
     async def _health(self, _request: Request) -> Response:
         return JsonResponse(
             {
@@ -223,13 +241,27 @@ class Server:
             async def answering() -> Response:
                 async with AsyncExitStack() as held:
                     await held.enter_async_context(self._admission.slot(owner))
-                    request = decode(body, kind)
+                    request, ignored = self._read(body, kind)
                     in_use = held.enter_context(ExitStack())
                     model = (await self._find_adapted(request.model, in_use)).owned_by(owner)
-                    return await complete(request, model, self._metrics, held)
+                    answer = await complete(request, model, self._metrics, held)
+                    if ignored:
+                        answer.headers[_IGNORED_HEADER] = ignored
+                    return answer
 
             answer = await unless_disconnected(http, answering())
         return answer or Response(status_code=_CLIENT_GONE)
+
+    def _read(self, body: bytes, kind: type[T]) -> tuple[T, str]:
+        """The request, and the fields that are ignored, as a header says them; each is logged once."""
+        found = read(body, kind, is_strict=self._is_strict)
+        # They are a stranger's text.
+        names = [name for name in found.ignored if name.isidentifier() and name.isascii()]
+        for name in names:
+            if name not in self._told and len(self._told) < _MAX_TOLD:
+                self._told.add(name)
+                logger.warning("requests have the field %s, which is ignored", name)
+        return found.request, ", ".join(names)
 
     async def _find_adapted(self, name: str, held: ExitStack) -> Model:
         """The model of that name, or, behind a colon, with adapters of the store: `base:a+b=0.5`.
@@ -286,10 +318,13 @@ def _waiting_card(name: str, created: int) -> dict[str, Any]:
     return {"id": name, "object": "model", "created": created, "owned_by": "baremetalrt"}
 
 
-async def _http_error(_request: Request, error: Exception) -> Response:
+async def _http_error(request: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else 500
     message = error.detail if isinstance(error, HTTPException) else str(error)
-    return JsonResponse(errors.body(message, status=status), status_code=status)
+    if status in (404, 405):
+        message = f"{request.method} {one_line(request.url.path)} is nothing here; {_PATHS_HINT}"
+    headers = error.headers if isinstance(error, HTTPException) else None
+    return JsonResponse(errors.body(message, status=status), status_code=status, headers=headers)
 
 
 async def _bug(_request: Request, error: Exception) -> Response:

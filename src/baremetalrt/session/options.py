@@ -3,22 +3,26 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 from baremetalrt.core.errors import UsageError
+
+_LEAST_TEMPERATURE: Final = 1e-6
 
 
 @dataclass(frozen=True, kw_only=True)
 class SampleOptions:
     """How to choose among tokens. The defaults suit chat; `temperature=0` is greedy.
 
-    `top_k=0`, `top_p=1`, `min_p=0`, `repetition_penalty=1` and zero for the other penalties switch
-    each of them off. Penalties look at the last `penalty_window` tokens.
+    `top_k=0`, `top_p=1`, `min_p=0`, `typical_p=1`, `repetition_penalty=1` and zero for the other
+    penalties switch each of them off. Penalties look at the last `penalty_window` tokens.
     """
 
     temperature: float = 0.7
     top_k: int = 40
     top_p: float = 0.95
     min_p: float = 0.05
+    typical_p: float = 1.0
     repetition_penalty: float = 1.0
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
@@ -31,6 +35,7 @@ class SampleOptions:
         _check("top_k", self.top_k, 0, 1 << 30)
         _check("top_p", self.top_p, 0.0, 1.0)
         _check("min_p", self.min_p, 0.0, 1.0)
+        _check("typical_p", self.typical_p, 0.0, 1.0)
         _check("repetition_penalty", self.repetition_penalty, 0.01, 100.0)
         _check("presence_penalty", self.presence_penalty, -100.0, 100.0)
         _check("frequency_penalty", self.frequency_penalty, -100.0, 100.0)
@@ -39,6 +44,11 @@ class SampleOptions:
             _check("seed", self.seed, -(1 << 63), (1 << 64) - 1)
         for bias in self.logit_bias.values():
             _check("logit_bias", bias, -100.0, 100.0)
+
+    @property
+    def is_greedy(self) -> bool:
+        """Whether there is nothing to draw: logits over so little are further apart than floats tell."""
+        return self.temperature < _LEAST_TEMPERATURE
 
     @property
     def penalizes(self) -> bool:

@@ -72,7 +72,7 @@ class Sampler:
 
 def _build_chain(options: SampleOptions, vocabulary_size: int, seed: int) -> SamplerChain | None:
     """The chain for these options, or None where taking the best token is all there is to do."""
-    if options.temperature == 0.0 and not options.penalizes:
+    if options.is_greedy and not options.penalizes:
         return None
     chain = SamplerChain(vocabulary_size)
     if options.penalizes:
@@ -82,14 +82,16 @@ def _build_chain(options: SampleOptions, vocabulary_size: int, seed: int) -> Sam
             options.frequency_penalty,
             options.presence_penalty,
         )
-    if options.temperature > 0.0:
+    if not options.is_greedy:
         if options.top_k:
             chain.add_top_k(options.top_k)
+        if options.typical_p < 1.0:
+            chain.add_typical(options.typical_p)
         if options.top_p < 1.0:
             chain.add_top_p(options.top_p)
         if options.min_p > 0.0:
             chain.add_min_p(options.min_p)
-    chain.add_temperature(options.temperature)
+    chain.add_temperature(0.0 if options.is_greedy else options.temperature)
     chain.add_draw(seed)
     return chain
 

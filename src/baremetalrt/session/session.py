@@ -33,11 +33,17 @@ FinishReason = Literal["stop", "length"]
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationOptions:
-    """What to generate. `max_tokens=None` goes on to the end of the context."""
+    """What to generate. `max_tokens=None`, or more than there is room for, goes on to the context's end.
+
+    Before `min_tokens`, no answer ends by a token of its own; `stop_tokens` end one like those that the
+    model ends with.
+    """
 
     sampling: SampleOptions = field(default_factory=SampleOptions)
     max_tokens: int | None = None
+    min_tokens: int = 0
     stop: tuple[str, ...] = ()
+    stop_tokens: frozenset[int] = frozenset()
     grammar: Grammar | None = None
     # go on past the tokens that end an answer: for measuring
     ignore_end: bool = False
@@ -136,6 +142,11 @@ class Session:
         self.stats = GenerationStats(prompt_tokens=len(prompt))
         self.finish_reason: FinishReason | None = None
 
+    @property
+    def prompt(self) -> list[int]:
+        """The tokens that the answer follows."""
+        return self._prompt
+
     async def generate(self) -> AsyncGenerator[Token, None]:
         """The answer, token by token. After the last one `finish_reason` and `stats` are final.
 
@@ -207,9 +218,11 @@ class Session:
         wants_logprobs = self._options.top_logprobs is not None
         logprobs_V = log_probabilities(logits_V) if wants_logprobs else None
         allowed_V = self._matcher.allowed(self._tokenizer.size) if self._matcher else None
+        if self.stats.generated_tokens < self._options.min_tokens:
+            allowed_V = self._without_ends(allowed_V, len(logits_V))
         chosen = self._sampler.sample(logits_V, allowed_V)
         self.stats.generated_tokens += 1
-        if self._tokenizer.is_end(chosen) and not self._options.ignore_end:
+        if self._ends(chosen):
             rest = self._stops.add(self._detokenizer.finish())
             return self._finish(None, rest, "stop", logprobs_V)
         if self._matcher is not None:
@@ -223,6 +236,21 @@ class Session:
             text += self._stops.add(self._detokenizer.finish())
             return self._finish(chosen, text, "length", logprobs_V)
         return self._token(chosen, text, logprobs_V)
+
+    def _ends(self, token: int) -> bool:
+        """Whether an answer ends with this token, which is no part of it."""
+        if token in self._options.stop_tokens:
+            return True
+        return self._tokenizer.is_end(token) and not self._options.ignore_end
+
+    def _without_ends(
+        self, allowed_V: NDArray[np.bool_] | None, size: int
+    ) -> NDArray[np.bool_] | None:
+        """What may be chosen while the answer is to go on; where nothing else may be, that."""
+        going_on_V = np.ones(size, np.bool_) if allowed_V is None else allowed_V.copy()
+        ends = (*self._tokenizer.end_tokens, *self._options.stop_tokens)
+        going_on_V[[token for token in ends if 0 <= token < size]] = False
+        return going_on_V if going_on_V.any() else allowed_V
 
     def _finish(
         self,
@@ -268,7 +296,9 @@ def _token_limit(
     room = context_limit - prompt_tokens
     if room < 1:
         raise UsageError(
-            f"the prompt has {prompt_tokens} tokens, the context holds {context_limit}",
+            # In words that clients look for.
+            f"this model's maximum context length is {context_limit} tokens, and the prompt has "
+            f"{prompt_tokens}",
             code="context.exceeded",
             parameter="messages",
             hint="shorten the prompt, raise --context where memory and model allow, or let "
@@ -280,12 +310,4 @@ def _token_limit(
         return room
     if max_tokens < 1:
         raise UsageError("max_tokens must be at least 1", code="usage", parameter="max_tokens")
-    if max_tokens > room:
-        raise UsageError(
-            f"{prompt_tokens} prompt tokens and {max_tokens} to generate exceed the context "
-            f"of {context_limit}",
-            code="context.exceeded",
-            parameter="max_tokens",
-            hint=f"ask for at most {room} tokens",
-        )
-    return max_tokens
+    return min(max_tokens, room)

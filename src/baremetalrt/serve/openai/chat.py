@@ -3,7 +3,7 @@
 import json
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, aclosing
-from typing import Any
+from typing import Any, NamedTuple
 
 from starlette.responses import Response
 
@@ -13,7 +13,9 @@ from baremetalrt.node.model import Model
 from baremetalrt.serve.json_response import JsonResponse
 from baremetalrt.serve.metrics import Metrics
 from baremetalrt.serve.openai import generation as g
-from baremetalrt.serve.openai.schema import ChatRequest, Message, TextPart
+from baremetalrt.serve.openai import reasoning
+from baremetalrt.serve.openai.reasoning import ThoughtFinder
+from baremetalrt.serve.openai.schema import ChatRequest, Message, TextPart, ToolCall
 from baremetalrt.serve.openai.tools import Call, CallFinder, ToolUse, read_tools
 from baremetalrt.session.grammar import Grammar, any_json_object, from_json_schema
 from baremetalrt.session.session import Session, Token, TokenLogprob
@@ -22,29 +24,71 @@ from baremetalrt.session.session import Session, Token, TokenLogprob
 class _Choice:
     """What has been generated of one choice."""
 
-    def __init__(self, session: Session, tools: ToolUse | None) -> None:
+    def __init__(
+        self, session: Session, tools: ToolUse | None, thoughts: ThoughtFinder | None
+    ) -> None:
         self.session = session
         self.text: list[str] = []
+        self.thought: list[str] = []
+        self.tokens: list[int] = []
         self.calls: list[Call] = []
         self.logprobs: list[dict[str, Any]] = []
         self._finder = CallFinder(tools) if tools else None
+        self._thoughts = thoughts
+        self._calls_are_functions = tools is not None and tools.are_functions
+        # whether the client knows whose message it is
+        self.has_begun = False
 
-    def add(self, text: str) -> tuple[str, list[Call]]:
+    def add(self, token: Token) -> "_News":
+        if token.id is not None:
+            self.tokens.append(token.id)
+        thought, text = self._thoughts.add(token.text) if self._thoughts else ("", token.text)
         shown, calls = self._finder.add(text) if self._finder else (text, [])
-        return self._keep(shown, calls)
+        return self._keep(thought, shown, calls)
 
-    def finish(self) -> tuple[str, list[Call]]:
-        shown, calls = self._finder.finish() if self._finder else ("", [])
-        return self._keep(shown, calls)
+    def finish(self) -> "_News":
+        thought, text = self._thoughts.finish() if self._thoughts else ("", "")
+        shown, calls = self._finder.add(text) if self._finder and text else (text, [])
+        last, more = self._finder.finish() if self._finder else ("", [])
+        return self._keep(thought, shown + last, [*calls, *more])
 
-    def _keep(self, shown: str, calls: list[Call]) -> tuple[str, list[Call]]:
+    def _keep(self, thought: str, shown: str, calls: list[Call]) -> "_News":
+        self.thought.append(thought)
         self.text.append(shown)
         self.calls += calls
-        return shown, calls
+        return _News(thought, shown, calls)
 
     @property
     def finish_reason(self) -> str | None:
-        return "tool_calls" if self.calls else self.session.finish_reason
+        if not self.calls:
+            return self.session.finish_reason
+        return "function_call" if self._calls_are_functions else "tool_calls"
+
+    def message(self) -> dict[str, Any]:
+        """All of it, as one message."""
+        text, thought = "".join(self.text), "".join(self.thought)
+        message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
+        if thought:
+            message["reasoning_content"] = thought
+        if self.calls:
+            message |= self.as_calls(self.calls)
+            message["content"] = text.strip() or None
+        return message
+
+    def as_calls(self, calls: list[Call], first: int | None = None) -> dict[str, Any]:
+        """Calls in the form that was asked for; with `first`, of a stream in which they are so many."""
+        if self._calls_are_functions:
+            return {"function_call": {"name": calls[0].name, "arguments": calls[0].arguments}}
+        numbers = [None if first is None else first + n for n in range(len(calls))]
+        return {"tool_calls": [call.as_openai(n) for call, n in zip(calls, numbers, strict=True)]}
+
+
+class _News(NamedTuple):
+    """What has come: of the thought, of the answer, and calls that are complete."""
+
+    thought: str
+    text: str
+    calls: list[Call]
 
 
 async def complete(
@@ -55,12 +99,16 @@ async def complete(
     prompt = await model.tokenize_chat(
         messages,
         tools=tools.for_template() if tools else None,
-        variables=request.chat_template_kwargs,
+        variables={
+            **reasoning.variables_for(request.reasoning_effort),
+            **(request.chat_template_kwargs or {}),
+        }
+        or None,
     )
     choices = await in_thread(_choices, request, model, prompt, tools)
     if request.stream:
         return g.EventStream(_events(request, model, choices, metrics), held.pop_all())
-    return await _whole(model, choices, metrics)
+    return await _whole(request, model, choices, metrics)
 
 
 def _read(request: ChatRequest, model: Model) -> tuple[list[dict[str, Any]], ToolUse | None]:
@@ -79,6 +127,8 @@ def _choices(
 ) -> list[_Choice]:
     """One session per choice. Takes seconds when a grammar is large: not for the event loop."""
     grammar = _grammar(request, tools)
+    thinks = reasoning.thinks(model.template.source)
+    is_inside = thinks and reasoning.begins_inside(model.tokenizer, prompt)
     return [
         _Choice(
             model.session(
@@ -86,18 +136,23 @@ def _choices(
                 g.options_of(
                     request,
                     i,
-                    max_tokens=request.max_completion_tokens or request.max_tokens,
+                    max_tokens=request.max_tokens
+                    if request.max_completion_tokens is None
+                    else request.max_completion_tokens,
                     grammar=grammar,
                     top_logprobs=(request.top_logprobs or 0) if request.logprobs else None,
                 ),
             ),
             tools,
+            reasoning.ThoughtFinder(is_inside=is_inside) if thinks else None,
         )
         for i in range(request.n or 1)
     ]
 
 
-async def _whole(model: Model, choices: list[_Choice], metrics: Metrics) -> Response:
+async def _whole(
+    request: ChatRequest, model: Model, choices: list[_Choice], metrics: Metrics
+) -> Response:
     sessions = [choice.session for choice in choices]
     async with aclosing(g.run_choices(sessions, metrics)) as pieces:
         async for piece in pieces:
@@ -105,26 +160,23 @@ async def _whole(model: Model, choices: list[_Choice], metrics: Metrics) -> Resp
             if piece.token is None:
                 choice.finish()
             else:
-                choice.add(piece.token.text)
+                choice.add(piece.token)
                 choice.logprobs += _logprobs(model, piece.token)
     answer = g.envelope("chat.completion", "chatcmpl", model.name)
-    answer["choices"] = [_as_message(i, choice) for i, choice in enumerate(choices)]
+    answer["choices"] = [
+        {
+            "index": i,
+            "message": choice.message(),
+            "logprobs": {"content": choice.logprobs} if choice.logprobs else None,
+            "finish_reason": choice.finish_reason,
+            **({"token_ids": choice.tokens} if request.return_token_ids else {}),
+        }
+        for i, choice in enumerate(choices)
+    ]
+    if request.return_token_ids:
+        answer["prompt_token_ids"] = sessions[0].prompt
     answer["usage"] = g.usage(sessions)
     return JsonResponse(answer)
-
-
-def _as_message(index: int, choice: _Choice) -> dict[str, Any]:
-    text = "".join(choice.text)
-    message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
-    if choice.calls:
-        message["tool_calls"] = [call.as_openai() for call in choice.calls]
-        message["content"] = text.strip() or None
-    return {
-        "index": index,
-        "message": message,
-        "logprobs": {"content": choice.logprobs} if choice.logprobs else None,
-        "finish_reason": choice.finish_reason,
-    }
 
 
 async def _events(
@@ -142,24 +194,32 @@ async def _events(
         choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": None}
         return {**head, "choices": [choice | more]}
 
-    for i in range(len(choices)):
-        yield chunk(i, {"role": "assistant", "content": ""})
+    def said(index: int, delta: dict[str, Any], **more: Any) -> dict[str, Any]:
+        """With the first words it is said whose they are: not before, as then the prompt is computed."""
+        choice = choices[index]
+        if not choice.has_begun:
+            choice.has_begun = True
+            delta = {"role": "assistant", "content": None if "tool_calls" in delta else "", **delta}
+        return chunk(index, delta, **more)
+
     async with aclosing(g.run_choices([c.session for c in choices], metrics)) as pieces:
         async for piece in pieces:
             i, choice = piece.choice, choices[piece.choice]
             ended = piece.token is None
-            text, calls = choice.finish() if piece.token is None else choice.add(piece.token.text)
+            news = choice.finish() if piece.token is None else choice.add(piece.token)
             logprobs = _logprobs(model, piece.token) if piece.token else []
-            if text or logprobs:
-                yield chunk(
-                    i, {"content": text}, logprobs={"content": logprobs} if logprobs else None
-                )
-            if calls:
-                first = len(choice.calls) - len(calls)
-                deltas = [call.as_openai(first + n) for n, call in enumerate(calls)]
-                yield chunk(i, {"tool_calls": deltas})
+            ids = [piece.token.id] if piece.token and piece.token.id is not None else []
+            more: dict[str, Any] = {"token_ids": ids} if request.return_token_ids and ids else {}
+            if news.thought:
+                yield said(i, {"reasoning_content": news.thought})
+            if news.text or logprobs or more:
+                wanted = {"content": logprobs} if logprobs else None
+                yield said(i, {"content": news.text}, logprobs=wanted, **more)
+            if news.calls:
+                first = len(choice.calls) - len(news.calls)
+                yield said(i, choice.as_calls(news.calls, first))
             if ended:
-                yield chunk(i, {}, finish_reason=choice.finish_reason)
+                yield said(i, {}, finish_reason=choice.finish_reason)
     if wants_usage:
         yield {**head, "choices": [], "usage": g.usage([c.session for c in choices])}
 
@@ -201,11 +261,16 @@ def _for_template(message: Message) -> dict[str, Any]:
     """A message as chat templates expect it: plain text, and call arguments as objects."""
     role = "system" if message.role == "developer" else message.role
     plain: dict[str, Any] = {"role": role, "content": _text(message.content)}
+    if message.reasoning_content is not None:
+        plain["reasoning_content"] = message.reasoning_content
     if message.name is not None:
         plain["name"] = message.name
     if message.tool_call_id is not None:
         plain["tool_call_id"] = message.tool_call_id
-    if message.tool_calls:
+    calls = message.tool_calls or []
+    if message.function_call is not None:
+        calls = [*calls, ToolCall(message.function_call)]
+    if calls:
         plain["tool_calls"] = [
             {
                 "id": call.id,
@@ -215,7 +280,7 @@ def _for_template(message: Message) -> dict[str, Any]:
                     "arguments": _arguments(call.function.arguments),
                 },
             }
-            for call in message.tool_calls
+            for call in calls
         ]
     return plain
 

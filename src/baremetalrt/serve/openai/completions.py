@@ -26,11 +26,14 @@ class _Choice:
         self.session = session
         self.text = ""
         self.tokens: list[str] = []
+        self.ids: list[int] = []
         self.token_logprobs: list[float] = []
         self.top_logprobs: list[dict[str, float]] = []
         self.offsets: list[int] = []
 
     def add(self, model: Model, token: Token) -> None:
+        if token.id is not None:
+            self.ids.append(token.id)
         if token.logprob is not None:
             self.tokens.append(g.token_text(model.tokenizer, token.logprob.token)[0])
             self.token_logprobs.append(g.finite(token.logprob.logprob))
@@ -63,7 +66,7 @@ async def complete(
     if request.stream:
         events = _events(request, model, choices, num_prompts, metrics)
         return g.EventStream(events, held.pop_all())
-    return await _whole(model, choices, num_prompts, metrics)
+    return await _whole(request, model, choices, num_prompts, metrics)
 
 
 def _choices(request: CompletionRequest, model: Model) -> tuple[list[_Choice], int]:
@@ -79,7 +82,9 @@ def _choices(request: CompletionRequest, model: Model) -> tuple[list[_Choice], i
                 g.options_of(
                     request,
                     i,
-                    max_tokens=request.max_tokens or _DEFAULT_MAX_TOKENS,
+                    max_tokens=_DEFAULT_MAX_TOKENS
+                    if request.max_tokens is None
+                    else request.max_tokens,
                     grammar=grammar,
                     top_logprobs=request.logprobs,
                 ),
@@ -92,7 +97,11 @@ def _choices(request: CompletionRequest, model: Model) -> tuple[list[_Choice], i
 
 
 async def _whole(
-    model: Model, choices: list[_Choice], num_prompts: int, metrics: Metrics
+    request: CompletionRequest,
+    model: Model,
+    choices: list[_Choice],
+    num_prompts: int,
+    metrics: Metrics,
 ) -> Response:
     sessions = [choice.session for choice in choices]
     async with aclosing(g.run_choices(sessions, metrics)) as pieces:
@@ -106,6 +115,11 @@ async def _whole(
             "text": choice.text,
             "logprobs": choice.logprobs(),
             "finish_reason": choice.session.finish_reason,
+            **(
+                {"token_ids": choice.ids, "prompt_token_ids": choice.session.prompt}
+                if request.return_token_ids
+                else {}
+            ),
         }
         for i, choice in enumerate(choices)
     ]

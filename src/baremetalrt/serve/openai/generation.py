@@ -22,6 +22,7 @@ from baremetalrt.session.session import GenerationOptions, Session, Token
 from baremetalrt.session.tokenizer import Tokenizer
 
 _QUEUED_TOKENS: Final = 64
+_WHOLE_TEXT: Final = 1 << 16
 # JSON has no endless numbers; OpenAI's clients know this one for what cannot be.
 _IMPOSSIBLE: Final = -9999.0
 
@@ -31,8 +32,11 @@ def sampling_of(request: ChatRequest | CompletionRequest, choice: int) -> Sample
     given: dict[str, Any] = {
         "temperature": request.temperature,
         "top_p": request.top_p,
-        "top_k": request.top_k,
+        # -1 is off where others write it so.
+        "top_k": None if request.top_k is None else max(0, request.top_k),
         "min_p": request.min_p,
+        "typical_p": request.typical_p,
+        "penalty_window": _window(request.repeat_last_n),
         "repetition_penalty": request.repetition_penalty,
         "presence_penalty": request.presence_penalty,
         "frequency_penalty": request.frequency_penalty,
@@ -43,6 +47,11 @@ def sampling_of(request: ChatRequest | CompletionRequest, choice: int) -> Sample
         **(defaults | {k: v for k, v in given.items() if v is not None}),
         logit_bias=_logit_bias(request.logit_bias or {}),
     )
+
+
+def _window(repeat_last_n: int | None) -> int | None:
+    """How far penalties look back; -1 is as far as there is text."""
+    return _WHOLE_TEXT if repeat_last_n is not None and repeat_last_n < 0 else repeat_last_n
 
 
 def _logit_bias(biases: Mapping[str, float]) -> dict[int, float]:
@@ -64,6 +73,15 @@ def grammar_of(request: ChatRequest | CompletionRequest) -> Grammar | None:
     return from_gbnf(request.grammar) if request.grammar is not None else None
 
 
+def _limit(max_tokens: int | None) -> int | None:
+    """How long an answer may be; -1 is no limit."""
+    if max_tokens == 0:
+        raise UsageError(
+            "an answer has at least one token", code="request.invalid", parameter="max_tokens"
+        )
+    return None if max_tokens == -1 else max_tokens
+
+
 def options_of(
     request: ChatRequest | CompletionRequest,
     choice: int,
@@ -74,8 +92,11 @@ def options_of(
 ) -> GenerationOptions:
     return GenerationOptions(
         sampling=sampling_of(request, choice),
-        max_tokens=max_tokens,
+        max_tokens=_limit(max_tokens),
+        min_tokens=request.min_tokens or 0,
+        ignore_end=bool(request.ignore_eos),
         stop=stops_of(request),
+        stop_tokens=frozenset(request.stop_token_ids or ()),
         grammar=grammar,
         top_logprobs=top_logprobs,
     )

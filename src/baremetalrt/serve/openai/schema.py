@@ -1,19 +1,17 @@
 """Requests as they come over the wire: types and bounds, checked before anything else happens.
 
-Source: OpenAI's API reference; `top_k`, `min_p`, `repetition_penalty`, `grammar` and
-`chat_template_kwargs` are extensions that other local servers share.
+Source: OpenAI's API reference; what it does not have are extensions that other local servers share, under
+the names that they have there.
 """
 
-from typing import Annotated, Any, Final, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
-from baremetalrt.core.errors import UsageError
-from baremetalrt.core.text_input import decode_bom
-
 _MAX_CHOICES: Final = 16
 
-Count = Annotated[int, msgspec.Meta(ge=1)]
+# -1 stands for no limit.
+Count = Annotated[int, msgspec.Meta(ge=-1)]
 Choices = Annotated[int, msgspec.Meta(ge=1, le=_MAX_CHOICES)]
 TopLogprobs = Annotated[int, msgspec.Meta(ge=0, le=20)]
 Stops = Annotated[list[str], msgspec.Meta(max_length=16)]
@@ -52,9 +50,8 @@ class FunctionName(msgspec.Struct):
     name: str
 
 
-class ToolChoice(msgspec.Struct):
+class ToolChoice(msgspec.Struct, tag_field="type", tag="function"):
     function: FunctionName
-    type: Literal["function"] = "function"
 
 
 class FunctionCall(msgspec.Struct):
@@ -76,12 +73,23 @@ class TextPart(msgspec.Struct):
 class Message(msgspec.Struct):
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: str | list[TextPart] | None = None
+    reasoning_content: str | None = None
+    function_call: FunctionCall | None = None
     name: str | None = None
     tool_calls: list[ToolCall] | None = None
     tool_call_id: str | None = None
 
 
-class _Request(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+class AllowedTools(msgspec.Struct):
+    tools: list[ToolChoice]
+    mode: Literal["auto", "required"] = "auto"
+
+
+class AllowedToolChoice(msgspec.Struct, tag_field="type", tag="allowed_tools"):
+    allowed_tools: AllowedTools
+
+
+class _Request(msgspec.Struct, kw_only=True):
     model: str = ""
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -97,8 +105,14 @@ class _Request(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     # extensions
     top_k: int | None = None
     min_p: float | None = None
+    typical_p: float | None = None
     repetition_penalty: float | None = None
+    repeat_last_n: int | None = None
     grammar: str | None = None
+    min_tokens: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    ignore_eos: bool | None = None
+    stop_token_ids: Annotated[list[int], msgspec.Meta(max_length=64)] | None = None
+    return_token_ids: bool | None = None
     # accepted, and without effect on a machine of one's own
     user: Any = None
     store: Any = None
@@ -107,6 +121,8 @@ class _Request(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     safety_identifier: Any = None
     prompt_cache_key: Any = None
     prompt_cache_retention: Any = None
+    prediction: Any = None
+    cache_prompt: Any = None
 
 
 class ChatRequest(_Request, kw_only=True):
@@ -116,8 +132,10 @@ class ChatRequest(_Request, kw_only=True):
     top_logprobs: TopLogprobs | None = None
     response_format: ResponseFormat | None = None
     tools: Annotated[list[Tool], msgspec.Meta(max_length=128)] | None = None
-    tool_choice: Literal["none", "auto", "required"] | ToolChoice | None = None
+    tool_choice: Literal["none", "auto", "required"] | ToolChoice | AllowedToolChoice | None = None
     chat_template_kwargs: dict[str, Any] | None = None
+    functions: Annotated[list[Function], msgspec.Meta(max_length=128)] | None = None
+    function_call: Literal["none", "auto"] | FunctionName | None = None
     parallel_tool_calls: Any = None
     reasoning_effort: Any = None
     modalities: Any = None
@@ -130,32 +148,4 @@ class CompletionRequest(_Request, kw_only=True):
     echo: bool | None = None
     suffix: str | None = None
     best_of: int | None = None
-
-
-T = TypeVar("T", ChatRequest, CompletionRequest)
-
-
-def decode(body: bytes, kind: type[T]) -> T:
-    """A request from its JSON.
-
-    Raises:
-        UsageError: not JSON, a field of the wrong type, out of bounds, or unknown.
-    """
-    # Programs that write files with a BOM send bodies with one.
-    decoded = decode_bom(body)
-    try:
-        return msgspec.json.decode(body if decoded is None else decoded, type=kind)
-    except msgspec.ValidationError as error:
-        message = str(error)
-        raise UsageError(message, code="request.invalid", parameter=_parameter(message)) from error
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-        raise UsageError(f"the body is not JSON: {error}", code="request.not-json") from error
-
-
-def _parameter(message: str) -> str | None:
-    """The field that msgspec blames: in backquotes, or a path behind ` - at `$.`."""
-    _, separator, path = message.rpartition("`$.")
-    if separator:
-        return path.rstrip("`")
-    parts = message.split("`")
-    return parts[-2] if len(parts) >= 3 else None
+    response_format: ResponseFormat | None = None

@@ -12,7 +12,13 @@ from typing import Any, Final, Literal
 import msgspec
 
 from baremetalrt.core.errors import UsageError
-from baremetalrt.serve.openai.schema import ChatRequest, Tool, ToolChoice
+from baremetalrt.serve.openai.schema import (
+    AllowedToolChoice,
+    ChatRequest,
+    FunctionName,
+    Tool,
+    ToolChoice,
+)
 from baremetalrt.session.grammar import Grammar, from_lark
 from baremetalrt.session.stopping import overlap
 
@@ -64,6 +70,8 @@ class ToolUse:
     notation: Notation
     tools: tuple[Tool, ...]
     grammar: Grammar | None
+    # in the form that OpenAI's API had before tools
+    are_functions: bool = False
 
     def for_template(self) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = msgspec.to_builtins(list(self.tools))
@@ -78,8 +86,14 @@ def read_tools(request: ChatRequest, template: str) -> ToolUse | None:
     Raises:
         UsageError: the model's template knows no tools, or a tool is chosen that is not offered.
     """
-    if not request.tools or request.tool_choice == "none":
-        if isinstance(request.tool_choice, ToolChoice) or request.tool_choice == "required":
+    offered, choice = tuple(request.tools or ()), request.tool_choice
+    are_functions = not offered and bool(request.functions)
+    if are_functions:
+        offered = tuple(Tool(function) for function in request.functions or ())
+        called = request.function_call
+        choice = ToolChoice(called) if isinstance(called, FunctionName) else called
+    if not offered or choice == "none":
+        if isinstance(choice, ToolChoice | AllowedToolChoice) or choice == "required":
             raise UsageError(
                 "tool_choice asks for a tool but none are given",
                 code="request.invalid",
@@ -87,20 +101,28 @@ def read_tools(request: ChatRequest, template: str) -> ToolUse | None:
             )
         return None
     notation = _notation(template)
-    offered = tuple(request.tools)
-    if request.tool_choice in (None, "auto"):
-        return ToolUse(notation, offered, None)
-    if isinstance(request.tool_choice, ToolChoice):
-        wanted = request.tool_choice.function.name
-        chosen = tuple(t for t in offered if t.function.name == wanted)
-        if not chosen:
+    if isinstance(choice, AllowedToolChoice):
+        allowed = choice.allowed_tools
+        offered = _chosen(offered, [one.function.name for one in allowed.tools])
+        choice = allowed.mode
+    grammar = None
+    if isinstance(choice, ToolChoice):
+        grammar = _call_grammar(notation, _chosen(offered, [choice.function.name]))
+    elif choice == "required":
+        grammar = _call_grammar(notation, offered)
+    return ToolUse(notation, offered, grammar, are_functions)
+
+
+def _chosen(offered: Sequence[Tool], names: Sequence[str]) -> tuple[Tool, ...]:
+    known = {tool.function.name: tool for tool in offered}
+    for name in names:
+        if name not in known:
             raise UsageError(
-                f"tool_choice asks for {wanted!r}, which is not among the tools",
+                f"tool_choice asks for {name!r}, which is not among the tools",
                 code="request.invalid",
                 parameter="tool_choice",
             )
-        return ToolUse(notation, offered, _call_grammar(notation, chosen))
-    return ToolUse(notation, offered, _call_grammar(notation, offered))
+    return tuple(known[name] for name in names)
 
 
 def _notation(template: str) -> Notation:

@@ -1,0 +1,132 @@
+"""Requests as programs send them that were written for other servers."""
+
+import json
+
+import pytest
+
+from baremetalrt.core.errors import UsageError
+from baremetalrt.serve.openai.generation import options_of
+from baremetalrt.serve.openai.reading import read
+from baremetalrt.serve.openai.schema import ChatRequest, CompletionRequest
+from baremetalrt.serve.openai.tools import read_tools
+
+_MESSAGES = {"messages": [{"role": "user", "content": "Hi"}]}
+_TEMPLATE = "{{ tools }}<tool_call>"
+
+
+def chat(**fields: object) -> ChatRequest:
+    found = read(json.dumps(_MESSAGES | fields).encode(), ChatRequest)
+    assert not found.ignored
+    return found.request
+
+
+def options(**fields: object):  # type: ignore[no-untyped-def]
+    request = chat(**fields)
+    return options_of(request, 0, max_tokens=request.max_tokens, grammar=None, top_logprobs=None)
+
+
+def test_fields_of_other_servers_mean_what_they_mean_there() -> None:
+    got = options(
+        repeat_penalty=1.1,
+        n_predict=7,
+        typical_p=0.9,
+        repeat_last_n=-1,
+        top_k=-1,
+        ignore_eos=True,
+        min_tokens=3,
+        stop_token_ids=[5],
+    )
+    assert got.sampling.repetition_penalty == 1.1 and got.max_tokens == 7
+    assert got.sampling.typical_p == 0.9 and got.sampling.top_k == 0
+    assert got.sampling.penalty_window > 10_000
+    assert got.ignore_end and got.min_tokens == 3 and got.stop_tokens == {5}
+
+
+@pytest.mark.parametrize("given", [-1, None])
+def test_no_limit_in_every_spelling(given: int | None) -> None:
+    assert options(max_tokens=given).max_tokens is None
+
+
+def test_an_answer_of_no_tokens_is_none() -> None:
+    with pytest.raises(UsageError, match="at least one token"):
+        options(max_tokens=0)
+
+
+def test_a_guided_answer_is_a_response_format() -> None:
+    form = chat(guided_json={"type": "object"}).response_format
+    assert form is not None and form.json_schema is not None
+    assert form.json_schema.schema == {"type": "object"}
+
+
+def test_what_is_given_twice_counts_by_our_name() -> None:
+    assert options(n_predict=7, max_tokens=9).max_tokens == 9
+
+
+def test_unknown_fields_are_named_and_left_out() -> None:
+    body = json.dumps(_MESSAGES | {"mirostat_eta": 1, "x\r\nset-cookie": 1}).encode()
+    assert read(body, ChatRequest).ignored == ("mirostat_eta", "x\r\nset-cookie")
+    with pytest.raises(UsageError, match="mirostat_eta") as caught:
+        read(body, ChatRequest, is_strict=True)
+    assert caught.value.parameter == "mirostat_eta"
+
+
+@pytest.mark.parametrize(
+    ("mistake", "meant"),
+    [
+        ("temprature", "temperature"),
+        ("temperatur", "temperature"),
+        ("tempereture", "temperature"),
+        ("temeprature", "temperature"),
+        ("top_pp", "top_p"),
+        ("max_token", "max_tokens"),
+        ("stopp", "stop"),
+        ("streem", "stream"),
+    ],
+)
+def test_a_letter_too_many_or_too_few_is_a_mistake(mistake: str, meant: str) -> None:
+    with pytest.raises(UsageError, match=mistake) as caught:
+        read(json.dumps(_MESSAGES | {mistake: 1}).encode(), ChatRequest)
+    assert caught.value.hint == f"is {meant} meant?"
+
+
+@pytest.mark.parametrize("field", ["top_h", "seeds_of_doubt", "min_length", "user_id", "n_keep"])
+def test_other_words_are_no_mistakes(field: str) -> None:
+    body = json.dumps(_MESSAGES | {field: 1}).encode()
+    if field == "top_h":
+        with pytest.raises(UsageError):
+            read(body, ChatRequest)
+    else:
+        assert read(body, ChatRequest).ignored == (field,)
+
+
+@pytest.mark.parametrize("body", [b"[]", b"1", b'"x"', b"null", b"{", b"\xff", b"[" * 100_000])
+def test_what_is_no_object_is_refused(body: bytes) -> None:
+    with pytest.raises(UsageError):
+        read(body, ChatRequest)
+    with pytest.raises(UsageError):
+        read(body, CompletionRequest)
+
+
+def test_functions_are_tools() -> None:
+    functions = [{"name": "look"}, {"name": "send"}]
+    use = read_tools(chat(functions=functions), _TEMPLATE)
+    assert use is not None and use.are_functions and use.grammar is None
+    assert [tool.function.name for tool in use.tools] == ["look", "send"]
+    use = read_tools(chat(functions=functions, function_call={"name": "send"}), _TEMPLATE)
+    assert use is not None and use.grammar is not None
+    assert read_tools(chat(functions=functions, function_call="none"), _TEMPLATE) is None
+
+
+def test_only_allowed_tools_are_offered() -> None:
+    tools = [{"type": "function", "function": {"name": name}} for name in ("look", "send")]
+    named = [{"type": "function", "function": {"name": "send"}}]
+    choice = {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": named}}
+    use = read_tools(chat(tools=tools, tool_choice=choice), _TEMPLATE)
+    assert use is not None and [tool.function.name for tool in use.tools] == ["send"]
+    assert use.grammar is None
+    choice["allowed_tools"] |= {"mode": "required"}  # type: ignore[operator]
+    use = read_tools(chat(tools=tools, tool_choice=choice), _TEMPLATE)
+    assert use is not None and use.grammar is not None
+    named[0]["function"]["name"] = "shout"  # type: ignore[index]
+    with pytest.raises(UsageError, match="shout"):
+        read_tools(chat(tools=tools, tool_choice=choice), _TEMPLATE)
