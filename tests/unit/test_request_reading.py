@@ -9,6 +9,8 @@ from baremetalrt.serve.openai.generation import options_of
 from baremetalrt.serve.openai.reading import read
 from baremetalrt.serve.openai.schema import ChatRequest, CompletionRequest
 from baremetalrt.serve.openai.tools import read_tools
+from baremetalrt.session.options import SampleOptions
+from baremetalrt.session.recommended import recommended
 
 _MESSAGES = {"messages": [{"role": "user", "content": "Hi"}]}
 _TEMPLATE = "{{ tools }}<tool_call>"
@@ -22,7 +24,32 @@ def chat(**fields: object) -> ChatRequest:
 
 def options(**fields: object):  # type: ignore[no-untyped-def]
     request = chat(**fields)
-    return options_of(request, 0, max_tokens=request.max_tokens, grammar=None, top_logprobs=None)
+    return options_of(
+        request,
+        0,
+        max_tokens=request.max_tokens,
+        grammar=None,
+        top_logprobs=None,
+        recommended=SampleOptions(temperature=0.6, top_k=20),
+    )
+
+
+def test_what_is_not_said_is_as_the_model_is_meant() -> None:
+    assert options().sampling == SampleOptions(temperature=0.6, top_k=20)
+    assert options(temperature=0.1).sampling == SampleOptions(temperature=0.1, top_k=20)
+
+
+def test_what_a_model_recommends_is_read_from_its_file() -> None:
+    keys = {
+        "general.sampling.temp": 0.6000000238418579,
+        "general.sampling.top_k": 20,
+        "general.sampling.top_p": 7.5,
+        "general.sampling.min_p": "none",
+        "general.sampling.penalty_repeat": float("nan"),
+        "general.sampling.penalty_last_n": 128,
+    }
+    assert recommended(keys.get) == SampleOptions(temperature=0.6, top_k=20, penalty_window=128)
+    assert recommended({}.get) == SampleOptions()
 
 
 def test_fields_of_other_servers_mean_what_they_mean_there() -> None:

@@ -1,11 +1,11 @@
 """What `bmrt run` and its chat share: an answer as it comes, and how fast it was."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from baremetalrt.cli import options
-from baremetalrt.node.options import SampleOptions
+from baremetalrt.node.options import GivenSampling, SampleOptions
 
 if TYPE_CHECKING:
     from baremetalrt.node.answering import GenerationOptions, GenerationStats
@@ -15,19 +15,23 @@ if TYPE_CHECKING:
 class AnswerOptions:
     """What the command says of an answer; light, until `generation`. `json_schema`: JSON or a file."""
 
-    sampling: SampleOptions
+    sampling: GivenSampling
     system: str | None
     max_tokens: int | None
     stop: tuple[str, ...]
     json_schema: str | None
     grammar: Path | None
 
-    def generation(self) -> "GenerationOptions":
-        """The same for the engine; raises `UsageError` for a schema or a grammar that is none."""
+    def generation(self, recommended: SampleOptions) -> "GenerationOptions":
+        """The same for the engine, where nothing is said as the model's makers recommend.
+
+        Raises:
+            UsageError: a schema or a grammar is none.
+        """
         from baremetalrt.node.answering import GenerationOptions
 
         return GenerationOptions(
-            sampling=self.sampling,
+            sampling=replace(recommended, **self.sampling),
             max_tokens=self.max_tokens,
             stop=self.stop,
             grammar=options.grammar(self.json_schema, self.grammar),

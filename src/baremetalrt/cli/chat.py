@@ -62,7 +62,7 @@ async def chat(request: OpenRequest, how: AnswerOptions) -> None:
             state = _Chat(
                 model,
                 model.without_adapters(),
-                how.generation(),
+                how.generation(model.sampling),
                 how.system,
                 opened,
                 display,

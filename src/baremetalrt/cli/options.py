@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 import click
 
@@ -210,44 +210,42 @@ def model_options(command: Command) -> Command:
 def sample_options(command: Command) -> Command:
     """How tokens are chosen: the command is given `sampling`."""
 
-    @wraps(command)
-    def parsed(
-        *given: Any,
-        temperature: float,
-        top_k: int,
-        top_p: float,
-        min_p: float,
-        repetition_penalty: float,
-        presence_penalty: float,
-        frequency_penalty: float,
-        seed: int | None,
-        **others: Any,
-    ) -> None:
-        sampling = SampleOptions(
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            min_p=min_p,
-            repetition_penalty=repetition_penalty,
-            presence_penalty=presence_penalty,
-            frequency_penalty=frequency_penalty,
-            seed=seed,
-        )
-        command(*given, sampling=sampling, **others)
+    names = [option.name for option in _SAMPLING]
 
-    return _with(
-        parsed,
-        click.option(
-            "-t", "--temperature", type=float, default=0.7, show_default=True, help="0: greedy."
-        ),
-        click.option("--top-k", type=int, default=40, show_default=True, help="0: off."),
-        click.option("--top-p", type=float, default=0.95, show_default=True, help="1: off."),
-        click.option("--min-p", type=float, default=0.05, show_default=True, help="0: off."),
-        click.option("--repetition-penalty", type=float, default=1.0, show_default=True),
-        click.option("--presence-penalty", type=float, default=0.0, show_default=True),
-        click.option("--frequency-penalty", type=float, default=0.0, show_default=True),
-        click.option("--seed", type=int, help="Makes sampling repeatable."),
-    )
+    @wraps(command)
+    def parsed(*given: Any, **others: Any) -> None:
+        asked = {name: value for name in names if (value := others.pop(name)) is not None}
+        # Whether they make sense is said before anything is loaded.
+        SampleOptions(**asked)
+        command(*given, sampling=asked, **others)
+
+    return _with(parsed, *(option.decorator for option in _SAMPLING))
+
+
+class _Sampling(NamedTuple):
+    """One of the options; all that is not given is the model's, or else ours."""
+
+    name: str
+    decorator: Callable[[Command], Command]
+
+
+def _sampling(name: str, type_: type, default: object, *also: str, about: str = "") -> _Sampling:
+    said = f"[default: {default}, or the model's]"
+    flag = "--" + name.replace("_", "-")
+    return _Sampling(name, click.option(*also, flag, type=type_, help=f"{about}  {said}".strip()))
+
+
+_SAMPLING: Final = (
+    _sampling("temperature", float, 0.7, "-t", about="0: greedy."),
+    _sampling("top_k", int, 40, about="0: off."),
+    _sampling("top_p", float, 0.95, about="1: off."),
+    _sampling("min_p", float, 0.05, about="0: off."),
+    _sampling("typical_p", float, 1.0, about="1: off."),
+    _sampling("repetition_penalty", float, 1.0),
+    _sampling("presence_penalty", float, 0.0),
+    _sampling("frequency_penalty", float, 0.0),
+    _Sampling("seed", click.option("--seed", type=int, help="Makes sampling repeatable.")),
+)
 
 
 def swarm_options(command: Command) -> Command:

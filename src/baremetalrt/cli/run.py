@@ -16,7 +16,7 @@ from baremetalrt.core.units import MIB, format_bytes
 from baremetalrt.hosting.open_model import OpenRequest, begin, find_named
 from baremetalrt.hosting.options import RouteOptions
 from baremetalrt.node.naming import NamedModel, names_model, resolve
-from baremetalrt.node.options import ModelOptions, SampleOptions, SwarmOptions
+from baremetalrt.node.options import GivenSampling, ModelOptions, SwarmOptions
 
 if TYPE_CHECKING:
     from baremetalrt.hosting.open_model import OpenedModel
@@ -68,7 +68,7 @@ def command(
     verbose: bool,
     file: str | None,
     route: RouteOptions,
-    sampling: SampleOptions,
+    sampling: GivenSampling,
     options: ModelOptions,
     swarm: SwarmOptions,
 ) -> None:
@@ -164,7 +164,7 @@ async def _answer(
             from baremetalrt.node.answering import Answered, AnswerRequest, answer
 
             asked = AnswerRequest(
-                options=how.generation(),
+                options=how.generation(opened.model.sampling),
                 messages=how.conversation(prompt),
                 raw=prompt if raw else None,
             )

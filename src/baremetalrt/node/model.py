@@ -19,6 +19,7 @@ from baremetalrt.core.tasks import in_thread
 from baremetalrt.session import public_text
 from baremetalrt.session.chat_template import ChatTemplate, Message
 from baremetalrt.session.grammar import GrammarCompiler
+from baremetalrt.session.options import SampleOptions
 from baremetalrt.session.overflow import num_kept
 from baremetalrt.session.route import Route
 from baremetalrt.session.session import GenerationOptions, Session
@@ -91,6 +92,8 @@ class Model:
     beginning: list[int] = field(default_factory=list)
     use: Use = field(default_factory=Use)
     slides: bool = False
+    # as its makers mean it
+    sampling: SampleOptions = field(default_factory=SampleOptions)
     _spans: list[Span] = field(default_factory=list)
     # of a model that runs whole
     _process: "WholeProcess | None" = None

@@ -24,6 +24,7 @@ from baremetalrt.node.options import ModelOptions
 from baremetalrt.node.presence import Presence
 from baremetalrt.session.chat_template import ChatTemplate, TemplateProcess, template_of
 from baremetalrt.session.public_text import beginning_of
+from baremetalrt.session.recommended import recommended
 from baremetalrt.session.route import Route
 from baremetalrt.session.stage import DirectStage, LocalStage, QueuedStage, SoloStage, Stage
 from baremetalrt.weights.gguf import GGUFFile
@@ -277,6 +278,7 @@ class Node:
             context_limit=context_limit,
             created=int(stored.path.stat().st_mtime),
             slides=self.options.context_overflow == "slide",
+            sampling=recommended(file.get),
             _spans=spans,
             _process=process,
         )

@@ -10,6 +10,7 @@ from baremetalrt.blocks.cache_types import CACHE_TYPES as CACHE_TYPES
 from baremetalrt.blocks.cache_types import F16_CACHE
 from baremetalrt.blocks.cache_types import CacheType as CacheType
 from baremetalrt.blocks.cache_types import CacheTypes as CacheTypes
+from baremetalrt.session.options import GivenSampling as GivenSampling
 from baremetalrt.session.options import SampleOptions as SampleOptions
 from baremetalrt.session.overflow import Overflow as Overflow
 from baremetalrt.swarm.options import SwarmOptions as SwarmOptions

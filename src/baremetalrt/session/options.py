@@ -3,10 +3,12 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from baremetalrt.core.errors import UsageError
 
+# What somebody asks for by name; the rest is as the model's makers mean it: see `recommended.py`.
+GivenSampling = Mapping[str, Any]
 _LEAST_TEMPERATURE: Final = 1e-6
 
 

@@ -140,6 +140,7 @@ def _choices(
                     if request.max_completion_tokens is None
                     else request.max_completion_tokens,
                     grammar=grammar,
+                    recommended=model.sampling,
                     top_logprobs=(request.top_logprobs or 0) if request.logprobs else None,
                 ),
             ),

@@ -86,6 +86,7 @@ def _choices(request: CompletionRequest, model: Model) -> tuple[list[_Choice], i
                     if request.max_tokens is None
                     else request.max_tokens,
                     grammar=grammar,
+                    recommended=model.sampling,
                     top_logprobs=request.logprobs,
                 ),
             )

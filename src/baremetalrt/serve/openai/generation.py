@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from sse_starlette import EventSourceResponse
@@ -27,8 +27,10 @@ _WHOLE_TEXT: Final = 1 << 16
 _IMPOSSIBLE: Final = -9999.0
 
 
-def sampling_of(request: ChatRequest | CompletionRequest, choice: int) -> SampleOptions:
-    """How to sample; OpenAI's defaults where the request is silent, ours for the extensions."""
+def sampling_of(
+    request: ChatRequest | CompletionRequest, choice: int, recommended: SampleOptions
+) -> SampleOptions:
+    """How to sample; where the request is silent, as the model's makers mean it, like `bmrt run`."""
     given: dict[str, Any] = {
         "temperature": request.temperature,
         "top_p": request.top_p,
@@ -42,9 +44,9 @@ def sampling_of(request: ChatRequest | CompletionRequest, choice: int) -> Sample
         "frequency_penalty": request.frequency_penalty,
         "seed": None if request.seed is None else request.seed + choice,
     }
-    defaults = {"temperature": 1.0, "top_p": 1.0}
-    return SampleOptions(
-        **(defaults | {k: v for k, v in given.items() if v is not None}),
+    return replace(
+        recommended,
+        **{k: v for k, v in given.items() if v is not None},
         logit_bias=_logit_bias(request.logit_bias or {}),
     )
 
@@ -89,9 +91,10 @@ def options_of(
     max_tokens: int | None,
     grammar: Grammar | None,
     top_logprobs: int | None,
+    recommended: SampleOptions,
 ) -> GenerationOptions:
     return GenerationOptions(
-        sampling=sampling_of(request, choice),
+        sampling=sampling_of(request, choice, recommended),
         max_tokens=_limit(max_tokens),
         min_tokens=request.min_tokens or 0,
         ignore_end=bool(request.ignore_eos),
