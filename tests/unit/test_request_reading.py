@@ -1,6 +1,7 @@
 """Requests as programs send them that were written for other servers."""
 
 import json
+from typing import Any
 
 import pytest
 
@@ -9,6 +10,8 @@ from baremetalrt.serve.openai.generation import options_of
 from baremetalrt.serve.openai.reading import read
 from baremetalrt.serve.openai.schema import ChatRequest, CompletionRequest
 from baremetalrt.serve.openai.tools import read_tools
+from baremetalrt.session.grammar import from_json_schema
+from baremetalrt.session.json_schemas import bounded
 from baremetalrt.session.options import SampleOptions
 from baremetalrt.session.recommended import recommended
 
@@ -157,3 +160,60 @@ def test_only_allowed_tools_are_offered() -> None:
     named[0]["function"]["name"] = "shout"  # type: ignore[index]
     with pytest.raises(UsageError, match="shout"):
         read_tools(chat(tools=tools, tool_choice=choice), _TEMPLATE)
+
+
+def test_halves_of_characters_are_replaced() -> None:
+    """Programs that cut texts in the middle of one send them."""
+    body = b'{"messages": [{"role": "user", "content": "x \\ud83d y"}]}'
+    found = read(body, ChatRequest)
+    assert found.request.messages[0].content == "x ? y"
+
+
+@pytest.mark.parametrize(
+    ("schema", "unkept"),
+    [
+        (True, None),
+        ({"type": "string", "format": "uuid4"}, "Unknown format: uuid4"),
+        ({"type": "array", "items": {"type": "integer"}, "uniqueItems": True}, "uniqueItems"),
+        ({"type": "object", "properties": {"a": True, "b": {"not": {}}}}, "not"),
+        ({"type": "string", "format": "uuid"}, None),
+    ],
+)
+def test_schemas_are_kept_as_far_as_they_can_be(schema: Any, unkept: str | None) -> None:
+    grammar = from_json_schema(schema)
+    assert (grammar.unkept is None) == (unkept is None)
+    assert unkept is None or unkept in (grammar.unkept or "")
+
+
+@pytest.mark.parametrize(
+    ("schema", "said"),
+    [
+        (False, "nothing matches"),
+        ({"type": "string", "pattern": "^(?=.*a).*$"}, "look-around"),
+        ({"type": "string", "pattern": "("}, "cannot be used"),
+        ({"type": 7}, "cannot be used"),
+    ],
+)
+def test_schemas_that_cannot_be_are_refused_in_words(schema: Any, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        from_json_schema(schema)
+
+
+def test_numbers_come_to_an_end() -> None:
+    bounds = {"minimum": -(2**53) + 1, "maximum": 2**53 - 1}
+    schema = {
+        "type": "object",
+        "properties": {
+            "type": {"type": "integer"},
+            "n": {"type": ["number", "null"], "minimum": 3},
+            "big": {"type": "integer", "minimum": 10**20},
+            "one": {"type": "integer", "enum": [1]},
+        },
+        "$defs": {"x": {"anyOf": [{"type": "number", "exclusiveMaximum": 0}]}},
+    }
+    found = bounded(schema)
+    assert found["properties"]["type"] == {"type": "integer", **bounds}
+    assert found["properties"]["n"] == {**schema["properties"]["n"], "maximum": 2**53 - 1}  # type: ignore[index]
+    assert found["properties"]["big"]["maximum"] == 10**20
+    assert found["properties"]["one"] == {"type": "integer", "enum": [1]}
+    assert found["$defs"]["x"]["anyOf"][0]["minimum"] == -(2**53) + 1

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from baremetalrt.core.errors import UsageError
+from baremetalrt.session.json_schemas import bounded
 from baremetalrt.session.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -32,26 +33,47 @@ _ANY_OBJECT: Final[dict[str, Any]] = {"type": "object"}
 
 @dataclass(frozen=True)
 class Grammar:
-    """A compiled description of allowed output, in llguidance's own notation."""
+    """A compiled description of allowed output, in llguidance's own notation.
+
+    `unkept`: what of a schema cannot be enforced, in words, if anything.
+    """
 
     source: str
+    unkept: str | None = None
 
 
 def from_json_schema(schema: dict[str, Any] | bool) -> Grammar:
-    """Output that is one JSON value matching `schema`.
+    """Output that is one JSON value matching `schema`, as far as that can be enforced.
 
     Raises:
-        UsageError: the schema is not one, or uses what cannot be enforced.
+        UsageError: the schema is not one, nothing matches it, or a pattern cannot be followed.
     """
+    if schema is False:
+        raise _bad("JSON schema", "nothing matches it")
+    try:
+        text = json.dumps({} if schema is True else bounded(schema), ensure_ascii=False)
+    except (RecursionError, ValueError) as error:
+        raise _bad("JSON schema", str(error)) from error
+    _check_length("JSON schema", text)
+    source, problem = _of_schema(text, _JSON_STYLE)
+    if problem is None:
+        return Grammar(source)
+    lenient, still = _of_schema(text, {**_JSON_STYLE, "lenient": True})
+    if still is not None:
+        raise _bad("JSON schema", still)
+    return Grammar(lenient, unkept=_first_line(problem))
+
+
+def _of_schema(text: str, style: Any) -> tuple[str, str | None]:
+    """The grammar of a schema, and what is wrong with it, if anything."""
     import llguidance
 
     try:
-        text = json.dumps(schema, ensure_ascii=False)
-        _check_length("JSON schema", text)
-        source = llguidance.LLMatcher.grammar_from_json_schema(text, defaults=_JSON_STYLE)
-    except (RecursionError, ValueError) as error:
-        raise _bad("JSON schema", str(error)) from error
-    return _validated(source, "JSON schema")
+        source = llguidance.LLMatcher.grammar_from_json_schema(text, defaults=style)
+    except ValueError as error:
+        return "", str(error)
+    problem = llguidance.LLMatcher.validate_grammar(source)
+    return source, problem if problem and not problem.startswith("WARNING") else None
 
 
 def any_json_object() -> Grammar:
@@ -102,8 +124,13 @@ def _validated(source: str, what: str) -> Grammar:
 
 
 def _bad(what: str, why: str) -> UsageError:
-    line = why.strip().splitlines()[0] if why.strip() else "not understood"
-    return UsageError(f"the {what} cannot be used: {line}", code="grammar.invalid")
+    if "look-around" in why:
+        why = "look-around, such as (?=…) or (?<!…), cannot be followed in a pattern"
+    return UsageError(f"the {what} cannot be used: {_first_line(why)}", code="grammar.invalid")
+
+
+def _first_line(text: str) -> str:
+    return text.strip().splitlines()[0] if text.strip() else "not understood"
 
 
 class GrammarCompiler:

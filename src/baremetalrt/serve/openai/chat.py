@@ -105,10 +105,12 @@ async def complete(
         }
         or None,
     )
-    choices = await in_thread(_choices, request, model, prompt, tools)
+    grammar = await in_thread(_grammar, request, tools)
+    choices = await in_thread(_choices, request, model, prompt, tools, grammar)
     if request.stream:
-        return g.EventStream(_events(request, model, choices, metrics), held.pop_all())
-    return await _whole(request, model, choices, metrics)
+        events = _events(request, model, choices, metrics)
+        return g.with_warning(g.EventStream(events, held.pop_all()), grammar)
+    return g.with_warning(await _whole(request, model, choices, metrics), grammar)
 
 
 def _read(request: ChatRequest, model: Model) -> tuple[list[dict[str, Any]], ToolUse | None]:
@@ -123,10 +125,13 @@ def _num_chars(message: Message) -> int:
 
 
 def _choices(
-    request: ChatRequest, model: Model, prompt: list[int], tools: ToolUse | None
+    request: ChatRequest,
+    model: Model,
+    prompt: list[int],
+    tools: ToolUse | None,
+    grammar: Grammar | None,
 ) -> list[_Choice]:
     """One session per choice. Takes seconds when a grammar is large: not for the event loop."""
-    grammar = _grammar(request, tools)
     thinks = reasoning.thinks(model.template.source)
     is_inside = thinks and reasoning.begins_inside(model.tokenizer, prompt)
     return [

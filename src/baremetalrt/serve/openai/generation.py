@@ -5,9 +5,10 @@ import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from sse_starlette import EventSourceResponse
+from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from baremetalrt.core.errors import BareMetalError, UsageError
@@ -22,6 +23,7 @@ from baremetalrt.session.session import GenerationOptions, Session, Token
 from baremetalrt.session.tokenizer import Tokenizer
 
 _QUEUED_TOKENS: Final = 64
+_MAX_WARNING_CHARS: Final = 200
 _WHOLE_TEXT: Final = 1 << 16
 # JSON has no endless numbers; OpenAI's clients know this one for what cannot be.
 _IMPOSSIBLE: Final = -9999.0
@@ -82,6 +84,19 @@ def _limit(max_tokens: int | None) -> int | None:
             "an answer has at least one token", code="request.invalid", parameter="max_tokens"
         )
     return None if max_tokens == -1 else max_tokens
+
+
+R = TypeVar("R", bound=Response)
+
+
+def with_warning(response: R, grammar: Grammar | None) -> R:
+    """The answer, with a header that says what of a schema it may not keep to."""
+    if grammar is not None and grammar.unkept is not None:
+        said = grammar.unkept.encode("ascii", "replace").decode()[:_MAX_WARNING_CHARS]
+        response.headers["x-unkept-constraints"] = "".join(
+            c if c.isprintable() else " " for c in said
+        )
+    return response
 
 
 def options_of(

@@ -4,6 +4,7 @@ A field that is not known is left out and named to the client, as programs send 
 they were written for; one that differs in a letter from a known one is taken for a mistake.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -45,10 +46,14 @@ def read(body: bytes, kind: type[T], *, is_strict: bool = False) -> Read[T]:
     """
     # Programs that write files with a BOM send bodies with one.
     decoded = decode_bom(body)
+    text = body if decoded is None else decoded
     try:
-        fields = msgspec.json.decode(body if decoded is None else decoded)
+        fields = msgspec.json.decode(text)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-        raise UsageError(f"the body is not JSON: {error}", code="request.not-json") from error
+        try:
+            fields = _with_whole_characters(text)
+        except (ValueError, RecursionError):
+            raise UsageError(f"the body is not JSON: {error}", code="request.not-json") from error
     if not isinstance(fields, dict):
         raise UsageError("the body is not a JSON object", code="request.invalid")
     known = kind.__struct_fields__
@@ -65,6 +70,21 @@ def read(body: bytes, kind: type[T], *, is_strict: bool = False) -> Read[T]:
     except RecursionError as error:
         raise UsageError("the body is nested too deeply", code="request.invalid") from error
     return Read(request, tuple(name[:_MAX_NAME_CHARS] for name in ignored[:_MAX_NAMED]))
+
+
+def _with_whole_characters(text: bytes | str) -> Any:
+    """JSON in which halves of characters are escaped, as programs do that cut texts: they are replaced.
+
+    Raises:
+        ValueError, RecursionError: there is more wrong with it.
+    """
+    loose = json.loads(text, parse_constant=_no_json)
+    whole = json.dumps(loose, ensure_ascii=False).encode("utf-8", "replace")
+    return msgspec.json.decode(whole)
+
+
+def _no_json(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
 
 
 def _renamed(fields: Mapping[str, Any]) -> dict[str, Any]:
