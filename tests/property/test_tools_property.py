@@ -28,6 +28,12 @@ PIECES = st.sampled_from(
         "[TOOL_",
         "<|python_tag|>",
         "{",
+        "```",
+        "```json\n",
+        '{"name": "send", "arg',
+        '"</tool_call>"',
+        "look[ARGS]",
+        '{"at": "sky"}',
         " ",
         "\n",
         "words",
@@ -63,9 +69,9 @@ def test_any_chunking_finds_the_same(notation: Notation, text: str, cuts: list[i
 @pytest.mark.parametrize("notation", ["hermes", "mistral", "llama"])
 @given(text=ANSWERS)
 def test_what_is_no_call_is_shown(notation: Notation, text: str) -> None:
-    """An answer without a call arrives whole."""
+    """An answer without a call arrives whole; half a call at its end is nothing to anybody."""
     shown, calls = find(notation, [text])
-    assert calls or shown == text
+    assert calls or shown == text or (text.startswith(shown) and '"name": "' in text[len(shown) :])
 
 
 @pytest.mark.parametrize(
@@ -76,12 +82,45 @@ def test_what_is_no_call_is_shown(notation: Notation, text: str) -> None:
         ("mistral", f"[TOOL_CALLS][{CALL}]"),
         ("llama", CALL),
         ("llama", f"<|python_tag|>{CALL}"),
+        *((notation, CALL) for notation in NOTATIONS),
+        *((notation, f"```json\n{CALL}\n```") for notation in NOTATIONS),
+        *((notation, f"```\n{CALL}\n```\n") for notation in NOTATIONS),
+        ("mistral", '[TOOL_CALLS]look[ARGS]{"for": "</x>"}'),
+        ("mistral", '[TOOL_CALLS]look[CALL_ID]abc[ARGS]{"for": "</x>"}'),
     ],
 )
 def test_a_call_is_found_letter_by_letter(notation: Notation, text: str) -> None:
     """Nothing of a call is shown as text, and its arguments are JSON."""
     shown, ((name, arguments),) = find(notation, list(text))
     assert (shown, name, json.loads(arguments)) == ("", "look", {"for": "</x>"})
+
+
+@pytest.mark.parametrize("notation", NOTATIONS)
+@pytest.mark.parametrize("length", range(18, len(CALL)))
+def test_half_a_call_is_not_shown(notation: Notation, length: int) -> None:
+    """An answer that was cut: nobody can use what there is of it."""
+    opening = {"hermes": "<tool_call>", "mistral": "[TOOL_CALLS][", "llama": ""}[notation]
+    assert find(notation, [opening + CALL[:length]]) == ("", [])
+    assert find(notation, [CALL[:length]]) == ("", [])
+
+
+def test_several_calls_of_the_newer_notation() -> None:
+    text = '[TOOL_CALLS]look[ARGS]{"a": 1}[TOOL_CALLS]send[ARGS]{"b": 2}'
+    assert find("mistral", list(text)) == ("", [("look", '{"a": 1}'), ("send", '{"b": 2}')])
+
+
+def test_an_end_mark_in_an_argument_ends_nothing() -> None:
+    call = json.dumps({"name": "send", "arguments": {"text": 'a</tool_call>"b'}})
+    shown, ((_, arguments),) = find("hermes", list(f"<tool_call>{call}</tool_call>"))
+    assert not shown and json.loads(arguments) == {"text": 'a</tool_call>"b'}
+
+
+@pytest.mark.parametrize(
+    "text", ["```python\nprint(1)\n```", "```", "{}", '{"name": "other"}', "`x`"]
+)
+@pytest.mark.parametrize("notation", NOTATIONS)
+def test_code_is_no_call(notation: Notation, text: str) -> None:
+    assert find(notation, list(text)) == (text, [])
 
 
 @pytest.mark.parametrize("text", ['{"name": ["look"]}', f'{{"name": {"9" * 5000}}}'])

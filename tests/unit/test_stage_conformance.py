@@ -15,8 +15,9 @@ import tiny_whole
 import whole_kit
 from baremetalrt.core.errors import CapacityError
 from baremetalrt.core.owner import PUBLIC, Owner
-from baremetalrt.core.spans import ByteRange
+from baremetalrt.core.spans import BlockSpan, ByteRange
 from baremetalrt.session.arriving_stage import ArrivingStage
+from baremetalrt.session.spread_stage import Loss, SpreadStage
 from baremetalrt.session.stage import (
     DirectStage,
     LocalStage,
@@ -29,7 +30,7 @@ from session_kit import run_async
 from tiny_models import TinyModel, write
 from tiny_spans import open_span
 
-KINDS = ("solo", "local", "arriving", *(f"whole-{name}" for name in tiny_whole.BLOCKS))
+KINDS = ("solo", "local", "spread", "arriving", *(f"whole-{name}" for name in tiny_whole.BLOCKS))
 NUM_CELLS = 1024
 # Texts that are cut otherwise, or computed together, sum in another order: see `test_architectures.py`.
 OTHER_ORDER = 2e-2
@@ -68,6 +69,11 @@ class Tried:
         assert_close(rows[0].copy(), (await self.fresh(text))[-1])
 
 
+async def _never(loss: Loss) -> Sequence[LocalStage]:
+    """No device is lost here: `test_spread.py` has them fail."""
+    raise loss
+
+
 @asynccontextmanager
 async def opened(kind: str, folder: Path) -> AsyncIterator[Tried]:
     with ThreadPoolExecutor(1) as worker:
@@ -85,6 +91,16 @@ async def opened(kind: str, folder: Path) -> AsyncIterator[Tried]:
                 process.close()
             return
         path = write(TinyModel("llama"), folder / "model.gguf")
+        if kind == "spread":
+            cuts = (BlockSpan(0, 1), BlockSpan(1, 2))
+            spans = [open_span(path, blocks=blocks, num_cells=NUM_CELLS) for blocks in cuts]
+            try:
+                yield Tried(SpreadStage([LocalStage(span, worker) for span in spans], _never), True)
+            finally:
+                await asyncio.to_thread(worker.shutdown)
+                for span in spans:
+                    span.close()
+            return
         span = open_span(path, num_cells=NUM_CELLS, arrives=kind == "arriving")
         try:
             if kind == "arriving":

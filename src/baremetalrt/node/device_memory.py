@@ -1,5 +1,6 @@
 """What there is of memory on each device of this machine, less what spans of this process have there."""
 
+import threading
 from typing import Final
 
 from baremetalrt.blocks.span import Span
@@ -14,27 +15,34 @@ _MIN_RESERVE_BYTES: Final = 64 * MIB
 
 
 class DeviceMemory:
-    """Asks the ledger for the host, and others themselves; `--memory DEVICE=SIZE` bounds any of them."""
+    """Asks the ledger for the host, and others themselves; `--memory DEVICE=SIZE` bounds any of them.
+
+    Safe to use from several threads.
+    """
 
     def __init__(self, options: ModelOptions, ledger: MemoryLedger) -> None:
         self._limits = {name.lower(): size for name, size in options.device_memory}
         self._ledger = ledger
         self._taken: dict[Span, tuple[str, int]] = {}
+        self._changing = threading.Lock()
 
     def note(self, span: Span) -> None:
         """A span takes memory now."""
         weights, cache = span.weights, span.cache
         held = weights.mapped_bytes + weights.copied_bytes + weights.slots_bytes + cache.num_bytes
-        self._taken = {**self._taken, span: (span.device.name.lower(), held)}
+        with self._changing:
+            self._taken[span] = span.device.name.lower(), held
 
     def forget(self, span: Span) -> None:
         """A span takes none any more."""
-        self._taken = {other: taken for other, taken in self._taken.items() if other is not span}
+        with self._changing:
+            self._taken.pop(span, None)
 
     def free(self, device: BackendDevice) -> int:
         """Bytes that blocks may take there."""
         name = device.name.lower()
-        taken = sum(size for where, size in self._taken.values() if where == name)
+        with self._changing:
+            taken = sum(size for where, size in self._taken.values() if where == name)
         if device.is_host:
             free = self._ledger.free()
         else:

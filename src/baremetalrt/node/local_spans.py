@@ -36,6 +36,7 @@ class LocalSpans:
         self._loader = SpanLoader(options, ledger, self.memory)
         self._promises: dict[Span, Promise] = {}
         self._workers: dict[str, ThreadPoolExecutor] = {}
+        self._abandoned: list[Span] = []
         self._changing = threading.Lock()
 
     def fits(self, file: GGUFFile) -> bool:
@@ -103,6 +104,7 @@ class LocalSpans:
 
     def abandon(self, span: Span) -> None:
         """Frees one on a device that failed, whenever that ends what it does: nobody waits."""
+        self._abandoned.append(span)
         self._drop(span)
 
     def _drop(self, span: Span) -> Future[None]:
@@ -146,14 +148,18 @@ class LocalSpans:
         for worker in list(self._workers.values()):
             worker.submit(lambda: None).result()
 
-    def close(self) -> None:
-        """Frees all of them, once the steps that run are done; blocks."""
+    def stop(self) -> None:
+        """Computes nothing from now on; blocks until the steps that run are done."""
         for worker in self._workers.values():
             worker.shutdown(wait=True, cancel_futures=True)
+
+    def close(self) -> None:
+        """Frees all of them, once it has stopped."""
         with self._changing:
             promises, self._promises = self._promises, {}
-        for span, promise in promises.items():
+        for promise in promises.values():
             promise.withdraw()
+        for span in (*promises, *self._abandoned):
             span.close()
 
 

@@ -309,7 +309,7 @@ class Node:
         for model in self._models.values():
             # Such a step ends with its process.
             model.end_process()
-        self.local.settle()
+        self.local.stop()
         with self._changing:
             promises, models = self._promises, self._models
             self._promises, self._models, self._hosted = {}, MappingProxyType({}), {}

@@ -14,12 +14,14 @@ from baremetalrt.core import sandbox
 from baremetalrt.core.children import end_child
 from baremetalrt.core.errors import IntegrityError, UsageError
 from baremetalrt.core.units import MIB
+from baremetalrt.session.template_forms import forms, tells_calls
 from baremetalrt.session.tokenizer import MARK, Tokenizer
 
 _WORKER: Final = Path(__file__).with_name("template_worker.py")
 _DEADLINE_S: Final = 5.0
 # What the process holds once it has rendered something.
 _PROCESS_BYTES: Final = 30 * MIB
+_TOO_LONG: Final = "it took too long or too much memory"
 _MAX_TEMPLATE_CHARS: Final = 1 << 20
 _MARK_IN_ASCII: Final = json.dumps(MARK)[1:-1]
 
@@ -79,7 +81,7 @@ class TemplateProcess:
                 alarm.cancel()
             if not reply:
                 self._stop()
-                return {"error": "it took too long or too much memory"}
+                return {"error": _TOO_LONG}
             parsed: dict[str, str] = json.loads(reply)
             return parsed
 
@@ -148,7 +150,9 @@ class ChatTemplate:
         variables: Mapping[str, Any] | None = None,
         add_generation_prompt: bool = True,
     ) -> str:
-        """The prompt for `messages`. Blocks for a few milliseconds, and never longer than 5 s.
+        """The prompt for `messages`, in the first of their forms that the template tells in full.
+
+        Blocks for a few milliseconds; for each form, never longer than 5 s.
 
         Raises:
             UsageError: the template refuses these messages, or `variables` would replace what is ours.
@@ -161,16 +165,23 @@ class ChatTemplate:
                 parameter="chat_template_kwargs",
                 hint="messages and tools are fields of the request",
             )
-        reply = self._process.render(
-            self.source,
-            {
-                **self._tokens,
-                "messages": self._marked(messages),
-                "tools": self._marked(tools) if tools else None,
-                "add_generation_prompt": add_generation_prompt,
-                **self._marked(variables or {}),
-            },
-        )
+        given = {
+            **self._tokens,
+            "tools": self._marked(tools) if tools else None,
+            "add_generation_prompt": add_generation_prompt,
+            **self._marked(variables or {}),
+        }
+        reply: dict[str, str] = {}
+        for form in forms(messages):
+            found = self._process.render(self.source, {**given, "messages": self._marked(form)})
+            if "text" in found and tells_calls(found["text"], form):
+                reply = found
+                break
+            # What is said of it as it is; or a text that leaves a call out, if there is no other.
+            if not reply or ("text" in found and "text" not in reply):
+                reply = found
+            if found.get("error") == _TOO_LONG:
+                break
         if "text" in reply:
             # Some templates write JSON in ASCII alone.
             return reply["text"].replace(_MARK_IN_ASCII, MARK)

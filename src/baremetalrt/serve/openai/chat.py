@@ -19,15 +19,21 @@ from baremetalrt.serve.openai.schema import ChatRequest, Message, TextPart, Tool
 from baremetalrt.serve.openai.tools import Call, CallFinder, ToolUse, read_tools
 from baremetalrt.session.grammar import Grammar, any_json_object, from_json_schema
 from baremetalrt.session.session import Session, Token, TokenLogprob
+from baremetalrt.session.tokenizer import Tokenizer
 
 
 class _Choice:
     """What has been generated of one choice."""
 
     def __init__(
-        self, session: Session, tools: ToolUse | None, thoughts: ThoughtFinder | None
+        self,
+        session: Session,
+        tokenizer: Tokenizer,
+        tools: ToolUse | None,
+        thoughts: ThoughtFinder | None,
     ) -> None:
         self.session = session
+        self._tokenizer = tokenizer
         self.text: list[str] = []
         self.thought: list[str] = []
         self.tokens: list[int] = []
@@ -42,9 +48,17 @@ class _Choice:
     def add(self, token: Token) -> "_News":
         if token.id is not None:
             self.tokens.append(token.id)
-        thought, text = self._thoughts.add(token.text) if self._thoughts else ("", token.text)
+        said = token.text or self._mark(token)
+        thought, text = self._thoughts.add(said) if self._thoughts else ("", said)
         shown, calls = self._finder.add(text) if self._finder else (text, [])
         return self._keep(thought, shown, calls)
+
+    def _mark(self, token: Token) -> str:
+        """A control token that begins or ends a call: nothing of it is shown, and it says so."""
+        if self._finder is None or token.id is None or not self._tokenizer.is_control(token.id):
+            return ""
+        name = self._tokenizer.name(token.id).decode("utf-8", "replace")
+        return name if name in self._finder.marks else ""
 
     def finish(self) -> "_News":
         thought, text = self._thoughts.finish() if self._thoughts else ("", "")
@@ -149,6 +163,7 @@ def _choices(
                     top_logprobs=(request.top_logprobs or 0) if request.logprobs else None,
                 ),
             ),
+            model.tokenizer,
             tools,
             reasoning.ThoughtFinder(is_inside=is_inside) if thinks else None,
         )

@@ -4,6 +4,7 @@ Models write calls in the notation that their chat template teaches them; three 
 """
 
 import json
+import re
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -45,6 +46,14 @@ _STYLES: Final[dict[Notation, _Style]] = {
 
 # Llama 3 may put this in front of a call.
 _PYTHON_TAG: Final = "<|python_tag|>"
+# Later models of Mistral's write `name[CALL_ID]id[ARGS]{…}`.
+_ARGUMENTS: Final = "[ARGS]"
+_CALL_ID: Final = "[CALL_ID]"
+_FENCE: Final = "```"
+_FENCED: Final = ("", "json", "tool_call")
+# Whole strings of JSON.
+_STRINGS: Final = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_BEGUN: Final = re.compile(r'\s*\[?\s*\{\s*"name"\s*:\s*"([^"]*)"')
 
 
 @dataclass(frozen=True)
@@ -165,63 +174,85 @@ def _call_grammar(notation: Notation, tools: Sequence[Tool]) -> Grammar:
 
 
 class CallFinder:
-    """Separates calls from ordinary text while both stream in."""
+    """Separates calls from ordinary text while both stream in.
+
+    In every notation an answer that is nothing but one call counts, bare or in a fence, as small models
+    write it.
+    """
 
     def __init__(self, use: ToolUse) -> None:
         self._style = _STYLES[use.notation]
         self._names = {t.function.name for t in use.tools}
         self._held = ""
         self._inside = False
-        # In a notation without an opening: the answer is known to be text.
-        self._is_text = False
+        # whether all that has come may be the beginning of a bare call
+        self._may_be_bare = True
+
+    @property
+    def marks(self) -> frozenset[str]:
+        """What begins and ends calls, where it is written by control tokens, which have no text."""
+        inner = (_ARGUMENTS, _CALL_ID) if self._style.is_list else ()
+        return frozenset({self._style.opening, self._style.closing, *inner} - {""})
 
     def add(self, text: str) -> tuple[str, list[Call]]:
         """Text that can be shown, and calls that are complete."""
         self._held += text
-        if not self._style.opening:
-            # The whole answer is a call or it is not: known at the end, or by how it begins.
-            start = self._held.lstrip()
-            may_be_call = start.startswith(("{", _PYTHON_TAG)) or _PYTHON_TAG.startswith(start)
-            self._is_text = self._is_text or not may_be_call
-            return (self._release() if self._is_text else ""), []
+        opening = self._style.opening
+        if self._may_be_bare:
+            if may_begin_call(self._held) and not (opening and opening in self._held):
+                return "", []
+            self._may_be_bare = False
+        if not opening:
+            return self._release(), []
         shown, calls = "", list[Call]()
         while True:
             if not self._inside:
-                before, opening, after = self._held.partition(self._style.opening)
-                if not opening:
-                    keep = overlap(self._held, self._style.opening)
-                    cut = len(self._held) - keep
+                before, mark, after = self._held.partition(opening)
+                if not mark:
+                    cut = len(self._held) - overlap(self._held, opening)
                     shown += self._held[:cut]
                     self._held = self._held[cut:]
                     return shown, calls
                 shown, self._held, self._inside = shown + before, after, True
             if not self._style.closing:
                 return shown, calls
-            inner, closing, after = self._held.partition(self._style.closing)
-            if not closing:
+            end = _end_of_call(self._held, self._style.closing)
+            if end is None:
                 return shown, calls
+            inner, after = self._held[:end], self._held[end + len(self._style.closing) :]
             self._inside, self._held = False, after
             found = self._parse(inner)
-            shown += "" if found else self._style.opening + inner + closing
+            shown += "" if found else opening + inner + self._style.closing
             calls += found
 
     def finish(self) -> tuple[str, list[Call]]:
-        """What is left at the end: an unfinished call may still be a whole one."""
-        if self._inside or not (self._style.opening or self._is_text):
-            calls = self._parse(self._held)
-            if calls:
-                self._held = ""
-                return "", calls
+        """What is left at the end: an unfinished call may be a whole one, and half a call is nothing."""
+        if not (self._inside or self._may_be_bare):
+            return self._release(), []
+        calls = self._parse(self._held)
+        if calls:
+            self._held = ""
+            return "", calls
+        if self._is_cut():
+            self._held = ""
+            return "", []
         opening = self._style.opening if self._inside else ""
         return opening + self._release(), []
+
+    def _is_cut(self) -> bool:
+        """Whether what is left began as a call of a tool, and did not come to its end."""
+        begun = _BEGUN.match(_unfenced(self._held))
+        return begun is not None and begun[1] in self._names
 
     def _release(self) -> str:
         shown, self._held = self._held, ""
         return shown
 
     def _parse(self, text: str) -> list[Call]:
+        if self._style.is_list and _ARGUMENTS in text:
+            return self._parse_named(text)
         try:
-            inner = text.strip().removeprefix(_PYTHON_TAG).strip()
+            inner = _unfenced(text.strip().removeprefix(_PYTHON_TAG))
             value = json.loads(inner, parse_constant=_no_json)
         except (ValueError, RecursionError):
             return []
@@ -231,15 +262,59 @@ class CallFinder:
             if not isinstance(name, str) or name not in self._names:
                 return []
             arguments = item.get("arguments", item.get("parameters", {}))
-            found.append(
-                Call(
-                    name,
-                    arguments
-                    if isinstance(arguments, str)
-                    else json.dumps(arguments, ensure_ascii=False),
-                )
-            )
+            found.append(Call(name, _as_text(arguments)))
         return found
+
+    def _parse_named(self, text: str) -> list[Call]:
+        """`name[ARGS]{…}`, once or several times, each behind an opening of its own."""
+        found = []
+        for part in text.split(self._style.opening):
+            head, _, written = part.partition(_ARGUMENTS)
+            name = head.partition(_CALL_ID)[0].strip()
+            try:
+                arguments = json.loads(written, parse_constant=_no_json)
+            except (ValueError, RecursionError):
+                return []
+            if name not in self._names or not isinstance(arguments, dict):
+                return []
+            found.append(Call(name, _as_text(arguments)))
+        return found
+
+
+def may_begin_call(text: str) -> bool:
+    """Whether more of it could make a bare call: an object, behind a tag or in a fence."""
+    start = text.lstrip()
+    if any(mark.startswith(start) or start.startswith(mark) for mark in ("{", _PYTHON_TAG)):
+        return True
+    if not start.startswith(_FENCE):
+        return _FENCE.startswith(start)
+    language, newline, rest = start[len(_FENCE) :].partition("\n")
+    if not newline:
+        return any(known.startswith(language.strip()) for known in _FENCED)
+    return language.strip() in _FENCED and rest.lstrip()[:1] in ("", "{")
+
+
+def _unfenced(text: str) -> str:
+    """What stands in a fence, or all of it where there is none."""
+    inner = text.strip()
+    if not inner.startswith(_FENCE):
+        return inner
+    _, _, inner = inner.partition("\n")
+    return inner.rstrip().removesuffix(_FENCE).strip()
+
+
+def _end_of_call(text: str, closing: str) -> int | None:
+    """Where a call ends: at the first mark that does not stand in one of its strings."""
+    start = 0
+    while (end := text.find(closing, start)) >= 0:
+        if not _STRINGS.sub("", text[:end]).count('"') % 2:
+            return end
+        start = end + 1
+    return None
+
+
+def _as_text(arguments: Any) -> str:
+    return arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
 
 
 def _no_json(name: str) -> Any:
