@@ -81,6 +81,11 @@ def describe_model(reference: str | None) -> dict[str, Any]:
     return _describe(stored, file) | _describe_torrent(entry, file)
 
 
+def describe_file(path: Path) -> dict[str, Any]:
+    """The same of a file; raises `IntegrityError`."""
+    return _describe(StoredModel(path.stem, path, is_default=False), GGUFFile.open(path))
+
+
 def _describe(stored: StoredModel, file: GGUFFile) -> dict[str, Any]:
     from baremetalrt.blocks.architectures import read_model
     from baremetalrt.blocks.outline import runs_whole

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping
+from pathlib import Path
 
 from baremetalrt.core.tasks import in_thread
 from baremetalrt.node.model import Model
@@ -38,6 +39,11 @@ class ResidentModels:
             for name, file in self._files.items()
             if name not in self._node.models
         }
+
+    @property
+    def waiting_files(self) -> list[tuple[str, Path]]:
+        """The same with their files."""
+        return [(name, self._files[name].path) for name in self.waiting]
 
     async def load(self, name: str) -> Model:
         """One of those, loaded, in place of those that were asked longest ago; raises like `Node.load`.

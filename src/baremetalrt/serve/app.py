@@ -6,6 +6,7 @@ import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final, TypeVar
 
 from starlette.applications import Starlette
@@ -27,9 +28,18 @@ from baremetalrt.node.resident_models import ResidentModels
 from baremetalrt.node.seeding import Seeding, arriving_error
 from baremetalrt.serve import metrics as prometheus
 from baremetalrt.serve.admission import Admission
+from baremetalrt.serve.anthropic import errors as anthropic_errors
+from baremetalrt.serve.anthropic import messages
+from baremetalrt.serve.anthropic.schema import MessagesRequest
+from baremetalrt.serve.anthropic.schema import decode as anthropic_decode
 from baremetalrt.serve.gate import Gate, GateConfig
 from baremetalrt.serve.hangup import Beginnings, watch_hangups
 from baremetalrt.serve.json_response import JsonResponse
+from baremetalrt.serve.ollama import answers as ollama_answers
+from baremetalrt.serve.ollama import errors as ollama_errors
+from baremetalrt.serve.ollama import models as ollama_models
+from baremetalrt.serve.ollama.schema import OllamaChat, OllamaGenerate, OllamaShow
+from baremetalrt.serve.ollama.schema import decode as ollama_decode
 from baremetalrt.serve.openai import chat, completions, errors
 from baremetalrt.serve.openai.reading import read
 from baremetalrt.serve.openai.schema import ChatRequest, CompletionRequest
@@ -47,7 +57,10 @@ _PATHS_HINT: Final = (
     "POST /v1/chat/completions, POST /v1/completions or GET /v1/models"
 )
 
-T = TypeVar("T", ChatRequest, CompletionRequest)
+T = TypeVar("T", ChatRequest, CompletionRequest, OllamaChat, OllamaGenerate, MessagesRequest)
+OpenAI = TypeVar("OpenAI", ChatRequest, CompletionRequest)
+# A request from a body, and the fields that are ignored.
+Reader = Callable[[bytes], tuple[T, str]]
 Handler = Callable[[Request], Awaitable[Response]]
 # How a dialect answers one kind of request.
 Complete = Callable[[T, Model, prometheus.Metrics, AsyncExitStack], Awaitable[Response]]
@@ -109,11 +122,40 @@ class Server:
                 Route("/v1/models/{name:path}", self._guard(self._get_model)),
                 Route("/v1/chat/completions", self._guard(self._chat), methods=["POST"]),
                 Route("/v1/completions", self._guard(self._complete), methods=["POST"]),
+                *self._ollama_routes(),
+                *self._anthropic_routes(),
             ],
             exception_handlers={HTTPException: _http_error, Exception: _bug},
             middleware=self._middleware(),
             lifespan=self._lifespan,
         )
+
+    def _ollama_routes(self) -> list[Route]:
+        def route(path: str, handler: Handler, method: str) -> Route:
+            guarded = self._guard(handler, say=ollama_errors.response, say_http=_ollama_http)
+            return Route(path, guarded, methods=[method])
+
+        return [
+            route("/api/version", self._ollama_version, "GET"),
+            route("/api/tags", self._ollama_tags, "GET"),
+            route("/api/ps", self._ollama_running, "GET"),
+            route("/api/show", self._ollama_show, "POST"),
+            route("/api/chat", self._ollama_chat, "POST"),
+            route("/api/generate", self._ollama_generate, "POST"),
+        ]
+
+    def _anthropic_routes(self) -> list[Route]:
+        def route(path: str, complete: Complete[MessagesRequest]) -> Route:
+            async def handler(http: Request) -> Response:
+                return await self._answer(http, _as_messages, complete)
+
+            guarded = self._guard(handler, say=anthropic_errors.response, say_http=_anthropic_http)
+            return Route(path, guarded, methods=["POST"])
+
+        return [
+            route("/v1/messages", messages.complete),
+            route("/v1/messages/count_tokens", messages.count_tokens),
+        ]
 
     def _middleware(self) -> list[Middleware]:
         """What tells browsers that some pages may use the server, where there are such."""
@@ -156,8 +198,15 @@ class Server:
         if self._seeding is not None:
             self._tasks.start("reading the settings again", self._seeding.reload())
 
-    def _guard(self, handler: Handler, *, needs_key: bool = True) -> Handler:
-        """Checks who asks, counts, and turns our errors into answers."""
+    def _guard(
+        self,
+        handler: Handler,
+        *,
+        needs_key: bool = True,
+        say: Callable[[BareMetalError], Response] = errors.response,
+        say_http: Callable[[HTTPException], Response] | None = None,
+    ) -> Handler:
+        """Checks who asks, counts, and turns our errors into answers, as the dialect says them."""
 
         async def guarded(request: Request) -> Response:
             path = request.scope["path"]
@@ -165,14 +214,14 @@ class Server:
                 self._gate.check(request, needs_key=needs_key)
                 response = await handler(request)
             except BareMetalError as error:
-                response = errors.response(error)
+                response = say(error)
             except HTTPException as error:
-                response = await _http_error(request, error)
+                response = say_http(error) if say_http else await _http_error(request, error)
             except ClientDisconnect:
                 response = Response(status_code=_CLIENT_GONE)
             except asyncio.CancelledError:
                 # Nobody but the server under us ends this, and only as it ends itself.
-                response = errors.response(_ending())
+                response = say(_ending())
             known = path if not path.startswith("/v1/models/") else "/v1/models/{name}"
             self._metrics.count_request(known, response.status_code)
             return response
@@ -228,12 +277,45 @@ class Server:
         return JsonResponse(_model_card(model) | parent)
 
     async def _chat(self, http: Request) -> Response:
-        return await self._answer(http, ChatRequest, chat.complete)
+        return await self._answer(http, partial(self._read, kind=ChatRequest), chat.complete)
 
     async def _complete(self, http: Request) -> Response:
-        return await self._answer(http, CompletionRequest, completions.complete)
+        read_ = partial(self._read, kind=CompletionRequest)
+        return await self._answer(http, read_, completions.complete)
 
-    async def _answer(self, http: Request, kind: type[T], complete: Complete[T]) -> Response:
+    async def _ollama_chat(self, http: Request) -> Response:
+        return await self._answer(http, partial(_plainly, kind=OllamaChat), ollama_answers.chat)
+
+    async def _ollama_generate(self, http: Request) -> Response:
+        read_ = partial(_plainly, kind=OllamaGenerate)
+        return await self._answer(http, read_, ollama_answers.generate)
+
+    async def _ollama_version(self, _request: Request) -> Response:
+        return JsonResponse({"version": ollama_models.VERSION})
+
+    async def _ollama_tags(self, _request: Request) -> Response:
+        served = [(model.name, model.path) for model in self._node.models.values()]
+        served += self._resident.waiting_files
+        return JsonResponse(
+            {"models": [await in_thread(ollama_models.tag, *one) for one in served]}
+        )
+
+    async def _ollama_running(self, _request: Request) -> Response:
+        served = [(m.name, m.path, m.context_limit) for m in self._node.models.values()]
+        return JsonResponse(
+            {"models": [await in_thread(ollama_models.running, *one) for one in served]}
+        )
+
+    async def _ollama_show(self, http: Request) -> Response:
+        async with self._bodies.of(http) as body:
+            asked = ollama_decode(body, OllamaShow)
+        with ExitStack() as held:
+            model = await self._find_adapted(asked.model or asked.name, held)
+        return JsonResponse(
+            await in_thread(ollama_models.show, model.name, model.path, model.template.source)
+        )
+
+    async def _answer(self, http: Request, read_: Reader[T], complete: Complete[T]) -> Response:
         """Everything that is done for a request, reading it included, is done in its turn."""
         owner = self._gate.owner(http)
         async with self._bodies.of(http) as body:
@@ -241,7 +323,7 @@ class Server:
             async def answering() -> Response:
                 async with AsyncExitStack() as held:
                     await held.enter_async_context(self._admission.slot(owner))
-                    request, ignored = self._read(body, kind)
+                    request, ignored = read_(body)
                     in_use = held.enter_context(ExitStack())
                     model = (await self._find_adapted(request.model, in_use)).owned_by(owner)
                     answer = await complete(request, model, self._metrics, held)
@@ -252,7 +334,7 @@ class Server:
             answer = await unless_disconnected(http, answering())
         return answer or Response(status_code=_CLIENT_GONE)
 
-    def _read(self, body: bytes, kind: type[T]) -> tuple[T, str]:
+    def _read(self, body: bytes, kind: type[OpenAI]) -> tuple[OpenAI, str]:
         """The request, and the fields that are ignored, as a header says them; each is logged once."""
         found = read(body, kind, is_strict=self._is_strict)
         # They are a stranger's text.
@@ -266,8 +348,10 @@ class Server:
     async def _find_adapted(self, name: str, held: ExitStack) -> Model:
         """The model of that name, or, behind a colon, with adapters of the store: `base:a+b=0.5`.
 
-        It stays in memory until `held` is closed; one that waits is loaded.
+        It stays in memory until `held` is closed; one that waits is loaded. Clients of Ollama put
+        `:latest` behind a name.
         """
+        name = name.removesuffix(":latest")
         for waiting in self._resident.waiting:
             if f"{folded(name)}:".startswith(f"{folded(waiting)}:"):
                 await self._resident.load(waiting)
@@ -295,6 +379,24 @@ class Server:
             parameter="model",
             hint="served: " + ", ".join([*self._node.models, *self._resident.waiting]),
         )
+
+
+def _plainly(body: bytes, kind: type[T]) -> tuple[T, str]:
+    """A request of a dialect that takes any field."""
+    return ollama_decode(body, kind), ""
+
+
+def _as_messages(body: bytes) -> tuple[MessagesRequest, str]:
+    return anthropic_decode(body), ""
+
+
+def _anthropic_http(error: HTTPException) -> Response:
+    said = anthropic_errors.body(error.detail, error.status_code)
+    return JsonResponse(said, status_code=error.status_code)
+
+
+def _ollama_http(error: HTTPException) -> Response:
+    return JsonResponse(ollama_errors.body(error.detail), status_code=error.status_code)
 
 
 def _ending() -> CapacityError:

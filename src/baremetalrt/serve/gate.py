@@ -52,7 +52,7 @@ class Gate:
         """Whose texts they are: who has one key sees nothing of who has another."""
         if not self._config.api_keys:
             return THIS_USER
-        return Owner(f"key:{hashlib.sha256(_credentials(request)[1]).hexdigest()}")
+        return Owner(f"key:{hashlib.sha256(_given_key(request)).hexdigest()}")
 
     def _check_host(self, request: Request) -> None:
         # A page in a browser can point a name of its own at 127.0.0.1; its name gives it away.
@@ -84,9 +84,9 @@ class Gate:
     def _check_key(self, request: Request) -> None:
         if not self._config.api_keys:
             return
-        scheme, given = _credentials(request)
+        given = _given_key(request)
         known = [hmac.compare_digest(given, key.encode()) for key in self._config.api_keys]
-        if scheme != "bearer" or not any(known):
+        if not any(known):
             raise HTTPException(401, "wrong or missing API key")
 
 
@@ -99,6 +99,9 @@ def _check_content_type(request: Request) -> None:
         )
 
 
-def _credentials(request: Request) -> tuple[str, bytes]:
+def _given_key(request: Request) -> bytes:
+    """The key that a request names; nothing for none. Anthropic's clients have a header of their own."""
     scheme, _, given = request.headers.get("authorization", "").partition(" ")
-    return scheme.lower(), given.strip().encode()
+    if scheme.lower() == "bearer":
+        return given.strip().encode()
+    return request.headers.get("x-api-key", "").strip().encode()

@@ -143,6 +143,11 @@ class Session:
         self.finish_reason: FinishReason | None = None
 
     @property
+    def stopped_at(self) -> str | None:
+        """The stop string that ended the answer, if one did."""
+        return self._stops.matched
+
+    @property
     def prompt(self) -> list[int]:
         """The tokens that the answer follows."""
         return self._prompt

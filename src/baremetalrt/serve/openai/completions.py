@@ -60,13 +60,19 @@ class _Choice:
 async def complete(
     request: CompletionRequest, model: Model, metrics: Metrics, held: AsyncExitStack
 ) -> Response:
-    """Continues one or several prompts, at once or as a stream of events. `held`: see `EventStream`."""
+    """Continues one or several prompts, at once or as a stream of events. `held`: see `event_stream`."""
     _refuse_unsupported(request)
     choices, num_prompts = await in_thread(_choices, request, model)
     if request.stream:
         events = _events(request, model, choices, num_prompts, metrics)
-        return g.EventStream(events, held.pop_all())
+        return g.event_stream(events, held.pop_all())
     return await _whole(request, model, choices, num_prompts, metrics)
+
+
+async def one(request: CompletionRequest, model: Model) -> Session:
+    """The only answer to a request with one prompt, not begun yet; raises like `complete`."""
+    choices, _ = await in_thread(_choices, request, model)
+    return choices[0].session
 
 
 def _choices(request: CompletionRequest, model: Model) -> tuple[list[_Choice], int]:

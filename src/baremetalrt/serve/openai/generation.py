@@ -7,12 +7,11 @@ from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeVar
 
-from sse_starlette import EventSourceResponse
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
 
 from baremetalrt.core.errors import BareMetalError, UsageError
 from baremetalrt.core.tasks import Tasks
+from baremetalrt.serve.event_stream import EventStream
 from baremetalrt.serve.json_response import to_json
 from baremetalrt.serve.metrics import Metrics
 from baremetalrt.serve.openai import errors
@@ -194,33 +193,20 @@ def envelope(kind: str, prefix: str, model: str) -> dict[str, Any]:
     }
 
 
-class EventStream(EventSourceResponse):
-    """Server-sent events. A client that leaves, or is hung up on, closes the source of the events.
-
-    `held` is what the request holds meanwhile; it is let go in any case, even when nothing was sent.
-    """
-
-    def __init__(self, events: AsyncGenerator[dict[str, Any], None], held: AsyncExitStack) -> None:
-        super().__init__(_as_text(events), sep="\n")
-        self._events = events
-        self._held = held
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await super().__call__(scope, receive, send)
-        finally:
-            await self._events.aclose()
-            await self._held.aclose()
+def event_stream(events: AsyncGenerator[dict[str, Any], None], held: AsyncExitStack) -> EventStream:
+    """Events, and what the request holds until the last of them."""
+    return EventStream(_as_text(events), held)
 
 
 async def _as_text(events: AsyncGenerator[dict[str, Any], None]) -> AsyncGenerator[bytes, None]:
     """Events as they go over the wire; an error of ours is the last of them."""
-    try:
-        async for event in events:
-            yield _data(event)
-        yield b"data: [DONE]\n\n"
-    except BareMetalError as error:
-        yield _data(errors.of(error)[1])
+    async with aclosing(events) as each:
+        try:
+            async for event in each:
+                yield _data(event)
+            yield b"data: [DONE]\n\n"
+        except BareMetalError as error:
+            yield _data(errors.of(error)[1])
 
 
 def _data(event: dict[str, Any]) -> bytes:

@@ -1,0 +1,250 @@
+"""A conversation that a model goes on with, whatever dialect it was asked in.
+
+The request is OpenAI's, which has most to say: other dialects are translated into it, and what comes of
+it into theirs.
+"""
+
+import json
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from baremetalrt.core.errors import UsageError
+from baremetalrt.core.tasks import in_thread
+from baremetalrt.node.model import Model
+from baremetalrt.serve.metrics import Metrics
+from baremetalrt.serve.openai import generation as g
+from baremetalrt.serve.openai import reasoning
+from baremetalrt.serve.openai.reasoning import ThoughtFinder
+from baremetalrt.serve.openai.schema import ChatRequest, Message, TextPart, ToolCall
+from baremetalrt.serve.openai.tools import Call, CallFinder, ToolUse, read_tools
+from baremetalrt.session.grammar import Grammar, any_json_object, from_json_schema
+from baremetalrt.session.session import Session, Token
+from baremetalrt.session.tokenizer import Tokenizer
+
+
+class News(NamedTuple):
+    """What has come: of the thought, of the answer, and calls that are complete."""
+
+    thought: str
+    text: str
+    calls: list[Call]
+
+
+class Said(NamedTuple):
+    """News of one choice, with the token that brought them; the last ones have none."""
+
+    choice: int
+    news: News
+    token: Token | None
+
+
+class Choice:
+    """What has been generated of one choice."""
+
+    def __init__(
+        self,
+        session: Session,
+        tokenizer: Tokenizer,
+        tools: ToolUse | None,
+        thoughts: ThoughtFinder | None,
+    ) -> None:
+        self.session = session
+        self._tokenizer = tokenizer
+        self._text: list[str] = []
+        self._thought: list[str] = []
+        self.tokens: list[int] = []
+        self.calls: list[Call] = []
+        self._finder = CallFinder(tools) if tools else None
+        self._thoughts = thoughts
+
+    def add(self, token: Token) -> News:
+        if token.id is not None:
+            self.tokens.append(token.id)
+        said = token.text or self._mark(token)
+        thought, text = self._thoughts.add(said) if self._thoughts else ("", said)
+        shown, calls = self._finder.add(text) if self._finder else (text, [])
+        return self._keep(thought, shown, calls)
+
+    def _mark(self, token: Token) -> str:
+        """A control token that begins or ends a call: nothing of it is shown, and it says so."""
+        if self._finder is None or token.id is None or not self._tokenizer.is_control(token.id):
+            return ""
+        name = self._tokenizer.name(token.id).decode("utf-8", "replace")
+        return name if name in self._finder.marks else ""
+
+    def finish(self) -> News:
+        thought, text = self._thoughts.finish() if self._thoughts else ("", "")
+        shown, calls = self._finder.add(text) if self._finder and text else (text, [])
+        last, more = self._finder.finish() if self._finder else ("", [])
+        return self._keep(thought, shown + last, [*calls, *more])
+
+    def _keep(self, thought: str, shown: str, calls: list[Call]) -> News:
+        self._thought.append(thought)
+        self._text.append(shown)
+        self.calls += calls
+        return News(thought, shown, calls)
+
+    @property
+    def whole(self) -> "News":
+        """All that has come."""
+        return News("".join(self._thought), "".join(self._text), self.calls)
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """What was asked, and the answers to it, one for each choice, which nobody has begun to compute."""
+
+    request: ChatRequest
+    model: Model
+    tools: ToolUse | None
+    grammar: Grammar | None
+    choices: list[Choice]
+
+    @property
+    def sessions(self) -> list[Session]:
+        return [choice.session for choice in self.choices]
+
+    async def answers(self, metrics: Metrics) -> AsyncGenerator[Said, None]:
+        """Computes all of them at once; closing the iterator ends them."""
+        async with aclosing(g.run_choices(self.sessions, metrics)) as pieces:
+            async for piece in pieces:
+                choice = self.choices[piece.choice]
+                news = choice.finish() if piece.token is None else choice.add(piece.token)
+                yield Said(piece.choice, news, piece.token)
+
+
+async def begin(request: ChatRequest, model: Model) -> Conversation:
+    """Reads a request and makes ready to answer it.
+
+    Raises:
+        UsageError: it does not fit into the context, or asks for what cannot be.
+    """
+    messages, tools = await in_thread(_read, request, model)
+    prompt = await model.tokenize_chat(
+        messages,
+        tools=tools.for_template() if tools else None,
+        variables={
+            **reasoning.variables_for(request.reasoning_effort),
+            **(request.chat_template_kwargs or {}),
+        }
+        or None,
+    )
+    grammar = await in_thread(_grammar, request, tools)
+    choices = await in_thread(_choices, request, model, prompt, tools, grammar)
+    return Conversation(request, model, tools, grammar, choices)
+
+
+def _read(request: ChatRequest, model: Model) -> tuple[list[dict[str, Any]], ToolUse | None]:
+    """Messages as templates take them, and the tools. Takes a moment when they are large."""
+    model.require_room(sum(map(_num_chars, request.messages)))
+    return [_for_template(m) for m in request.messages], read_tools(request, model.template.source)
+
+
+def _num_chars(message: Message) -> int:
+    calls = message.tool_calls or ()
+    return len(_text(message.content)) + sum(len(call.function.arguments) for call in calls)
+
+
+def _choices(
+    request: ChatRequest,
+    model: Model,
+    prompt: list[int],
+    tools: ToolUse | None,
+    grammar: Grammar | None,
+) -> list[Choice]:
+    """One session per choice. Takes seconds when a grammar is large: not for the event loop."""
+    thinks = reasoning.thinks(model.template.source)
+    is_inside = thinks and reasoning.begins_inside(model.tokenizer, prompt)
+    return [
+        Choice(
+            model.session(
+                prompt,
+                g.options_of(
+                    request,
+                    i,
+                    max_tokens=request.max_tokens
+                    if request.max_completion_tokens is None
+                    else request.max_completion_tokens,
+                    grammar=grammar,
+                    recommended=model.sampling,
+                    top_logprobs=(request.top_logprobs or 0) if request.logprobs else None,
+                ),
+            ),
+            model.tokenizer,
+            tools,
+            reasoning.ThoughtFinder(is_inside=is_inside) if thinks else None,
+        )
+        for i in range(request.n or 1)
+    ]
+
+
+def _grammar(request: ChatRequest, tools: ToolUse | None) -> Grammar | None:
+    """What the answer must look like; a forced tool call goes before a response format."""
+    if tools is not None and tools.grammar is not None:
+        return tools.grammar
+    form = request.response_format
+    if form is None or form.type == "text":
+        return g.grammar_of(request)
+    if request.grammar is not None:
+        raise UsageError(
+            "give response_format or grammar, not both", code="request.invalid", parameter="grammar"
+        )
+    if form.type == "json_object":
+        return any_json_object()
+    if form.json_schema is None or form.json_schema.schema is None:
+        raise UsageError(
+            "response_format json_schema needs a schema",
+            code="request.invalid",
+            parameter="response_format.json_schema.schema",
+        )
+    return from_json_schema(form.json_schema.schema)
+
+
+def _for_template(message: Message) -> dict[str, Any]:
+    """A message as chat templates expect it: plain text, and call arguments as objects."""
+    role = "system" if message.role == "developer" else message.role
+    plain: dict[str, Any] = {"role": role, "content": _text(message.content)}
+    if message.reasoning_content is not None:
+        plain["reasoning_content"] = message.reasoning_content
+    if message.name is not None:
+        plain["name"] = message.name
+    if message.tool_call_id is not None:
+        plain["tool_call_id"] = message.tool_call_id
+    calls = message.tool_calls or []
+    if message.function_call is not None:
+        calls = [*calls, ToolCall(message.function_call)]
+    if calls:
+        plain["tool_calls"] = [
+            {
+                "id": call.id,
+                "type": "function",
+                "function": {
+                    "name": call.function.name,
+                    "arguments": _arguments(call.function.arguments),
+                },
+            }
+            for call in calls
+        ]
+    return plain
+
+
+def _text(content: str | list[TextPart] | None) -> str:
+    if content is None or isinstance(content, str):
+        return content or ""
+    for part in content:
+        if part.type not in ("text", "input_text"):
+            raise UsageError(
+                f"content of type {part.type!r} is not supported, only text",
+                code="request.invalid",
+                parameter="messages",
+            )
+    return "".join(part.text for part in content)
+
+
+def _arguments(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):  # also a number of thousands of digits
+        return text
