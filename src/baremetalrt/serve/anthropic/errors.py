@@ -2,6 +2,9 @@
 
 from typing import Any, Final
 
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+
 from baremetalrt.core.errors import BareMetalError, outcome
 from baremetalrt.serve.json_response import JsonResponse
 
@@ -28,7 +31,14 @@ def of(error: BareMetalError) -> tuple[int, dict[str, Any]]:
     return status, body(message, status)
 
 
-def response(error: BareMetalError) -> JsonResponse:
+def error(error: BareMetalError) -> JsonResponse:
+    """One of our errors, as an answer."""
     status, content = of(error)
     headers = {"retry-after": "1"} if status in (429, 503) else None
     return JsonResponse(content, status_code=status, headers=headers)
+
+
+def http(_request: Request, error: HTTPException) -> JsonResponse:
+    """What is wrong with a request itself, as an answer."""
+    said = body(error.detail, error.status_code)
+    return JsonResponse(said, status_code=error.status_code, headers=error.headers)

@@ -2,6 +2,9 @@
 
 from typing import Any
 
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+
 from baremetalrt.core.errors import BareMetalError, outcome
 from baremetalrt.serve.json_response import JsonResponse
 
@@ -16,7 +19,13 @@ def of(error: BareMetalError) -> tuple[int, dict[str, Any]]:
     return outcome(error).http_status, body(message)
 
 
-def response(error: BareMetalError) -> JsonResponse:
+def error(error: BareMetalError) -> JsonResponse:
+    """One of our errors, as an answer."""
     status, content = of(error)
     headers = {"retry-after": "1"} if status in (429, 503) else None
     return JsonResponse(content, status_code=status, headers=headers)
+
+
+def http(_request: Request, error: HTTPException) -> JsonResponse:
+    """What is wrong with a request itself, as an answer."""
+    return JsonResponse(body(error.detail), status_code=error.status_code, headers=error.headers)
