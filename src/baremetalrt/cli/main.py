@@ -16,7 +16,7 @@ _INTERRUPTED: Final = 130
 # Commands are imported when they are used: `bmrt run` should not pay for the web server.
 _COMMANDS: Final = {
     "run": "Answer a prompt, or chat.",
-    "serve": "Serve models over the OpenAI API.",
+    "serve": "Serve models over the APIs of OpenAI, Ollama and Anthropic.",
     "finetune": "Train a model on examples: JSON lines or text.",
     "pull": "Fetch a model from its swarm.",
     "seed": "Publish a model file and seed it.",

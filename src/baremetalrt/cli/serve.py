@@ -1,4 +1,4 @@
-"""`bmrt serve`: the OpenAI API over one or more models."""
+"""`bmrt serve`: the APIs of OpenAI, Ollama and Anthropic over one or more models."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -108,7 +108,7 @@ def command(
     options: ModelOptions,
     swarm: SwarmOptions,
 ) -> None:
-    """Serve models over the OpenAI API, at /v1, and take part in their swarms.
+    """Serve models over the APIs of OpenAI, Ollama and Anthropic, and take part in their swarms.
 
     Listens on this machine alone unless --host says otherwise. Without MODEL: the embedded default. A
     MODEL may be a magnet link: it answers as it arrives. Torrents that `bmrt ls` lists are seeded, and
