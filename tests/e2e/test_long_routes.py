@@ -58,8 +58,8 @@ async def compare(addresses: list[str]) -> None:
 @pytest.mark.parametrize(
     "num_stages",
     [
-        pytest.param(2, marks=pytest.mark.slow),
-        3,
+        2,
+        pytest.param(3, marks=pytest.mark.slow),
         pytest.param(5, marks=pytest.mark.slow),
     ],
 )

@@ -7,7 +7,8 @@ import pytest
 from baremetalrt.cli.options import grammar
 from baremetalrt.core.text_input import text_of
 from baremetalrt.documents.charset import decode, is_binary
-from baremetalrt.serve.openai import schema as openai
+from baremetalrt.serve.openai.reading import read
+from baremetalrt.serve.openai.schema import CompletionRequest
 from baremetalrt.session.grammar import from_gbnf
 from baremetalrt.swarm.config import load_swarm_config
 from baremetalrt.tuning.examples import read_lines
@@ -134,4 +135,4 @@ def test_what_editors_write_begins_with_a_bom(
     (tmp_path / "config.toml").write_bytes("[swarm]\nport = 6999\n".encode(encoding))
     assert load_swarm_config().port == 6999
     body = '{"model": "m", "prompt": "é"}'.encode(encoding)
-    assert openai.decode(body, openai.CompletionRequest).prompt == "é"
+    assert read(body, CompletionRequest).request.prompt == "é"
