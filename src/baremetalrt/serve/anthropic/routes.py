@@ -5,7 +5,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from baremetalrt.serve.anthropic import errors, messages
-from baremetalrt.serve.anthropic.schema import MessagesRequest, decode
+from baremetalrt.serve.anthropic.schema import MessagesRequest
+from baremetalrt.serve.decoding import decode
 from baremetalrt.serve.desk import Complete, Desk
 
 
@@ -26,4 +27,4 @@ def routes(desk: Desk) -> list[Route]:
 
 def _read(body: bytes) -> tuple[MessagesRequest, str]:
     """This dialect takes any field."""
-    return decode(body), ""
+    return decode(body, MessagesRequest), ""

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final
 import msgspec
 
 from baremetalrt.core.errors import UsageError
-from baremetalrt.core.text_input import decode_bom
+from baremetalrt.serve.decoding import convert
 from baremetalrt.serve.openai.schema import ChatRequest, Count
 
 _CHOICES: Final = {"auto": "auto", "any": "required", "none": "none"}
@@ -68,17 +68,6 @@ class MessagesRequest(msgspec.Struct, kw_only=True):
     thinking: Thinking | None = None
 
 
-def decode(body: bytes) -> MessagesRequest:
-    """A request from its JSON; raises `UsageError`."""
-    decoded = decode_bom(body)
-    try:
-        return msgspec.json.decode(body if decoded is None else decoded, type=MessagesRequest)
-    except msgspec.ValidationError as error:
-        raise UsageError(str(error), code="request.invalid") from error
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-        raise UsageError(f"the body is not JSON: {error}", code="request.not-json") from error
-
-
 def as_chat(request: MessagesRequest) -> ChatRequest:
     """The same in OpenAI's words; raises `UsageError`."""
     messages: list[dict[str, Any]] = []
@@ -98,10 +87,7 @@ def as_chat(request: MessagesRequest) -> ChatRequest:
     }
     if request.thinking is not None:
         fields["reasoning_effort"] = "none" if request.thinking.type == "disabled" else "medium"
-    try:
-        return msgspec.convert(fields, ChatRequest)
-    except msgspec.ValidationError as error:
-        raise UsageError(str(error), code="request.invalid") from error
+    return convert(fields, ChatRequest)
 
 
 def _messages(message: Message) -> list[dict[str, Any]]:

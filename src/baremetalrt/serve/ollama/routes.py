@@ -9,10 +9,11 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from baremetalrt.core.tasks import in_thread
+from baremetalrt.serve.decoding import decode
 from baremetalrt.serve.desk import Desk, Handler
 from baremetalrt.serve.json_response import JsonResponse
 from baremetalrt.serve.ollama import answers, errors, models
-from baremetalrt.serve.ollama.schema import OllamaChat, OllamaGenerate, OllamaShow, decode
+from baremetalrt.serve.ollama.schema import OllamaChat, OllamaGenerate, OllamaShow
 
 T = TypeVar("T", OllamaChat, OllamaGenerate)
 

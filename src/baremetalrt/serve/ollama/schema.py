@@ -10,7 +10,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from baremetalrt.core.errors import UsageError
-from baremetalrt.core.text_input import decode_bom
+from baremetalrt.serve.decoding import convert
 from baremetalrt.serve.openai.schema import ChatRequest, CompletionRequest
 
 _SAMPLING: Final = {
@@ -76,19 +76,7 @@ class OllamaShow(msgspec.Struct):
     name: str = ""
 
 
-T = TypeVar("T")
 C = TypeVar("C", ChatRequest, CompletionRequest)
-
-
-def decode(body: bytes, kind: type[T]) -> T:
-    """A request from its JSON; raises `UsageError`."""
-    decoded = decode_bom(body)
-    try:
-        return msgspec.json.decode(body if decoded is None else decoded, type=kind)
-    except msgspec.ValidationError as error:
-        raise UsageError(str(error), code="request.invalid") from error
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-        raise UsageError(f"the body is not JSON: {error}", code="request.not-json") from error
 
 
 def as_chat(request: OllamaChat) -> ChatRequest:
@@ -137,10 +125,7 @@ def _converted(request: _Request, fields: dict[str, Any], kind: type[C]) -> C:
     if kind is ChatRequest and request.think is not None:
         effort = request.think if isinstance(request.think, str) else None
         fields["reasoning_effort"] = effort or ("medium" if request.think else "none")
-    try:
-        return msgspec.convert(fields, kind)
-    except msgspec.ValidationError as error:
-        raise UsageError(str(error), code="request.invalid") from error
+    return convert(fields, kind)
 
 
 def _message(message: Message) -> dict[str, Any]:
