@@ -32,7 +32,7 @@ class _Finer(CapacityError):
 def test_exit_and_http_status(error: BareMetalError, exit_status: int, http_status: int) -> None:
     """By the code first, then by what the caller can do."""
     assert outcome(error) == Outcome(exit_status=exit_status, http_status=http_status)
-    assert http.response(error).status_code == http_status
+    assert http.error(error).status_code == http_status
 
 
 def test_codes_do_not_depend_on_words() -> None:
@@ -69,5 +69,5 @@ def test_only_what_may_pass_is_worth_a_retry(
     error: BareMetalError, kind: str, retry: str | None
 ) -> None:
     """A full queue or cache empties; a damaged model does not mend."""
-    assert http.response(error).headers.get("retry-after") == retry
+    assert http.error(error).headers.get("retry-after") == retry
     assert http.of(error)[1]["error"]["type"] == kind
