@@ -57,11 +57,13 @@ def idle(server: ServerProcess) -> Iterator[ServerProcess]:
     assert eventually(lambda: health(server)["active"] == 0)
 
 
-def ask(server: ServerProcess, body: dict[str, Any]) -> socket.socket:
+def ask(
+    server: ServerProcess, body: dict[str, Any], path: str = "/v1/chat/completions"
+) -> socket.socket:
     """Sends a request and returns the connection without reading the answer."""
     raw = json.dumps(body).encode()
     connection = socket.create_connection(("127.0.0.1", server.port), timeout=120)
-    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(raw)}\r\n\r\n"
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(raw)}\r\n\r\n"
     connection.sendall(head.encode() + raw)
     return connection
 
@@ -76,6 +78,20 @@ def test_a_client_that_leaves_ends_its_answer(idle: ServerProcess, stream: bool)
             assert b"200 OK" in connection.recv(4096)
     assert eventually(lambda: health(idle)["active"] == 0)
     assert generated_tokens(idle) - before < 700
+
+
+@pytest.mark.parametrize("path", ["/api/chat", "/api/generate", "/v1/messages"])
+def test_a_client_of_another_dialect_that_leaves_ends_its_answer(
+    idle: ServerProcess, path: str
+) -> None:
+    limits = {"max_tokens": 900, "options": {"num_predict": 900, "temperature": 0}}
+    body = {"messages": STORY["messages"], "prompt": "Write a very long story.", **limits}
+    before = generated_tokens(idle)
+    with ask(idle, body | {"stream": True, "temperature": 0}, path) as connection:
+        assert b"200 OK" in connection.recv(4096)
+        assert b"{" in connection.recv(4096)
+    assert eventually(lambda: health(idle)["active"] == 0)
+    assert generated_tokens(idle) - before < 150
 
 
 def test_a_waiting_client_that_leaves_gives_its_place_up(idle: ServerProcess) -> None:

@@ -129,6 +129,16 @@ def test_other_words_are_no_mistakes(field: str) -> None:
         assert read(body, ChatRequest).ignored == (field,)
 
 
+def test_many_unknown_fields_are_refused_at_once() -> None:
+    """However many, and however long: nobody else waits for it."""
+    fields = {f"field_{i}": 1 for i in range(200_000)} | {"x" * 1_000_000: 1}
+    body = json.dumps(_MESSAGES | fields).encode()
+    with pytest.raises(UsageError, match="not known"):
+        read(body, ChatRequest)
+    long = json.dumps(_MESSAGES | {"temperatur" * 100_000: 1}).encode()
+    assert len(read(long, ChatRequest).ignored) == 1
+
+
 @pytest.mark.parametrize("body", [b"[]", b"1", b'"x"', b"null", b"{", b"\xff", b"[" * 100_000])
 def test_what_is_no_object_is_refused(body: bytes) -> None:
     with pytest.raises(UsageError):

@@ -82,8 +82,10 @@ def describe_model(reference: str | None) -> dict[str, Any]:
 
 
 def describe_file(path: Path) -> dict[str, Any]:
-    """The same of a file; raises `IntegrityError`."""
-    return _describe(StoredModel(path.stem, path, is_default=False), GGUFFile.open(path))
+    """The same of a file, with its chat template; raises `IntegrityError`."""
+    file = GGUFFile.open(path)
+    about = _describe(StoredModel(path.stem, path, is_default=False), file)
+    return about | {"template": file.text("tokenizer.chat_template")}
 
 
 def _describe(stored: StoredModel, file: GGUFFile) -> dict[str, Any]:

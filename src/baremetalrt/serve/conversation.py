@@ -143,8 +143,11 @@ def _read(request: ChatRequest, model: Model) -> tuple[list[dict[str, Any]], Too
 
 
 def _num_chars(message: Message) -> int:
-    calls = message.tool_calls or ()
-    return len(_text(message.content)) + sum(len(call.function.arguments) for call in calls)
+    functions = [call.function for call in message.tool_calls or ()]
+    if message.function_call is not None:
+        functions.append(message.function_call)
+    said = len(_text(message.content)) + len(message.reasoning_content or "")
+    return said + sum(len(function.arguments) for function in functions)
 
 
 def _choices(

@@ -7,12 +7,12 @@ from contextlib import AsyncExitStack, aclosing
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from starlette.responses import Response, StreamingResponse
-from starlette.types import Receive, Scope, Send
+from starlette.responses import Response
 
 from baremetalrt.core.errors import BareMetalError
 from baremetalrt.node.model import Model
 from baremetalrt.serve.conversation import Conversation, News, begin
+from baremetalrt.serve.event_stream import JSON_LINES, EventStream
 from baremetalrt.serve.json_response import JsonResponse, to_json
 from baremetalrt.serve.metrics import Metrics
 from baremetalrt.serve.ollama import errors
@@ -139,7 +139,7 @@ async def _answered(
     streams: bool,
 ) -> Response:
     if streams:
-        return _LineStream(lines, held.pop_all())
+        return EventStream(_as_text(lines), held.pop_all(), JSON_LINES)
     return JsonResponse(await _whole(lines))
 
 
@@ -161,26 +161,11 @@ async def _whole(lines: AsyncGenerator[dict[str, Any], None]) -> dict[str, Any]:
     return last
 
 
-class _LineStream(StreamingResponse):
-    """JSON lines. A client that leaves closes their source; what the request `held` is let go."""
-
-    def __init__(self, lines: AsyncGenerator[dict[str, Any], None], held: AsyncExitStack) -> None:
-        super().__init__(_as_text(lines), media_type="application/x-ndjson")
-        self._lines = lines
-        self._held = held
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await super().__call__(scope, receive, send)
-        finally:
-            await self._lines.aclose()
-            await self._held.aclose()
-
-
 async def _as_text(lines: AsyncGenerator[dict[str, Any], None]) -> AsyncGenerator[bytes, None]:
     """Lines as they go over the wire; an error of ours is the last of them."""
-    try:
-        async for line in lines:
-            yield to_json(line) + b"\n"
-    except BareMetalError as error:
-        yield to_json(errors.of(error)[1]) + b"\n"
+    async with aclosing(lines) as each:
+        try:
+            async for line in each:
+                yield to_json(line) + b"\n"
+        except BareMetalError as error:
+            yield to_json(errors.of(error)[1]) + b"\n"

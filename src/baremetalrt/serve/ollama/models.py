@@ -16,12 +16,12 @@ _NEVER: Final = "9999-12-31T23:59:59Z"
 def tag(name: str, path: Path) -> dict[str, Any]:
     """A model in a list, as far as its file says what it is."""
     about = _describe(path)
-    modified = datetime.fromtimestamp(path.stat().st_mtime, UTC)
+    modified = datetime.fromtimestamp(about.get("modified", 0.0), UTC)
     return {
         "name": name,
         "model": name,
         "modified_at": modified.isoformat().replace("+00:00", "Z"),
-        "size": about.get("bytes", path.stat().st_size),
+        "size": about.get("bytes", 0),
         "digest": "",
         "details": details(about),
     }
@@ -34,10 +34,10 @@ def running(name: str, path: Path, context: int) -> dict[str, Any]:
     return one | {"expires_at": _NEVER, "size_vram": 0, "context_length": context}
 
 
-def show(name: str, path: Path, template: str | None) -> dict[str, Any]:
-    """All that clients want to know of a model before they ask it."""
+def show(name: str, path: Path, template: str | None = None) -> dict[str, Any]:
+    """All that clients want to know of a model before they ask it; `template`, if not its file's own."""
     about = _describe(path)
-    source = template or ""
+    source = template or about.get("template") or ""
     capabilities = ["completion"]
     if "tools" in source:
         capabilities.append("tools")
@@ -80,7 +80,7 @@ def details(about: dict[str, Any]) -> dict[str, Any]:
 
 def _describe(path: Path) -> dict[str, Any]:
     try:
-        return describe_file(path)
+        return describe_file(path) | {"modified": path.stat().st_mtime}
     except (BareMetalError, OSError):
         # One that was taken away meanwhile is in the list all the same.
         return {}

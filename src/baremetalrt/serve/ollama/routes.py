@@ -8,6 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from baremetalrt.core.ids import folded
 from baremetalrt.core.tasks import in_thread
 from baremetalrt.serve.decoding import decode
 from baremetalrt.serve.desk import Desk, Handler
@@ -35,8 +36,13 @@ def routes(desk: Desk) -> list[Route]:
     async def show(http: Request) -> Response:
         async with desk.body_of(http) as body:
             asked = decode(body, OllamaShow)
+        name = (asked.model or asked.name).removesuffix(":latest")
+        for waiting, path in desk.waiting:
+            if folded(name) == folded(waiting):
+                # What it is, its file says: it need not be loaded for that.
+                return JsonResponse(await in_thread(models.show, waiting, path))
         with ExitStack() as held:
-            model = await desk.find(asked.model or asked.name, held)
+            model = await desk.find(name, held)
         about = await in_thread(models.show, model.name, model.path, model.template.source)
         return JsonResponse(about)
 

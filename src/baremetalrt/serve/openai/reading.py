@@ -7,7 +7,6 @@ they were written for; one that differs in a letter from a known one is taken fo
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any, Final, Generic, TypeVar
 
 import msgspec
@@ -25,7 +24,11 @@ _OTHER_NAMES: Final = {
     "guided_grammar": "grammar",
     "max_new_tokens": "max_tokens",
 }
+# No program has more of its own.
+_MAX_UNKNOWN: Final = 64
 _MAX_NAMED: Final = 20
+# Of shorter names, one letter is much.
+_SHORTEST_WORD: Final = 4
 _MAX_NAME_CHARS: Final = 60
 
 
@@ -51,6 +54,8 @@ def read(body: bytes, kind: type[T], *, is_strict: bool = False) -> Read[T]:
         fields = msgspec.json.decode(text)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         try:
+            if "surrogate" not in str(error):
+                raise
             fields = _with_whole_characters(text)
         except (ValueError, RecursionError):
             raise UsageError(f"the body is not JSON: {error}", code="request.not-json") from error
@@ -59,6 +64,8 @@ def read(body: bytes, kind: type[T], *, is_strict: bool = False) -> Read[T]:
     known = kind.__struct_fields__
     fields = _renamed(fields)
     ignored = tuple(name for name in fields if name not in known)
+    if len(ignored) > _MAX_UNKNOWN:
+        raise UsageError(f"{len(ignored)} of the fields are not known here", code="request.invalid")
     for name in ignored:
         _require_no_mistake(name, known, is_strict=is_strict)
         del fields[name]
@@ -102,9 +109,7 @@ def _renamed(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _require_no_mistake(name: str, known: tuple[str, ...], *, is_strict: bool) -> None:
-    meant = next(
-        (one for one in get_close_matches(name, known, 3, 0.8) if _is_near(name, one)), None
-    )
+    meant = next((one for one in known if _is_near(name, one)), None)
     if meant is None and not is_strict:
         return
     raise UsageError(
@@ -116,8 +121,8 @@ def _require_no_mistake(name: str, known: tuple[str, ...], *, is_strict: bool) -
 
 
 def _is_near(a: str, b: str) -> bool:
-    """Whether one letter was left out, put in, changed, or exchanged with its neighbour."""
-    if abs(len(a) - len(b)) > 1:
+    """Whether one letter was left out, put in, changed, or exchanged with its neighbour, in a word."""
+    if abs(len(a) - len(b)) > 1 or len(b) < _SHORTEST_WORD:
         return False
     start = next(
         (i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b))
