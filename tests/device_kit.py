@@ -28,8 +28,8 @@ class SpareDevice:
         self.steps_left = self.steps + steps
 
 
-@pytest.fixture
-def spare(monkeypatch: pytest.MonkeyPatch) -> SpareDevice:
+def add_spare(monkeypatch: pytest.MonkeyPatch) -> SpareDevice:
+    """From now on there is such a device, as long as the patch lasts."""
     device = replace(find_device("cpu"), name=SPARE.upper(), description="a second one", kind="gpu")
     spare = SpareDevice(device)
     real_devices, real_compute = backend.backend_devices, Backend.compute

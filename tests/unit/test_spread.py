@@ -24,11 +24,10 @@ from baremetalrt.node.text_keeping import save_texts
 from baremetalrt.session.session import GenerationOptions
 from baremetalrt.weights.gguf import GGUFFile
 from baremetalrt.weights.store import StoredModel
-from device_kit import SPARE, SpareDevice, spare
+from device_kit import SPARE, SpareDevice, add_spare
 from session_kit import answer, assert_same_or_tie, ids, run_async
 from tiny_adapters import random_adapter
 
-__all__ = ["spare"]
 _GREEDY = GenerationOptions(sampling=SampleOptions(temperature=0.0), max_tokens=20, ignore_end=True)
 _WATCHED = replace(_GREEDY, top_logprobs=2)
 _PROMPT = [7 * i % 900 + 300 for i in range(700)]
@@ -37,6 +36,11 @@ _ROOM = MemoryLedger(lambda: 2000 * MIB)
 
 def _opening(path: Path) -> Opening:
     return Opening(StoredModel("talking", path, is_default=False))
+
+
+@pytest.fixture
+def spare(monkeypatch: pytest.MonkeyPatch) -> SpareDevice:
+    return add_spare(monkeypatch)
 
 
 @pytest.fixture
@@ -163,9 +167,6 @@ def test_memory_that_a_device_refuses(
     opening: Opening, spare: SpareDevice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It says that it has room, and gives none: the host has all blocks, unless it was not asked."""
-    monkeypatch.setattr(
-        "baremetalrt.blocks.kv_cache.zeroed_buffer", _refused_for(spare), raising=False
-    )
     monkeypatch.setattr(backend, "zeroed_buffer", _refused_for(spare))
     with loaded(opening) as (_, model):
         assert _blocks(model) == [("cpu", 0, 2)]

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Final
 
 from baremetalrt.core.places import device_rates_file
-from baremetalrt.devices.apart import ask_apart
 from baremetalrt.devices.kept import KeptAnswers, key_of
 from baremetalrt.devices.processor import default_threads
+from baremetalrt.native.apart import run_apart
 from baremetalrt.native.backend import BackendDevice
+from baremetalrt.native.library import load_library
 
 _WORKER: Final = Path(__file__).with_name("rates_worker.py")
 
@@ -43,8 +44,13 @@ def rates_of(device: BackendDevice, kind: MatrixKind, *, anew: bool = False) -> 
     if not anew and key in kept:
         return _read(kept[key])
     asked = [device.name, str(kind.type), str(kind.width), str(default_threads())]
-    measured = _read(ask_apart(_WORKER, asked).answer)
-    answers.put(key, asdict(measured) if measured else None)
+    tried = run_apart(_WORKER, load_library().path, asked)
+    measured = _read(tried.said[-1]) if tried.said else None
+    # What it had no memory or no time for is tried again the next time.
+    if measured is not None:
+        answers.put(key, asdict(measured))
+    elif tried.has_faulted or tried.status == 0:
+        answers.put(key, None)
     return measured
 
 

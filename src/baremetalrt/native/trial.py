@@ -3,22 +3,15 @@
 There are virtual machines that name instructions among their features and fault at the first one.
 """
 
-import json
-import os
-import signal
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from baremetalrt.core.errors import UsageError
-from baremetalrt.native.library import ENVIRONMENT_VARIABLE
+from baremetalrt.native.apart import Apart, run_apart
 
 _WORKER: Final = Path(__file__).with_name("trial_worker.py")
-# A graphics driver compiles its programs at the first try.
-_DEADLINE_S: Final = 300.0
 # What the objects for generations of processors are called, as against those for graphics cards.
 _PROCESSOR_OBJECT: Final = "ggml-cpu-"
 
@@ -47,23 +40,12 @@ def try_library(path: Path) -> Trial:
     Raises:
         UsageError: it cannot be loaded, computes wrong, faults, or does not come to an end.
     """
-    # Isolated from the folder that it runs in, not from what tells drivers which cards there are.
-    environment = {**os.environ, ENVIRONMENT_VARIABLE: str(path), "GGML_NO_BACKTRACE": "1"}
-    try:
-        done = subprocess.run(
-            [sys.executable, "-I", str(_WORKER)],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=_DEADLINE_S,
-            env=environment,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise _unusable(f"it did not come to an end within {_DEADLINE_S:.0f} s") from error
-    said = [json.loads(line) for line in done.stdout.splitlines() if line.startswith(b"{")]
-    if done.returncode:
-        raise _faulted(done.returncode, said)
-    return _judged(said)
+    tried = run_apart(_WORKER, path)
+    if tried.status is None:
+        raise _unusable(f"it {tried.end}")
+    if tried.status:
+        raise _faulted(tried)
+    return _judged(tried.said)
 
 
 def _judged(said: Sequence[Mapping[str, Any]]) -> Trial:
@@ -84,14 +66,14 @@ def _judged(said: Sequence[Mapping[str, Any]]) -> Trial:
     )
 
 
-def _faulted(status: int, said: Sequence[Mapping[str, Any]]) -> UsageError:
+def _faulted(tried: Apart) -> UsageError:
     """What is said of a process that died. Its last words tell where it was."""
-    how = signal.Signals(-status).name if status < 0 else f"status {status}"
+    said = tried.said
     where = f" on {said[-1]['device']}" if said and "device" in said[-1] else ""
     objects = said[0].get("objects", ()) if said else ()
     guilty = next((one for one in objects if _PROCESSOR_OBJECT in one), None)
     return UsageError(
-        f"it ended with {how}{where} when it was tried",
+        f"it {tried.end}{where} when it was tried",
         code="engine.faulted",
         hint=f"leave out what it used: --without {guilty}" if guilty else None,
     )

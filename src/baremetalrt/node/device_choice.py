@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger("baremetalrt")
 # Widths that every quantization takes.
 _WIDTH_QUANTUM: Final = 256
+# Beyond that, matrices are read at the same rate, and a few of them take gigabytes.
+_MAX_WIDTH: Final = 4096
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,8 @@ def matrix_kind(file: GGUFFile) -> MatrixKind:
     for block in file.blocks:
         for info in block.tensors.values():
             counts[info.type] += info.num_bytes
-    return MatrixKind(type=counts.most_common(1)[0][0], width=round_up(h.width, _WIDTH_QUANTUM))
+    width = min(round_up(h.width, _WIDTH_QUANTUM), _MAX_WIDTH)
+    return MatrixKind(type=counts.most_common(1)[0][0], width=width)
 
 
 class DeviceChoice:
@@ -84,6 +87,11 @@ class DeviceChoice:
         asked = asked_devices(self._options)
         left = tuple(one for one in asked if one.name.lower() not in self._failed)
         return left or (host_device(),)
+
+    @property
+    def has_choice(self) -> bool:
+        """Whether another device may do what one does not."""
+        return len(asked_devices(self._options)) > 1
 
     def spans(
         self, file: GGUFFile, without: frozenset[str] = frozenset()
@@ -110,7 +118,7 @@ class DeviceChoice:
         wrong = wrong_with(device, file, placed.blocks, self._options.cache_types)
         if wrong is None:
             return True
-        if len(asked_devices(self._options)) == 1:
+        if not self.has_choice:
             raise UnsupportedOperationError(
                 device,
                 f"this model: {wrong}, when two of its blocks were tried",
@@ -136,6 +144,8 @@ class DeviceChoice:
             for one, rates in self._measured(usable, matrix_kind(file))
         }
         host = host_device()
+        if not profiles:
+            return (DeviceSpan(host, everything),)
         try:
             best = plan(
                 # Rows of the embedding are looked up on the host, whoever has the first block.

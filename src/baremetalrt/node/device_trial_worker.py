@@ -1,7 +1,8 @@
 """Computes two blocks of a model on a device and on the host, in a process that may die of it.
 
 Run by path, with a file, blocks, a device, and the types of keys and values, and the library in
-`BMRT_LIBRARY`. One JSON object out: how far the rows are apart, as a part of their length.
+`BMRT_LIBRARY`. One JSON object out: how far the rows are apart, as a part of their length, or what the
+device does not know. What there is no memory for is an exception like others.
 """
 
 import json
@@ -16,11 +17,10 @@ from baremetalrt.blocks.architectures import read_model
 from baremetalrt.blocks.cache_types import CacheType, CacheTypes
 from baremetalrt.blocks.span import Span, SpanConfig
 from baremetalrt.blocks.steps import Slice
-from baremetalrt.core.errors import BareMetalError
 from baremetalrt.core.spans import BlockSpan
 from baremetalrt.core.units import GIB
 from baremetalrt.devices.processor import default_threads
-from baremetalrt.native.backend import find_device
+from baremetalrt.native.backend import UnsupportedOperationError, find_device
 from baremetalrt.node.device_trials import tried_blocks
 from baremetalrt.weights.gguf import GGUFFile
 
@@ -66,8 +66,8 @@ def main() -> None:
             difference = np.linalg.norm(card - host) / np.linalg.norm(host)
             # What is not a number is far off.
             worst = max(worst, float(np.nan_to_num(difference, nan=1e9, posinf=1e9)))
-    except BareMetalError as error:
-        print(json.dumps({"error": error.message}), flush=True)
+    except UnsupportedOperationError as error:
+        print(json.dumps({"unsupported": error.message}), flush=True)
         return
     print(json.dumps({"difference": worst}), flush=True)
 

@@ -13,9 +13,10 @@ from baremetalrt.blocks.cache_types import CacheTypes
 from baremetalrt.blocks.inventory import take_inventory
 from baremetalrt.core.places import device_trials_file
 from baremetalrt.core.spans import BlockSpan
-from baremetalrt.devices.apart import ask_apart
 from baremetalrt.devices.kept import KeptAnswers, key_of
+from baremetalrt.native.apart import run_apart
 from baremetalrt.native.backend import BackendDevice
+from baremetalrt.native.library import load_library
 from baremetalrt.weights.gguf import GGUFFile
 
 _WORKER: Final = Path(__file__).with_name("device_trial_worker.py")
@@ -45,14 +46,16 @@ def wrong_with(
     if isinstance(kept, str):
         return kept or None
     asked = [str(file.path), str(blocks), device.name, types.keys, types.values]
-    said = ask_apart(_WORKER, asked)
-    difference = said.answer.get("difference") if said.answer else None
-    if not isinstance(difference, float):
-        wrong = said.end
-    elif not difference <= _TOLERANCE:
-        wrong = f"its numbers are {100 * difference:.0f} % off"
-    else:
-        wrong = ""
+    tried = run_apart(_WORKER, load_library().path, asked)
+    if tried.status != 0:
+        # What it had no memory or no time for is tried again the next time.
+        if tried.has_faulted:
+            answers.put(key, f"it {tried.end}")
+        return f"it {tried.end}"
+    (said,) = tried.said
+    wrong = said.get("unsupported", "")
+    if not wrong and not said["difference"] <= _TOLERANCE:
+        wrong = f"its numbers are {100 * said['difference']:.0f} % off"
     answers.put(key, wrong)
     return wrong or None
 

@@ -83,7 +83,7 @@ class LocalSpans:
         try:
             span = self._loader.load_for_peers(file, blocks, device, context)
         except (CapacityError, UnsupportedOperationError):
-            if device.is_host or len(self.devices.usable()) == 1:
+            if device.is_host or not self.devices.has_choice:
                 raise
             span = self._loader.load_for_peers(file, blocks, host_device(), context)
         _, h = read_model(file)

@@ -221,7 +221,7 @@ class Node:
                 )
                 return process, context_limit, device
             except (CapacityError, IntegrityError):
-                if device.is_host or len(self.local.devices.usable()) == 1:
+                if device.is_host or not self.local.devices.has_choice:
                     raise
                 device = host_device()
 

@@ -8,7 +8,7 @@ from baremetalrt.core.errors import CapacityError
 from baremetalrt.core.spans import BlockSpan
 from baremetalrt.core.tasks import in_thread
 from baremetalrt.native.backend import BackendDevice, UnsupportedOperationError
-from baremetalrt.node.device_choice import DeviceSpan, asked_devices, host_device
+from baremetalrt.node.device_choice import DeviceSpan, host_device
 from baremetalrt.node.local_spans import LocalSpans
 from baremetalrt.node.opening import Opening
 from baremetalrt.session.spread_stage import Loss, SpreadStage
@@ -64,7 +64,7 @@ class SpreadModel:
             for span in spans:
                 self._local.drop(span)
             is_its_own = isinstance(error, CapacityError | UnsupportedOperationError)
-            if device.is_host or not is_its_own or len(asked_devices(self._local.options)) == 1:
+            if device.is_host or not is_its_own or not self._local.devices.has_choice:
                 raise
             _log.info("%s is left out: %s", device.name.lower(), error)
             return device.name.lower()
