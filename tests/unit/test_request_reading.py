@@ -1,6 +1,7 @@
 """Requests as programs send them that were written for other servers."""
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -10,10 +11,12 @@ from baremetalrt.serve.openai.generation import options_of
 from baremetalrt.serve.openai.reading import read
 from baremetalrt.serve.openai.schema import ChatRequest, CompletionRequest
 from baremetalrt.serve.openai.tools import read_tools
-from baremetalrt.session.grammar import from_json_schema
+from baremetalrt.session.grammar import GrammarCompiler, from_json_schema
 from baremetalrt.session.json_schemas import bounded
 from baremetalrt.session.options import SampleOptions
 from baremetalrt.session.recommended import recommended
+from baremetalrt.session.tokenizer import Tokenizer
+from baremetalrt.weights.store import find_model
 
 _MESSAGES = {"messages": [{"role": "user", "content": "Hi"}]}
 _TEMPLATE = "{{ tools }}<tool_call>"
@@ -209,7 +212,28 @@ def test_schemas_that_cannot_be_are_refused_in_words(schema: Any, said: str) -> 
         from_json_schema(schema)
 
 
-def test_numbers_come_to_an_end() -> None:
+@pytest.fixture(scope="module")
+def tokenizer() -> Iterator[Tokenizer]:
+    tokenizer = Tokenizer(find_model(None).path)
+    yield tokenizer
+    tokenizer.close()
+
+
+@pytest.mark.parametrize("start", ["", "-", "0.", "7.5", "-3.25"])
+def test_no_number_goes_on_for_ever(tokenizer: Tokenizer, start: str) -> None:
+    """A model that only ever says `1` is made to end."""
+    matcher = GrammarCompiler(tokenizer).matcher(from_json_schema({"type": "number"}))
+    said = 0
+    for letter in start + "1" * 100:
+        token = tokenizer.encode(letter, special=False)[-1]
+        if not matcher.allowed(tokenizer.size)[token]:
+            break
+        matcher.accept(token)
+        said += 1
+    assert len(start) < said < 30
+
+
+def test_bounds_are_put_where_none_are() -> None:
     bounds = {"minimum": -(2**53) + 1, "maximum": 2**53 - 1}
     schema = {
         "type": "object",
@@ -223,7 +247,8 @@ def test_numbers_come_to_an_end() -> None:
     }
     found = bounded(schema)
     assert found["properties"]["type"] == {"type": "integer", **bounds}
-    assert found["properties"]["n"] == {**schema["properties"]["n"], "maximum": 2**53 - 1}  # type: ignore[index]
+    more = {"maximum": 2**53 - 1, "multipleOf": 1e-9}
+    assert found["properties"]["n"] == schema["properties"]["n"] | more  # type: ignore[index]
     assert found["properties"]["big"]["maximum"] == 10**20
     assert found["properties"]["one"] == {"type": "integer", "enum": [1]}
     assert found["$defs"]["x"]["anyOf"][0]["minimum"] == -(2**53) + 1

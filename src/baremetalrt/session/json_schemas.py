@@ -6,6 +6,9 @@ from typing import Any, Final
 _MOST: Final = 2**53 - 1
 # Values in here are data, and no schemas.
 _DATA: Final = frozenset({"enum", "const", "default", "examples"})
+# How far a fraction goes on, unless its bounds are finer than that.
+_STEP: Final = 1e-9
+_FINE: Final = 1e-6
 _LOWER: Final = ("minimum", "exclusiveMinimum")
 _UPPER: Final = ("maximum", "exclusiveMaximum")
 
@@ -29,6 +32,11 @@ def bounded(schema: Any) -> Any:
             found["minimum"] = min(-_MOST, *_limits(found, _UPPER))
         if not any(_is_number(found.get(key)) for key in _UPPER):
             found["maximum"] = max(_MOST, *_limits(found, _LOWER))
+        is_fine = any(
+            0 < abs(one) < _FINE for one in (*_limits(found, _LOWER), *_limits(found, _UPPER))
+        )
+        if "number" in named and not is_fine:
+            found.setdefault("multipleOf", _STEP)
     return found
 
 

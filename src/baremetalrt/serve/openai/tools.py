@@ -53,6 +53,9 @@ _FENCE: Final = "```"
 _FENCED: Final = ("", "json", "tool_call")
 # Whole strings of JSON.
 _STRINGS: Final = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
+# What a call may begin with; another object is an answer, and need not be held back.
+_FIRST_KEY: Final = re.compile(r'\{\s*"([^"]*)"')
+_CALL_KEYS: Final = ("name", "arguments", "parameters", "type", "id")
 _BEGUN: Final = re.compile(r'\s*\[?\s*\{\s*"name"\s*:\s*"([^"]*)"')
 
 
@@ -284,6 +287,9 @@ class CallFinder:
 def may_begin_call(text: str) -> bool:
     """Whether more of it could make a bare call: an object, behind a tag or in a fence."""
     start = text.lstrip()
+    key = _FIRST_KEY.match(start)
+    if key is not None and key[1] not in _CALL_KEYS:
+        return False
     if any(mark.startswith(start) or start.startswith(mark) for mark in ("{", _PYTHON_TAG)):
         return True
     if not start.startswith(_FENCE):
