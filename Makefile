@@ -18,7 +18,7 @@ $(VENV)/run-ready: pyproject.toml packaging/locked.txt packaging/default-model.t
 	touch $@
 
 $(VENV)/test-ready: $(VENV)/run-ready
-	$(PIP) --quiet --no-build-isolation --editable '.[learn,tune,test]'
+	$(PIP) --quiet --no-build-isolation --editable '.[learn,tune,hub,test]'
 	touch $@
 
 # What `bmrt learn` and `bmrt finetune` need besides: readers of documents, and PyTorch.

@@ -2,7 +2,7 @@
 
 import ctypes
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -69,9 +69,11 @@ def write(model: TinyModel, path: Path) -> Path:
     return path
 
 
-def write_talking(path: Path) -> Path:
+def write_talking(
+    path: Path, marks: Mapping[str, int] | None = None, *, has_template: bool = True
+) -> Path:
     """A tiny model with the vocabulary and chat template of the embedded default: it reads and writes
-    texts, of no sense, in milliseconds."""
+    texts, of no sense, in milliseconds. `marks`: tokens that mean something, as `fim_pre`."""
     reader = gguf.GGUFReader(default_model().path)
     fields = {name: f for name, f in reader.fields.items() if name.startswith("tokenizer.")}
     size = len(fields["tokenizer.ggml.tokens"].data)
@@ -79,9 +81,13 @@ def write_talking(path: Path) -> Path:
     writer = gguf.GGUFWriter(path, model.architecture)
     write_header(model, writer)
     for name, field_ in fields.items():
+        if name == "tokenizer.chat_template" and not has_template:
+            continue
         kind = field_.types[0]
         part = field_.types[-1] if kind == gguf.GGUFValueType.ARRAY else None
         writer.add_key_value(name, field_.contents(), kind, part)
+    for name, token in (marks or {}).items():
+        writer.add_uint32(f"tokenizer.ggml.{name}_token_id", token)
     write_tensors(model, writer)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()

@@ -87,6 +87,8 @@ def test_an_object_that_faults_is_named_and_can_be_left_out(
     ctypes.CDLL(str(tmp_path / "sound" / "libggml-base.so"), ctypes.RTLD_GLOBAL)
     at = place_in_file(ctypes.CDLL(str(tmp_path / "sound" / best)).ggml_graph_compute)
     data[at : at + len(FAULT) // 2] = bytes.fromhex(FAULT)
+    # Another file in its place: what this process has loaded would change under it.
+    (tmp_path / "sound" / best).unlink()
     (tmp_path / "sound" / best).write_bytes(data)
     files = [path for path in (tmp_path / "sound").iterdir() if path.suffix == ".so"]
     made = write(

@@ -90,7 +90,7 @@ def test_models_are_listed_and_described(ollama_client: Client, server: ServerPr
         (lambda c: c.chat(MODEL, HELLO, options={"temperature": -1}), 400, "temperature"),
         (lambda c: c.chat(MODEL, [{"role": "nobody", "content": ""}]), 400, "role"),
         (lambda c: c.generate(MODEL, "w" * 2_000_000), 400, "maximum context length"),
-        (lambda c: c.generate(MODEL, "x", suffix="y"), 400, "suffix"),
+        (lambda c: c.generate(MODEL, "x", suffix="y"), 400, "fill a gap"),
         (
             lambda c: c.chat(MODEL, [{"role": "user", "content": "", "images": ["aGk="]}]),
             400,

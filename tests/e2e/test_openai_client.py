@@ -160,6 +160,34 @@ def test_plain_completions(client: OpenAI) -> None:
     assert ids.choices[0].text
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_prompt_comes_back_with_its_probabilities(client: OpenAI, stream: bool) -> None:
+    """As benchmark tools ask: what a text and its end are worth, with or without an answer."""
+    prompt = "The capital of France is Paris"
+    asked: dict[str, Any] = {"model": MODEL, "prompt": prompt, "temperature": 0, "logprobs": 1}
+    whole = client.completions.create(max_tokens=3, **asked).choices[0]
+    assert whole.logprobs is not None
+    for max_tokens in (0, 3):
+        answer: Any = client.completions.create(
+            echo=True, stream=stream, max_tokens=max_tokens, **asked
+        )
+        pieces = [piece.choices[0] for piece in (answer if stream else [answer])]
+        text = "".join(piece.text for piece in pieces)
+        scored = [piece.logprobs for piece in pieces if piece.logprobs is not None]
+        tokens = [token for one in scored for token in one.tokens]
+        logprobs = [value for one in scored for value in one.token_logprobs]
+        offsets = [offset for one in scored for offset in one.text_offset]
+        assert text == prompt + (whole.text if max_tokens else "")
+        assert pieces[-1].finish_reason == "length"
+        assert len(logprobs) == len(tokens) == 6 + max_tokens
+        assert logprobs[0] is None and all(value < 0 for value in logprobs[1:])
+        assert "".join(tokens) == text and text[offsets[1] :].startswith(" capital")
+        expected = (whole.logprobs.token_logprobs or [])[:max_tokens]
+        assert logprobs[6:] == pytest.approx(expected, abs=0.02)
+        # What the text says is what the model expects.
+        assert logprobs[5] > -1
+
+
 def test_sessions_at_once_answer_like_sessions_alone(client: OpenAI) -> None:
     """Two streams interleave; both say what they say alone."""
     prompts = ["List the days of the week.", "Count from one to ten."]
@@ -285,13 +313,15 @@ def test_a_required_tool_is_called(guarded: ServerProcess, stream: bool) -> None
         "messages": [{"role": "user", "content": "How is the weather in Rome?"}],
         "tools": TOOLS,
         "tool_choice": "required",
+        "parallel_tool_calls": False,
     }
     if stream:
-        calls, reasons = [], []
-        for chunk in client.chat.completions.create(stream=True, **arguments):
-            calls += chunk.choices[0].delta.tool_calls or []
-            reasons.append(chunk.choices[0].finish_reason)
-        reason = reasons[-1]
+        with client.chat.completions.stream(**arguments) as events:
+            pieces = [e for e in events if e.type == "tool_calls.function.arguments.delta"]
+            choice = events.get_final_completion().choices[0]
+        # They come as they are written.
+        assert len(pieces) > 2
+        calls, reason = choice.message.tool_calls, choice.finish_reason
     else:
         choice = client.chat.completions.create(**arguments).choices[0]
         calls, reason = choice.message.tool_calls, choice.finish_reason

@@ -3,7 +3,9 @@
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from baremetalrt.serve.openai.reasoning import CLOSING, OPENING, ThoughtFinder
+from baremetalrt.serve.openai.reasoning import THINK, ThoughtFinder
+
+OPENING, CLOSING = THINK
 
 PIECES = st.sampled_from(
     [OPENING, CLOSING, "<thi", "nk>", "</", "think>", "<", "a word", " ", "\n", "\n\n", "é"]

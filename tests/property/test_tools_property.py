@@ -7,8 +7,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from baremetalrt.serve.calls.call import Found, together
+from baremetalrt.serve.calls.finder import CallFinder
+from baremetalrt.serve.calls.notations import BY_NAME
 from baremetalrt.serve.openai.schema import Function, Tool
-from baremetalrt.serve.openai.tools import CallFinder, Notation, ToolUse
 
 TOOLS = (Tool(Function("look")), Tool(Function("send")))
 CALL = '{"name": "look", "arguments": {"for": "</x>"}}'
@@ -40,16 +42,54 @@ PIECES = st.sampled_from(
     ]
 )
 ANSWERS = st.lists(PIECES, max_size=6).map("".join)
-Found = tuple[str, list[tuple[str, str]]]
-NOTATIONS = ["hermes", "mistral", "llama"]
+_SAID = '{"for": "</x>"}'
+_BEGIN, _END = "<｜tool▁call▁begin｜>", "<｜tool▁call▁end｜><｜tool▁calls▁end｜>"
+WRITTEN = [
+    ("hermes", f"<tool_call>\n{CALL}\n</tool_call>"),
+    ("hermes", f"<tool_call>{CALL}"),
+    ("llama", CALL),
+    ("llama", f"<|python_tag|>{CALL}"),
+    ("mistral-list", f"[TOOL_CALLS][{CALL}]"),
+    ("mistral", f"[TOOL_CALLS]look[CALL_ID]abc[ARGS]{_SAID}"),
+    ("mistral", f"[TOOL_CALLS]look[ARGS]{_SAID}"),
+    ("phi", f"<|tool_call|>[{CALL}]<|/tool_call|>"),
+    ("granite", f"<|tool_call|>[{CALL}]"),
+    (
+        "deepseek",
+        f"<｜tool▁calls▁begin｜>{_BEGIN}function<｜tool▁sep｜>look\n```json\n{_SAID}\n```{_END}",
+    ),
+    (
+        "deepseek-v3.1",
+        f"<｜tool▁calls▁begin｜>{_BEGIN}look<｜tool▁sep｜>{_SAID}{_END}",
+    ),
+    ("gemma", '<|tool_call>call:look{for:<|"|></x><|"|>}<tool_call|>'),
+    (
+        "function-gemma",
+        "<start_function_call>call:look{for:<escape></x><escape>}<end_function_call>",
+    ),
+    (
+        "glm",
+        "<tool_call>look\n<arg_key>for</arg_key>\n<arg_value></x></arg_value>\n</tool_call>",
+    ),
+    (
+        "qwen-coder",
+        "<tool_call><function=look>\n<parameter=for>\n</x>\n</parameter>\n</function></tool_call>",
+    ),
+]
+NOTATIONS = [name for name, one in BY_NAME.items() if one.style != "channels"]
+JSON_NOTATIONS = [name for name, one in BY_NAME.items() if one.style == "json"]
 
 
-def find(notation: Notation, chunks: list[str]) -> Found:
-    """All text that is shown, and all calls, once every chunk is in."""
-    finder = CallFinder(ToolUse(notation, TOOLS, None))
-    results = [*(finder.add(chunk) for chunk in chunks), finder.finish()]
-    calls = [(call.name, call.arguments) for _, found in results for call in found]
-    return "".join(text for text, _ in results), calls
+def read(notation: str, chunks: list[str]) -> Found:
+    """All that is found once every chunk is in."""
+    finder = CallFinder(BY_NAME[notation], TOOLS)
+    return together([*(finder.add(chunk) for chunk in chunks), finder.finish()])
+
+
+def find(notation: str, chunks: list[str]) -> tuple[str, list[tuple[str, str]]]:
+    """All text that is shown, and all calls."""
+    found = read(notation, chunks)
+    return found.text, [(call.name, call.arguments) for call in found.calls]
 
 
 def cut(text: str, cuts: list[int]) -> list[str]:
@@ -61,52 +101,79 @@ def cut(text: str, cuts: list[int]) -> list[str]:
 @given(text=ANSWERS, cuts=st.lists(st.integers(0, 200), max_size=8))
 @example(text=f"<|python_tag|>{CALL}", cuts=[5])
 @example(text=f"words {CALL}", cuts=[6])
-def test_any_chunking_finds_the_same(notation: Notation, text: str, cuts: list[int]) -> None:
+def test_any_chunking_finds_the_same(notation: str, text: str, cuts: list[int]) -> None:
     """Text and calls of a stream are those of the whole answer."""
     assert find(notation, cut(text, cuts)) == find(notation, [text])
 
 
-@pytest.mark.parametrize("notation", ["hermes", "mistral", "llama"])
+@pytest.mark.parametrize("notation", NOTATIONS)
 @given(text=ANSWERS)
-def test_what_is_no_call_is_shown(notation: Notation, text: str) -> None:
+def test_what_is_no_call_is_shown(notation: str, text: str) -> None:
     """An answer without a call arrives whole; half a call at its end is nothing to anybody."""
     shown, calls = find(notation, [text])
-    assert calls or shown == text or (text.startswith(shown) and '"name": "' in text[len(shown) :])
-
-
-@pytest.mark.parametrize(
-    ("notation", "text"),
-    [
-        ("hermes", f"<tool_call>\n{CALL}\n</tool_call>"),
-        ("hermes", f"<tool_call>{CALL}"),
-        ("mistral", f"[TOOL_CALLS][{CALL}]"),
-        ("llama", CALL),
-        ("llama", f"<|python_tag|>{CALL}"),
-        *((notation, CALL) for notation in NOTATIONS),
-        *((notation, f"```json\n{CALL}\n```") for notation in NOTATIONS),
-        *((notation, f"```\n{CALL}\n```\n") for notation in NOTATIONS),
-        ("mistral", '[TOOL_CALLS]look[ARGS]{"for": "</x>"}'),
-        ("mistral", '[TOOL_CALLS]look[CALL_ID]abc[ARGS]{"for": "</x>"}'),
-    ],
-)
-def test_a_call_is_found_letter_by_letter(notation: Notation, text: str) -> None:
-    """Nothing of a call is shown as text, and its arguments are JSON."""
-    shown, ((name, arguments),) = find(notation, list(text))
-    assert (shown, name, json.loads(arguments)) == ("", "look", {"for": "</x>"})
+    rest = text[len(shown) :]
+    assert calls or shown == text or (text.startswith(shown) and ("look" in rest or "send" in rest))
 
 
 @pytest.mark.parametrize("notation", NOTATIONS)
-@pytest.mark.parametrize("length", range(18, len(CALL)))
-def test_half_a_call_is_not_shown(notation: Notation, length: int) -> None:
-    """An answer that was cut: nobody can use what there is of it."""
-    opening = {"hermes": "<tool_call>", "mistral": "[TOOL_CALLS][", "llama": ""}[notation]
-    assert find(notation, [opening + CALL[:length]]) == ("", [])
-    assert find(notation, [CALL[:length]]) == ("", [])
+@pytest.mark.parametrize("text", [CALL, f"```json\n{CALL}\n```", f"```\n{CALL}\n```\n"])
+def test_a_bare_call_is_found_in_every_notation(notation: str, text: str) -> None:
+    assert _is_the_call(find(notation, list(text)))
 
 
-def test_several_calls_of_the_newer_notation() -> None:
-    text = '[TOOL_CALLS]look[ARGS]{"a": 1}[TOOL_CALLS]send[ARGS]{"b": 2}'
-    assert find("mistral", list(text)) == ("", [("look", '{"a": 1}'), ("send", '{"b": 2}')])
+@pytest.mark.parametrize(("notation", "text"), WRITTEN)
+def test_a_call_is_found_letter_by_letter(notation: str, text: str) -> None:
+    """Nothing of a call is shown as text, its arguments are JSON, and it comes in pieces."""
+    assert _is_the_call(find(notation, list(text)))
+    found = read(notation, list(f"words{text}" if BY_NAME[notation].opening else text))
+    assert "".join(piece.arguments for piece in found.pieces) == found.calls[0].arguments
+    assert [piece.name for piece in found.pieces if piece.name] == ["look"]
+    assert found.pieces[0].name and {piece.id for piece in found.pieces} == {found.calls[0].id}
+
+
+@pytest.mark.parametrize("notation", JSON_NOTATIONS)
+def test_arguments_go_on_as_they_come(notation: str) -> None:
+    """Long before the call is complete."""
+    text = dict(WRITTEN)[notation]
+    until = text.index('"for"') + 6
+    pieces = read(notation, list(text[:until])).pieces
+    assert "".join(piece.arguments for piece in pieces).startswith('{"for"')
+
+
+def test_arguments_between_tags_go_on_one_by_one() -> None:
+    text = dict(WRITTEN)["qwen-coder"].replace(
+        "</function>", "<parameter=n>\n3\n</parameter>\n</function>"
+    )
+    found = read("qwen-coder", list(text))
+    said = [piece.arguments for piece in found.pieces if piece.arguments]
+    assert said == ['{"for": "</x>"', ', "n": 3', "}"]
+
+
+def _is_the_call(found: tuple[str, list[tuple[str, str]]]) -> bool:
+    shown, ((name, arguments),) = found
+    return (shown, name, json.loads(arguments)) == ("", "look", {"for": "</x>"})
+
+
+@pytest.mark.parametrize(("notation", "text"), WRITTEN)
+def test_half_a_call_is_not_shown(notation: str, text: str) -> None:
+    """An answer that was cut: nobody can use what there is of it, unless only marks are missing."""
+    for length in range(text.index("look") + 5, len(text)):
+        found = find(notation, [text[:length]])
+        assert found == ("", []) or _is_the_call(found)
+    for length in range(CALL.index("look") + 5, len(CALL)):
+        found = find(notation, [CALL[:length]])
+        assert found == ("", []) or _is_the_call(found)
+
+
+@pytest.mark.parametrize("notation", NOTATIONS)
+def test_several_calls(notation: str) -> None:
+    """One after the other, with its own marks or in a list; the second is of another tool."""
+    text = dict(WRITTEN)[notation]
+    if CALL in text:
+        text = text.replace(CALL, f"{CALL}, {CALL.replace('look', 'send')}")
+    else:
+        text += text.replace("look", "send")
+    assert [name for name, _ in find(notation, list(text))[1]] == ["look", "send"]
 
 
 def test_an_end_mark_in_an_argument_ends_nothing() -> None:
@@ -119,7 +186,7 @@ def test_an_end_mark_in_an_argument_ends_nothing() -> None:
     "text", ["```python\nprint(1)\n```", "```", "{}", '{"name": "other"}', "`x`"]
 )
 @pytest.mark.parametrize("notation", NOTATIONS)
-def test_code_is_no_call(notation: Notation, text: str) -> None:
+def test_code_is_no_call(notation: str, text: str) -> None:
     assert find(notation, list(text)) == (text, [])
 
 

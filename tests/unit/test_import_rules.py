@@ -24,6 +24,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "devices": ("native",),
     # other builds of the library
     "engines": ("native",),
+    # a hub of files, and files of other programs
+    "hub": (),
     # torrents of models, private ones with the certificates of a swarm
     "swarm": ("weights", "membership"),
     "blocks": ("native", "weights"),
@@ -33,7 +35,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     # texts become tokens, weights floats; the engine says what a model is made of
     "tuning": _ENGINE,
     # puts models together; peers and tuning are for others
-    "node": (*_ENGINE, "engines", "placement", "membership", "swarm"),
+    "node": (*_ENGINE, "engines", "placement", "membership", "swarm", "hub"),
     "hosting": (*_ENGINE, "placement", "membership", "swarm", "peers", "node"),
     "learning": (*_ENGINE, "documents", "tuning", "node"),
     "serve": ("session", "node", "hosting", "learning"),
@@ -65,6 +67,8 @@ ROOMS_OF_LIBRARIES: dict[str, tuple[str, ...]] = {
     "click": ("cli",),
     "prompt_toolkit": ("cli",),
     "rich": ("cli",),
+    # and what tokenizers of a hub need
+    "huggingface_hub": ("hub", "tuning"),
     "cryptography": ("membership", "peers"),
     "torch": ("tuning",),
     "transformers": ("tuning",),

@@ -6,10 +6,11 @@ import json
 import pytest
 
 from baremetalrt.core.tasks import in_thread
+from baremetalrt.serve.calls.finder import CallFinder
+from baremetalrt.serve.calls.notations import BY_NAME
 from baremetalrt.serve.json_response import JsonResponse
 from baremetalrt.serve.openai.generation import finite
 from baremetalrt.serve.openai.schema import Function, Tool
-from baremetalrt.serve.openai.tools import CallFinder, ToolUse
 
 
 def strictly(text: str | bytes) -> object:
@@ -22,22 +23,21 @@ def strictly(text: str | bytes) -> object:
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity"])
-def test_a_call_with_numbers_that_are_none_is_text(number: str) -> None:
-    """Its arguments could be read by nobody."""
-    finder = CallFinder(ToolUse("hermes", (Tool(function=Function(name="get")),), None))
-    written = f'<tool_call>{{"name": "get", "arguments": {{"x": {number}}}}}</tool_call>'
-    shown, calls = finder.add(written)
-    rest, more = finder.finish()
-    assert shown + rest == written and not calls + more
+def test_numbers_that_are_none_are_null(number: str) -> None:
+    """As they are, a call's arguments could be read by nobody."""
+    finder = CallFinder(BY_NAME["hermes"], (Tool(function=Function(name="get")),))
+    found = finder.add(f'<tool_call>{{"name": "get", "arguments": {{"x": {number}}}}}</tool_call>')
+    (call,) = found.calls
+    assert strictly(call.arguments) == {"x": None} and not found.text
 
 
 def test_half_a_character_is_replaced() -> None:
     """JSON can escape it, so a model can write it in a call; UTF-8 cannot say it."""
-    finder = CallFinder(ToolUse("hermes", (Tool(function=Function(name="get")),), None))
-    _, calls = finder.add('<tool_call>{"name": "get", "arguments": {"x": "\\ud83d"}}</tool_call>')
-    answer = JsonResponse({"calls": [call.as_openai() for call in calls]})
-    found = strictly(bytes(answer.body))
-    assert isinstance(found, dict) and "get" in str(found["calls"])
+    finder = CallFinder(BY_NAME["hermes"], (Tool(function=Function(name="get")),))
+    found = finder.add('<tool_call>{"arguments": {"x": "\\ud83d"}, "name": "get"}</tool_call>')
+    answer = JsonResponse({"calls": [[call.name, call.arguments] for call in found.calls]})
+    written = strictly(bytes(answer.body))
+    assert isinstance(written, dict) and "get" in str(written["calls"])
 
 
 def test_what_cannot_be_has_a_log_probability_all_the_same() -> None:

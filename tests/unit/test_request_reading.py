@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from baremetalrt.core.errors import UsageError
+from baremetalrt.serve.calls.use import ToolUse, read_tools
 from baremetalrt.serve.openai.generation import options_of
 from baremetalrt.serve.openai.reading import read
 from baremetalrt.serve.openai.schema import ChatRequest, CompletionRequest
-from baremetalrt.serve.openai.tools import read_tools
 from baremetalrt.session.grammar import GrammarCompiler, from_json_schema
 from baremetalrt.session.json_schemas import bounded
 from baremetalrt.session.options import SampleOptions
@@ -150,29 +150,36 @@ def test_what_is_no_object_is_refused(body: bytes) -> None:
         read(body, CompletionRequest)
 
 
+def tools_of(**fields: object) -> ToolUse | None:
+    return read_tools(chat(**fields), _TEMPLATE, lambda _: False)
+
+
 def test_functions_are_tools() -> None:
     functions = [{"name": "look"}, {"name": "send"}]
-    use = read_tools(chat(functions=functions), _TEMPLATE)
-    assert use is not None and use.are_functions and use.grammar is None
+    use = tools_of(functions=functions)
+    assert use is not None and use.are_functions and use.must == "may"
     assert [tool.function.name for tool in use.tools] == ["look", "send"]
-    use = read_tools(chat(functions=functions, function_call={"name": "send"}), _TEMPLATE)
-    assert use is not None and use.grammar is not None
-    assert read_tools(chat(functions=functions, function_call="none"), _TEMPLATE) is None
+    use = tools_of(functions=functions, function_call={"name": "send"})
+    assert use is not None and use.must == "one"
+    assert [tool.function.name for tool in use.wanted] == ["send"]
+    assert tools_of(functions=functions, function_call="none") is None
 
 
 def test_only_allowed_tools_are_offered() -> None:
     tools = [{"type": "function", "function": {"name": name}} for name in ("look", "send")]
     named = [{"type": "function", "function": {"name": "send"}}]
     choice = {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": named}}
-    use = read_tools(chat(tools=tools, tool_choice=choice), _TEMPLATE)
+    use = tools_of(tools=tools, tool_choice=choice)
     assert use is not None and [tool.function.name for tool in use.tools] == ["send"]
-    assert use.grammar is None
+    assert use.must == "may"
     choice["allowed_tools"] |= {"mode": "required"}  # type: ignore[operator]
-    use = read_tools(chat(tools=tools, tool_choice=choice), _TEMPLATE)
-    assert use is not None and use.grammar is not None
+    use = tools_of(tools=tools, tool_choice=choice)
+    assert use is not None and use.must == "some"
+    use = tools_of(tools=tools, tool_choice="required", parallel_tool_calls=False)
+    assert use is not None and use.must == "one"
     named[0]["function"]["name"] = "shout"  # type: ignore[index]
     with pytest.raises(UsageError, match="shout"):
-        read_tools(chat(tools=tools, tool_choice=choice), _TEMPLATE)
+        tools_of(tools=tools, tool_choice=choice)
 
 
 def test_halves_of_characters_are_replaced() -> None:

@@ -33,6 +33,7 @@ class AnswerOptions:
         return GenerationOptions(
             sampling=replace(recommended, **self.sampling),
             max_tokens=self.max_tokens,
+            ends_loops=True,
             stop=self.stop,
             grammar=options.grammar(self.json_schema, self.grammar),
         )

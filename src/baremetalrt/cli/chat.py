@@ -71,6 +71,10 @@ async def chat(request: OpenRequest, how: AnswerOptions) -> None:
             output.note(
                 f"{model.name} · {model.context_limit} tokens of context · /help for commands"
             )
+            if model.is_base:
+                output.note(
+                    "the model has no chat template: it gets a plain transcript, and may not keep to it"
+                )
             await _talk(state)
 
 
@@ -105,6 +109,7 @@ async def _talk(state: _Chat) -> None:
 async def _answer(state: _Chat) -> None:
     """Streams an answer to the conversation so far; what was said of it stays, however it ends."""
     text: list[str] = []
+    is_loop = False
     asked = AnswerRequest(options=state.options, messages=list(state.conversation.turns))
     try:
         async with _interruptible(), aclosing(answer(state.model, asked)) as events:
@@ -112,6 +117,7 @@ async def _answer(state: _Chat) -> None:
             async for said in events:
                 if isinstance(said, Answered):
                     state.speed = describe_speed(said.stats)
+                    is_loop = said.is_loop
                     continue
                 if not text:
                     state.display.finish()
@@ -123,6 +129,8 @@ async def _answer(state: _Chat) -> None:
         raise
     else:
         print()
+        if is_loop:
+            output.note("stopped: the model said the same over and over")
     finally:
         state.display.finish()
         state.conversation.end("".join(text))

@@ -19,6 +19,7 @@ _COMMANDS: Final = {
     "serve": "Serve models over the APIs of OpenAI, Ollama and Anthropic.",
     "finetune": "Train a model on examples: JSON lines or text.",
     "pull": "Fetch a model from its swarm.",
+    "import": "Take over models of Ollama or LM Studio.",
     "seed": "Publish a model file and seed it.",
     "ls": "List the models that are here.",
     "rm": "Remove a model.",
@@ -31,6 +32,9 @@ _COMMANDS: Final = {
     "peers": "List the peers of the private swarm.",
     "ps": "List what peers host, and how busy they are.",
     "plan": "Show which machines would run a model best.",
+    "launch": "Start an agent with a model that is served here.",
+    "service": "Have the system start `bmrt serve`.",
+    "keys": "Keys for clients of `bmrt serve`: add, list, remove.",
     "engine": "Faster builds of the library: list, install, use, remove.",
     "doctor": "Check library, devices, memory and store.",
     "bench": "Measure the speed of a model on this machine.",
@@ -45,7 +49,9 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
             return None
-        module = importlib.import_module(f"baremetalrt.cli.{cmd_name}")
+        # A word of Python's is no name of a module.
+        name = "import_models" if cmd_name == "import" else cmd_name
+        module = importlib.import_module(f"baremetalrt.cli.{name}")
         command: click.Command = module.command
         return command
 

@@ -13,7 +13,7 @@ from baremetalrt.core.errors import UsageError
 from baremetalrt.core.files import read_regular
 from baremetalrt.core.spans import BlockSpan
 from baremetalrt.core.text_input import text_of
-from baremetalrt.core.units import MIB, parse_bytes
+from baremetalrt.core.units import MIB, parse_bytes, parse_duration
 from baremetalrt.hosting.options import Activations, RouteKind, RouteOptions
 from baremetalrt.node.options import (
     AUTO,
@@ -82,6 +82,7 @@ def device_size(text: str) -> tuple[str | None, int]:
 
 
 SIZE: Final = _Parsed("size", parse_bytes)
+DURATION: Final = _Parsed("time", parse_duration)
 _DEVICE_SIZE: Final = _Parsed("size", device_size)
 BLOCKS: Final = _Parsed("blocks", block_span)
 

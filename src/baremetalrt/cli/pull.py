@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @click.command("pull")
-@click.argument("source", metavar="MAGNET|FILE.torrent|INFOHASH|NAME")
+@click.argument("source", metavar="MAGNET|FILE.torrent|INFOHASH|NAME|hf:OWNER/REPO[:QUANT]")
 @click.option(
     "--blocks",
     type=options.BLOCKS,
@@ -34,7 +34,16 @@ def command(
 
     While it runs, what is here is seeded to others. Of a torrent with several models, one is fetched: the
     one that --file names, or what stands behind a colon: FILE.torrent:Q4_K_M.
+
+    `hf:OWNER/REPO` is a repository of the hub that HF_ENDPOINT names, or Hugging Face's. Of several files
+    the one is fetched that fits this machine, or that QUANT says; it becomes a torrent, with that address
+    as a web seed.
     """
+    from baremetalrt.node.naming import is_hub_name
+
+    if is_hub_name(source):
+        _pull_from_hub(f"{source}:{file}" if file else source, blocks, as_json=as_json)
+        return
     from baremetalrt.node.fetching import PullRequest, is_for_members, pull
 
     source = with_choice(source, file) if file else source
@@ -71,4 +80,35 @@ def command(
         f"{pulled.name}: {format_bytes(pulled.wanted_bytes)} here, "
         f"{format_bytes(pulled.downloaded_bytes)} fetched in {pulled.seconds:.1f} s"
     )
+    print(pulled.path)
+
+
+def _pull_from_hub(source: str, blocks: BlockSpan | None, *, as_json: bool) -> None:
+    from baremetalrt.core.errors import UsageError
+    from baremetalrt.node.hub_models import pull_from_hub
+
+    if blocks is not None:
+        raise UsageError(
+            "blocks are fetched from peers alone",
+            code="hub.blocks",
+            parameter="blocks",
+            hint="pull the whole model, or name a torrent",
+        )
+    with TorrentDisplay() as display:
+        pulled = pull_from_hub(source, display.on_event)
+    metainfo = pulled.torrent.metainfo
+    if as_json:
+        output.print_json(
+            {
+                "name": pulled.name,
+                "path": str(pulled.path),
+                "bytes": metainfo.num_bytes,
+                "magnet": metainfo.magnet,
+                "infohash_v1": metainfo.infohash_v1,
+                "infohash_v2": metainfo.infohash_v2,
+            }
+        )
+        return
+    output.note(f"{pulled.name} is here; others fetch it from this machine by")
+    output.note(metainfo.magnet)
     print(pulled.path)

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 # Millions of tokens: more than any context, and what may come has no end.
 _MAX_INPUT_BYTES = 16 * MIB
+# Longer than answers are that people read, and that models write who come to an end.
+_MAX_TOKENS = 8192
 _STARTED = time.perf_counter()
 # Nothing that is imported until the first token becomes garbage: looking for it takes a fiftieth.
 gc.disable()
@@ -32,7 +34,15 @@ gc.disable()
 @click.command("run")
 @click.argument("words", nargs=-1, metavar="[MODEL] [PROMPT]")
 @click.option("--system", metavar="TEXT", help="Instructions that come before the conversation.")
-@click.option("-n", "--max-tokens", type=click.IntRange(min=1), metavar="N", help="Longest answer.")
+@click.option(
+    "-n",
+    "--max-tokens",
+    type=click.IntRange(min=1),
+    metavar="N",
+    default=_MAX_TOKENS,
+    show_default=True,
+    help="Longest answer.",
+)
 @click.option("--stop", multiple=True, metavar="TEXT", help="End the answer here. Repeatable.")
 @click.option("--raw", is_flag=True, help="Continue the prompt as it is, without chat template.")
 @click.option(
@@ -58,7 +68,7 @@ gc.disable()
 def command(
     words: tuple[str, ...],
     system: str | None,
-    max_tokens: int | None,
+    max_tokens: int,
     stop: tuple[str, ...],
     raw: bool,
     adapters: tuple[str, ...],
@@ -163,10 +173,16 @@ async def _answer(
             loaded_s = time.perf_counter() - _STARTED
             from baremetalrt.node.answering import Answered, AnswerRequest, answer
 
+            is_raw = raw or (opened.model.is_base and not how.system)
+            if is_raw and not raw:
+                output.note(
+                    f"{opened.model.name} has no chat template: it goes on with the text "
+                    "(--chat-template FILE gives it one)"
+                )
             asked = AnswerRequest(
                 options=how.generation(opened.model.sampling),
                 messages=how.conversation(prompt),
-                raw=prompt if raw else None,
+                raw=prompt if is_raw else None,
             )
             first_token_s = 0.0
             async for said in answer(opened.model, asked):
@@ -200,12 +216,17 @@ def _print_end(
                 "prompt_tokens": answered.stats.prompt_tokens,
                 "cached_tokens": answered.stats.cached_tokens,
                 "finish_reason": answered.finish_reason,
+                "loop": answered.is_loop,
                 "timings": timings,
             }
         )
         return
     print(flush=True)
-    if answered.finish_reason == "length" and how.max_tokens is None and not model.slides:
+    if answered.is_loop:
+        output.note("stopped: the model said the same over and over")
+    elif answered.finish_reason == "length" and answered.stats.generated_tokens == _MAX_TOKENS:
+        output.note(f"stopped after {_MAX_TOKENS} tokens (-n says how many it may be)")
+    elif answered.finish_reason == "length" and how.max_tokens == _MAX_TOKENS:
         output.note(
             f"stopped: the context of {model.context_limit} tokens is full (raise it with --context)"
         )

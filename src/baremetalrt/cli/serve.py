@@ -28,6 +28,17 @@ if TYPE_CHECKING:
     help="Ask clients for it; several, for clients that share nothing. [env BMRT_API_KEY]",
 )
 @click.option(
+    "--tls",
+    metavar="FILE",
+    help="Answer over TLS, with a PEM file of certificate and key, or by 'swarm': the authority of a "
+    "private swarm that was created here signs one.",
+)
+@click.option(
+    "--tls-key",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="The key of --tls, if it is in a file of its own.",
+)
+@click.option(
     "--allow-origin",
     "origins",
     multiple=True,
@@ -65,6 +76,14 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Refuse requests with fields that nobody knows, instead of ignoring them.",
 )
+@click.option(
+    "--keep-alive",
+    type=options.DURATION,
+    default="30m",
+    show_default=True,
+    metavar="TIME",
+    help="How long a model that was not named here stays in memory after its last use.",
+)
 @click.option("--metered", is_flag=True, help="Neither seed nor fetch but what is asked for.")
 @click.option("--no-torrents", is_flag=True, help="Take part in no swarm at all.")
 @click.option(
@@ -92,12 +111,15 @@ def command(
     host: str,
     port: int,
     api_keys: tuple[str, ...],
+    tls: str | None,
+    tls_key: Path | None,
     origins: tuple[str, ...],
     host_names: tuple[str, ...],
     public_system: Path | None,
     parallel: int,
     queue: int,
     strict: bool,
+    keep_alive: float,
     metered: bool,
     no_torrents: bool,
     share: bool | None,
@@ -110,8 +132,9 @@ def command(
 ) -> None:
     """Serve models over the APIs of OpenAI, Ollama and Anthropic, and take part in their swarms.
 
-    Listens on this machine alone unless --host says otherwise. Without MODEL: the embedded default. A
-    MODEL may be a magnet link: it answers as it arrives. Torrents that `bmrt ls` lists are seeded, and
+    Listens on this machine alone unless --host says otherwise. Without MODEL: the embedded default, and
+    every other model of this machine when it is asked for. A MODEL may be a magnet link: it answers as
+    it arrives. Torrents that `bmrt ls` lists are seeded, and
     fetched where something is missing; /torrents says how they are. SIGHUP reads config.toml again;
     what options say holds on. A server whose terminal closes ends, unless `nohup` started it.
 
@@ -126,6 +149,7 @@ def command(
     from baremetalrt.serve.app import ServerConfig
     from baremetalrt.serve.gate import GateConfig
     from baremetalrt.serve.serving import ServeRequest, serve
+    from baremetalrt.serve.tls import TlsConfig
 
     request = ServeRequest(
         models=models,
@@ -154,6 +178,8 @@ def command(
             enabled=share, blocks=share_blocks, memory=share_memory, listen=share_listen
         ),
         takes_part=not no_torrents,
+        keep_alive_s=keep_alive,
+        tls=TlsConfig(certificate=tls, key=tls_key) if tls else None,
     )
     with _ServerDisplay() as display:
         serve(request, display.on_event)
@@ -168,7 +194,10 @@ class _ServerDisplay(ModelDisplay):
 
         if isinstance(event, Listening):
             shown = f"[{event.host}]" if ":" in event.host else event.host
-            output.note(f"listening on http://{shown}:{event.port}/v1")
+            scheme = "https" if event.is_secure else "http"
+            if event.authority is not None:
+                output.note(f"clients have to trust {event.authority}")
+            output.note(f"listening on {scheme}://{shown}:{event.port}/v1")
         elif isinstance(event, Waiting):
             output.note(
                 f"{event.model}: no room beside the others; it is loaded when it is asked for"

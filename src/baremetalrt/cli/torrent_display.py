@@ -12,6 +12,7 @@ from baremetalrt.core.units import format_bytes, format_duration
 from baremetalrt.node.events import (
     Asking,
     Checking,
+    Chosen,
     Event,
     Fetching,
     Hashing,
@@ -57,6 +58,8 @@ class TorrentDisplay:
                 f"warning: {event.num_pieces} pieces of {event.name} have rotted on disk; this answer "
                 "may be wrong. They are fetched again on the next run."
             )
+        elif isinstance(event, Chosen):
+            output.note(f"{event.name}: {format_bytes(event.num_bytes)}")
         elif isinstance(event, Loading):
             self._work(f"loading {event.name}")
         elif isinstance(event, Hashing):

@@ -95,7 +95,10 @@ _BY_CLASS: dict[type[BareMetalError], Outcome] = {
 _BY_CODE: dict[str, Outcome] = {
     "model.not-found": Outcome(exit_status=2, http_status=404),
     "adapter.not-found": Outcome(exit_status=2, http_status=404),
+    "response.not-found": Outcome(exit_status=2, http_status=404),
     "queue.full": Outcome(exit_status=4, http_status=429),
+    "key.busy": Outcome(exit_status=4, http_status=429),
+    "key.spent": Outcome(exit_status=4, http_status=429),
 }
 
 

@@ -17,6 +17,8 @@ from urllib.request import url2pathname
 
 # What pip calls this program; the import package and the command keep their names.
 DISTRIBUTION: Final = "bmrt-swarm"
+# What `make learn` installs.
+_MADE: Final = frozenset({"learn", "tune"})
 
 
 def how_to_add(*extras: str) -> str:
@@ -24,7 +26,8 @@ def how_to_add(*extras: str) -> str:
     pip, folder = f"{shlex.quote(sys.executable)} -m pip install", _folder()
     if folder is None:
         return f"{pip} {' '.join(shlex.quote(one) for one in _requirements(extras))}"
-    if Path(sys.prefix) == folder / ".venv" and shutil.which("make"):
+    is_ours = Path(sys.prefix) == folder / ".venv" and _MADE.issuperset(extras)
+    if is_ours and shutil.which("make"):
         return f"make -C {shlex.quote(str(folder))} learn"
     wanted = f"[{','.join(extras)}]"
     return f"{pip} --editable {shlex.quote(str(folder) + wanted)}"

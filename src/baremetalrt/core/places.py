@@ -66,3 +66,8 @@ def device_rates_file() -> Path:
 def device_trials_file() -> Path:
     """Which models were tried on which devices of this machine, and what came of it."""
     return home() / "device-trials.json"
+
+
+def keys_file() -> Path:
+    """Who may ask a server of this user's: the hashes of their keys."""
+    return home() / "keys.json"

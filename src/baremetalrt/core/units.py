@@ -1,5 +1,6 @@
 """Sizes and times, and how people read them."""
 
+import math
 import re
 from typing import Final
 
@@ -43,3 +44,29 @@ def parse_bytes(text: str) -> int:
         raise UsageError(f"{text!r} is not a size", hint="for example: 500 MB, 20 GiB, 300 KB/s")
     base = 1024 if match[3] else 1000
     return int(float(match[1]) * base ** " kmgt".index(match[2].lower() or " "))
+
+
+_TIMES: Final = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_TIME: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+
+
+def parse_duration(text: str) -> float:
+    """Seconds, from `90`, `30m` or `1h30m`; what is below zero, and `forever`, has no end.
+
+    Raises:
+        UsageError: it is no time.
+    """
+    said = text.strip().lower()
+    if said == "forever":
+        return math.inf
+    number, minus = said.removeprefix("-"), said.startswith("-")
+    parts = _TIME.findall(number)
+    if number and "".join(a + b for a, b in parts) == number:
+        seconds = sum(float(a) * _TIMES[b] for a, b in parts)
+    elif re.fullmatch(r"\d{1,12}(\.\d+)?", number):
+        seconds = float(number)
+    else:
+        raise UsageError(
+            f"{text!r} is no time", code="usage", hint="for example 90s, 30m, 1h30m, or forever"
+        )
+    return math.inf if minus else seconds

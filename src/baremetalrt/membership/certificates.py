@@ -4,7 +4,9 @@ Nothing here touches a disk or reads a clock.
 """
 
 import hashlib
+import ipaddress
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
@@ -18,6 +20,10 @@ SWARM_NAME_PATTERN: Final = r"\A[a-z0-9][a-z0-9-]{0,39}\Z"
 _AUTHORITY_LIFE: Final = timedelta(days=3652)
 # A certificate whose holder was put out, where nobody has heard of it, ends soon by itself.
 MEMBER_LIFE: Final = timedelta(days=30)
+# As long as browsers believe one.
+_SERVER_LIFE: Final = timedelta(days=397)
+# Of servers that answer over HTTP: they are told by their alternative names.
+_SERVER: Final = "BareMetalRT"
 _PEER_ID: Final = re.compile(r"[0-9a-f]{40}")
 # The clocks of machines at home disagree: what was made just now must be valid on the others, too.
 _CLOCK_SKEW: Final = timedelta(hours=1)
@@ -86,6 +92,36 @@ def issue(
         .add_extension(signer, critical=False)
         .sign(authority.key, hashes.SHA256())
     )
+
+
+def issue_for_names(
+    authority: Authority,
+    public_key: ec.EllipticCurvePublicKey,
+    now: datetime,
+    names: Sequence[str],
+) -> x509.Certificate:
+    """A certificate for a server by its host names and addresses, which makes no member."""
+    expires_at = min(now + _SERVER_LIFE, authority.certificate.not_valid_after_utc)
+    signer = x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.key.public_key())
+    usages = (ExtendedKeyUsageOID.SERVER_AUTH,)
+    return (
+        _builder(common_name(authority.certificate), _SERVER, public_key, now, expires_at)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(_key_usage(signs_certificates=False), critical=True)
+        .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
+        .add_extension(
+            x509.SubjectAlternativeName([_general_name(name) for name in names]), critical=False
+        )
+        .add_extension(signer, critical=False)
+        .sign(authority.key, hashes.SHA256())
+    )
+
+
+def _general_name(name: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(name))
+    except ValueError:
+        return x509.DNSName(name)
 
 
 def peer_id(public_key: ec.EllipticCurvePublicKey) -> str:

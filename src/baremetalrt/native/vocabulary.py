@@ -5,7 +5,7 @@ Source: `llama.h`, with `vocab_only`.
 
 import ctypes
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from baremetalrt.core.errors import IntegrityError, UsageError
 from baremetalrt.native import logs
@@ -16,6 +16,16 @@ from baremetalrt.native.library import load_library
 _UNKNOWN_OR_CONTROL: Final = 1 | 8
 # Source: `llama_model_loader`, or who calls it; it has no code for this.
 _UNKNOWN_ARCHITECTURES: Final = ("unknown model architecture", "unsupported model architecture")
+
+
+class FillTokens(NamedTuple):
+    """The tokens around what is before a gap and behind it, and in front of other files."""
+
+    prefix: int
+    suffix: int
+    middle: int
+    repository: int | None
+    file: int | None
 
 
 class Vocabulary(Handle):
@@ -59,6 +69,7 @@ class Vocabulary(Handle):
         # The tokens that begin and end a sequence, where there are such.
         self.bos = _token(self._c.llama_vocab_bos(self._vocab))
         self.eos = _token(self._c.llama_vocab_eos(self._vocab))
+        self.fill = self._fill_tokens()
         self.adds_bos = bool(self._c.llama_vocab_get_add_bos(self._vocab))
         adds_eos = bool(self._c.llama_vocab_get_add_eos(self._vocab))
         if (self.adds_bos and self.bos is None) or (adds_eos and self.eos is None):
@@ -68,6 +79,22 @@ class Vocabulary(Handle):
                 code="gguf.vocabulary",
                 source=str(path),
             )
+
+    def _fill_tokens(self) -> FillTokens | None:
+        c, vocab = self._c, self._vocab
+        prefix, suffix, middle, repository, file = (
+            _token(ask(vocab))
+            for ask in (
+                c.llama_vocab_fim_pre,
+                c.llama_vocab_fim_suf,
+                c.llama_vocab_fim_mid,
+                c.llama_vocab_fim_rep,
+                c.llama_vocab_fim_sep,
+            )
+        )
+        if prefix is None or suffix is None or middle is None:
+            return None
+        return FillTokens(prefix, suffix, middle, repository, file)
 
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
         """Token ids of `text`.

@@ -27,16 +27,20 @@ class Answered:
     text: str
     token_ids: tuple[int, ...]
     finish_reason: FinishReason
+    # it said the same over and over
+    is_loop: bool
     stats: GenerationStats
 
 
 async def answer(model: Model, request: AnswerRequest) -> AsyncGenerator[Token | Answered, None]:
     """Tokens as they come, then the whole; raises like `Model.session` and `Session.generate`."""
+    options = request.options
     if request.raw is not None:
         prompt = model.encode(request.raw)
     else:
         prompt = await model.tokenize_chat(request.messages)
-    session = model.session(prompt, request.options)
+        options = model.chat_options(options)
+    session = model.session(prompt, options)
     text: list[str] = []
     ids: list[int] = []
     async with aclosing(session.generate()) as tokens:
@@ -50,5 +54,6 @@ async def answer(model: Model, request: AnswerRequest) -> AsyncGenerator[Token |
         text="".join(text),
         token_ids=tuple(ids),
         finish_reason=session.finish_reason,
+        is_loop=session.is_loop,
         stats=session.stats,
     )

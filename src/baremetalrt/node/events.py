@@ -50,6 +50,13 @@ class Loaded(NamedTuple):
     is_over_peers: bool = False
 
 
+class Chosen(NamedTuple):
+    """Of several files that a name may mean, this one is fetched."""
+
+    name: str
+    num_bytes: int
+
+
 class Hashing(NamedTuple):
     """A file is read to the end, to make its torrent."""
 
@@ -63,7 +70,7 @@ class Rotten(NamedTuple):
     num_pieces: int
 
 
-Event = Loading | Asking | Checking | Fetching | Loaded | Hashing | Rotten
+Event = Loading | Asking | Checking | Chosen | Fetching | Loaded | Hashing | Rotten
 OnEvent = Callable[[Event], None]
 
 

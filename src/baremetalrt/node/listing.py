@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from baremetalrt.core.errors import BareMetalError
-from baremetalrt.node.naming import find_torrent, require_one
+from baremetalrt.core.ids import folded
+from baremetalrt.node.naming import find_torrent, require_one, stored_model_of
 from baremetalrt.swarm import catalog
 from baremetalrt.swarm.catalog import Entry
 from baremetalrt.weights.gguf import GGUFFile
@@ -16,6 +17,20 @@ def list_models() -> list[dict[str, Any]]:
     """A row for each torrent, and for each model in the store; damaged records are logged."""
     rows = [_torrent_row(entry) for entry in catalog.entries()]
     return rows + [_row(model) for model in stored_models()]
+
+
+def whole_models() -> list[StoredModel]:
+    """Every model that is whole on this machine, by its name; of several with one name, none.
+
+    Files whose format is not read, or that are no models by themselves, are found out when they load.
+    """
+    torrents = (stored_model_of(entry) for entry in catalog.entries())
+    found = {one.path: one for one in (*stored_models(), *torrents) if one is not None}
+    names = Counter(folded(one.name) for one in found.values())
+    return sorted(
+        (one for one in found.values() if names[folded(one.name)] == 1),
+        key=lambda one: folded(one.name),
+    )
 
 
 def _row(model: StoredModel) -> dict[str, Any]:

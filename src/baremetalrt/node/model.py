@@ -6,7 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -149,6 +149,22 @@ class Model:
     def without_adapters(self) -> "Model":
         """The model itself."""
         return self.base or self
+
+    @property
+    def is_base(self) -> bool:
+        """Whether its file has no chat template: it goes on with texts, and was not taught to answer."""
+        return bool(self.template.turn_marks)
+
+    def chat_options(self, options: GenerationOptions) -> GenerationOptions:
+        """The same for an answer in a conversation, which ends where the next turn begins."""
+        marks = self.template.turn_marks
+        if not marks:
+            return options
+        tokens = (self.tokenizer.encode(mark, special=True) for mark in marks)
+        alone = {one[0] for one in tokens if len(one) == 1 and self.tokenizer.is_control(one[0])}
+        return replace(
+            options, stop=(*options.stop, *marks), stop_tokens=options.stop_tokens | alone
+        )
 
     async def tokenize_chat(
         self,

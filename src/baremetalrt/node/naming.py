@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from baremetalrt.core.errors import UsageError
 from baremetalrt.core.ids import folded, is_magnet_or_hash, split_choice
 from baremetalrt.core.places import swarms_folder, torrents_folder
+from baremetalrt.hub.names import is_hub_name as is_hub_name
 from baremetalrt.weights.store import (
     StoredModel,
     ambiguous,
@@ -41,6 +42,10 @@ def resolve(reference: str | None) -> NamedModel:
     Raises:
         UsageError: nothing is called that, or several are.
     """
+    if reference and is_hub_name(reference):
+        from baremetalrt.node.hub_models import find_pulled
+
+        return find_pulled(reference)
     if not reference or os.path.isfile(reference):
         is_torrent = bool(reference) and str(reference).lower().endswith(".torrent")
         return TorrentReference(str(reference)) if is_torrent else find_model(reference)
@@ -118,7 +123,10 @@ def stored_model_of(entry: "Entry") -> StoredModel | None:
 def names_model(argument: str) -> bool:
     """Whether a single argument names a model rather than being a prompt."""
     return (
-        looks_like_model(argument) or _names_torrent(argument) or find_torrent(argument) is not None
+        is_hub_name(argument)
+        or looks_like_model(argument)
+        or _names_torrent(argument)
+        or find_torrent(argument) is not None
     )
 
 

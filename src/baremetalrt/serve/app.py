@@ -3,10 +3,9 @@
 import asyncio
 import logging
 import signal
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final
 
 from starlette.applications import Starlette
@@ -20,29 +19,38 @@ from starlette.routing import Route
 from baremetalrt import __version__
 from baremetalrt.core.errors import BareMetalError, CapacityError, UsageError
 from baremetalrt.core.ids import folded
+from baremetalrt.core.owner import Owner
 from baremetalrt.core.tasks import Tasks, in_thread, note_failure
 from baremetalrt.node.adapter_shelf import AdapterShelf, parse_names
 from baremetalrt.node.model import Model
 from baremetalrt.node.node import Node
-from baremetalrt.node.resident_models import ResidentModels
+from baremetalrt.node.resident_models import ResidentModels, StoredModel
 from baremetalrt.node.seeding import Seeding, arriving_error
 from baremetalrt.serve import metrics as prometheus
 from baremetalrt.serve.admission import Admission
+from baremetalrt.serve.allowance import Allowances
 from baremetalrt.serve.anthropic.routes import routes as anthropic_routes
 from baremetalrt.serve.desk import Complete, Handler, Reader, T, Voice
 from baremetalrt.serve.gate import Gate, GateConfig
 from baremetalrt.serve.hangup import Beginnings, watch_hangups
 from baremetalrt.serve.json_response import JsonResponse
+from baremetalrt.serve.keys import ApiKey
+from baremetalrt.serve.llama_cpp.routes import routes as llama_cpp_routes
+from baremetalrt.serve.metrics import Counts
 from baremetalrt.serve.ollama.routes import routes as ollama_routes
 from baremetalrt.serve.openai import errors
+from baremetalrt.serve.openai.reading import FieldReader
 from baremetalrt.serve.openai.routes import routes as openai_routes
 from baremetalrt.serve.requests import Bodies, unless_disconnected
+from baremetalrt.serve.responses.routes import routes as responses_routes
+from baremetalrt.session.session import GenerationStats
 
 logger = logging.getLogger(__name__)
 
 # 499, "client closed request", is nginx's; nobody is left to read it, but the metrics are.
 _CLIENT_GONE: Final = 499
 _IGNORED_HEADER: Final = "x-ignored-fields"
+_NAMED: Final = ("/v1/models/", "/v1/responses/")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,8 +89,9 @@ class Server:
         self._origins = config.gate.origins
         self._admission = Admission(max_active=config.max_active, max_waiting=config.max_waiting)
         self._metrics = prometheus.Metrics(self._admission)
+        self._allowances = Allowances()
         self._bodies = Bodies()
-        self._is_strict = config.is_strict
+        self._fields = FieldReader(is_strict=config.is_strict)
         self._shelf = AdapterShelf()
         self._tasks = Tasks()
         self._begun = Beginnings.now() if hasattr(signal, "SIGHUP") else None
@@ -98,9 +107,11 @@ class Server:
                 Route("/torrents", self.guard(self._list_torrents)),
                 Route("/v1/models", self.guard(self._list_models)),
                 Route("/v1/models/{name:path}", self.guard(self._get_model)),
-                *openai_routes(self, is_strict=self._is_strict),
+                *openai_routes(self, self._fields),
+                *responses_routes(self, self._fields),
                 *ollama_routes(self),
                 *anthropic_routes(self),
+                *llama_cpp_routes(self),
             ],
             exception_handlers={HTTPException: _http_error, Exception: _bug},
             middleware=self._middleware(),
@@ -136,6 +147,7 @@ class Server:
             if self._seeding is not None:
                 # Services may have set its torrents going, and end before them.
                 stack.push_async_callback(self._seeding.stop)
+            self._tasks.start("letting models go", self._resident.let_go())
             for one in self._services:
                 await stack.enter_async_context(one)
             if self._seeding is not None:
@@ -165,22 +177,29 @@ class Server:
             except asyncio.CancelledError:
                 # Nobody but the server under us ends this, and only as it ends itself.
                 response = voice.error(_ending())
-            known = path if not path.startswith("/v1/models/") else "/v1/models/{name}"
-            self._metrics.count_request(known, response.status_code)
+            self._metrics.count_request(_kind_of(path), response.status_code)
             return response
 
         return guarded
 
+    def keep(self, model: Model, keep_alive_s: float) -> None:
+        self._resident.keep(model.name, keep_alive_s)
+
+    def owner_of(self, http: Request) -> Owner:
+        return self._gate.owner(self._gate.key(http))
+
     def body_of(self, http: Request) -> AbstractAsyncContextManager[bytes]:
         return self._bodies.of(http)
 
-    @property
-    def loaded(self) -> Iterable[Model]:
-        return self._node.models.values()
+    def loaded(self, http: Request) -> list[Model]:
+        key = self._gate.key(http)
+        models = self._node.models.values()
+        return [model for model in models if key is None or key.allows(model.name)]
 
-    @property
-    def waiting(self) -> Iterable[tuple[str, Path]]:
-        return self._resident.waiting_files
+    async def waiting(self, http: Request) -> list[StoredModel]:
+        key = self._gate.key(http)
+        files = await in_thread(self._resident.waiting)
+        return [one for one in files if key is None or key.allows(one.name)]
 
     # endpoints
 
@@ -212,38 +231,43 @@ class Server:
             {"object": "list", "port": seeding.port, "data": await seeding.status()}
         )
 
-    async def _list_models(self, _request: Request) -> Response:
+    async def _list_models(self, request: Request) -> Response:
         models = []
-        for model in self._node.models.values():
+        for model in self.loaded(request):
             models.append(_model_card(model))
             for name in await asyncio.to_thread(self._shelf.names_for, model):
                 card = {"id": f"{model.name}:{name}", "parent": model.name}
                 models.append(_model_card(model) | card)
-        models += [_waiting_card(*one) for one in self._resident.waiting.items()]
+        models += [await in_thread(_waiting_card, one) for one in await self.waiting(request)]
         return JsonResponse({"object": "list", "data": models})
 
     async def _get_model(self, request: Request) -> Response:
         name = request.path_params["name"]
-        for waiting, created in self._resident.waiting.items():
-            if folded(name) == folded(waiting):
-                return JsonResponse(_waiting_card(waiting, created))
+        for waiting in await self.waiting(request):
+            if folded(name) == folded(waiting.name):
+                return JsonResponse(await in_thread(_waiting_card, waiting))
         with ExitStack() as held:
-            model = await self.find(name, held)
+            model = await self.find(request, name, held)
         parent = {"parent": model.base.name} if model.base else {}
         return JsonResponse(_model_card(model) | parent)
 
     async def answer(self, http: Request, reader: Reader[T], complete: Complete[T]) -> Response:
         """Everything that is done for a request, reading it included, is done in its turn."""
-        owner = self._gate.owner(http)
+        key = self._gate.key(http)
+        owner = self._gate.owner(key)
         async with self._bodies.of(http) as body:
 
             async def answering() -> Response:
                 async with AsyncExitStack() as held:
+                    counts: Counts = self._metrics
+                    if key is not None:
+                        held.enter_context(self._allowances.request(key))
+                        counts = _CountsOfKey(self._metrics, self._allowances, key)
                     await held.enter_async_context(self._admission.slot(owner))
                     request, ignored = reader(body)
                     in_use = held.enter_context(ExitStack())
-                    model = (await self.find(request.model, in_use)).owned_by(owner)
-                    answer = await complete(request, model, self._metrics, held)
+                    model = (await self.find(http, request.model, in_use)).owned_by(owner)
+                    answer = await complete(request, model, counts, held)
                     if ignored:
                         answer.headers[_IGNORED_HEADER] = ignored
                     return answer
@@ -251,40 +275,60 @@ class Server:
             answer = await unless_disconnected(http, answering())
         return answer or Response(status_code=_CLIENT_GONE)
 
-    async def find(self, name: str, held: ExitStack) -> Model:
+    async def find(self, http: Request, name: str, held: ExitStack) -> Model:
         """The model of that name, or, behind a colon, with adapters of the store: `base:a+b=0.5`.
 
         It stays in memory until `held` is closed; one that waits is loaded. Clients of Ollama put
-        `:latest` behind a name.
+        `:latest` behind a name. Whom a key does not allow to ask a model, is told of none.
         """
+        key = self._gate.key(http)
         name = name.removesuffix(":latest")
-        for waiting in self._resident.waiting:
-            if f"{folded(name)}:".startswith(f"{folded(waiting)}:"):
-                await self._resident.load(waiting)
-        models = self._node.models
-        if not any(folded(name) == folded(known) for known in models):
-            for base in models.values():
-                prefix, rest = name[: len(base.name) + 1], name[len(base.name) + 1 :]
-                if rest and folded(prefix) == f"{folded(base.name)}:":
-                    held.enter_context(base.use.begun())
-                    return await in_thread(self._shelf.adapt, base, parse_names(rest))
-        model = self._find(name)
-        held.enter_context(model.use.begun())
-        return model
-
-    def _find(self, name: str) -> Model:
-        """The model of that name; the first one when the request names none."""
-        for model in self._node.models.values():
-            if not name or folded(name) == folded(model.name):
-                return model
-        if self._seeding is not None and self._seeding.is_expecting:
+        allowed = self.loaded(http)
+        if not name and allowed:
+            name = allowed[0].name
+        waiting = await self.waiting(http)
+        if not name and waiting:
+            name = waiting[0].name
+        for one in waiting:
+            if f"{folded(name)}:".startswith(f"{folded(one.name)}:"):
+                await self._resident.load(one)
+        for base in self.loaded(http):
+            prefix, rest = name[: len(base.name) + 1], name[len(base.name) + 1 :]
+            if folded(name) == folded(base.name):
+                held.enter_context(base.use.begun())
+                return base
+            if rest and folded(prefix) == f"{folded(base.name)}:":
+                held.enter_context(base.use.begun())
+                return await in_thread(self._shelf.adapt, base, parse_names(rest))
+        if self._seeding is not None and self._seeding.is_expecting and key is None:
             raise arriving_error(name)
         raise UsageError(
             f"the model {name!r} is not served here",
             code="model.not-found",
             parameter="model",
-            hint="served: " + ", ".join([*self._node.models, *self._resident.waiting]),
+            hint="served: "
+            + ", ".join([*(one.name for one in allowed), *(one.name for one in waiting)]),
         )
+
+
+class _CountsOfKey:
+    """Counts what was computed for a key, besides what everybody may know."""
+
+    def __init__(self, counts: Counts, allowances: Allowances, key: ApiKey) -> None:
+        self._counts = counts
+        self._allowances = allowances
+        self._key = key
+
+    def count_generation(self, stats: GenerationStats) -> None:
+        self._counts.count_generation(stats)
+        computed = stats.prompt_tokens - stats.cached_tokens
+        self._allowances.spend(self._key, computed + stats.generated_tokens)
+
+
+def _kind_of(path: str) -> str:
+    """Addresses with names of a client's in them, as one."""
+    named = next((start for start in _NAMED if path.startswith(start)), None)
+    return path if named is None else named + "{name}"
 
 
 def _ending() -> CapacityError:
@@ -303,9 +347,13 @@ def _model_card(model: Model) -> dict[str, Any]:
     }
 
 
-def _waiting_card(name: str, created: int) -> dict[str, Any]:
+def _waiting_card(file: StoredModel) -> dict[str, Any]:
     """Of a model that loads when it is asked for."""
-    return {"id": name, "object": "model", "created": created, "owned_by": "baremetalrt"}
+    try:
+        created = int(file.path.stat().st_mtime)
+    except OSError:
+        created = 0
+    return {"id": file.name, "object": "model", "created": created, "owned_by": "baremetalrt"}
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

@@ -51,8 +51,10 @@ class _BoundedProtocol(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        # Every byte that the system does not take at once is one that a client has not read.
-        transport.set_write_buffer_limits(high=0)
+        # Every byte that the system does not take at once is one that a client has not read. Over TLS, as
+        # many as the limit are too many already; elsewhere, only more are.
+        is_secure = transport.get_extra_info("sslcontext") is not None
+        transport.set_write_buffer_limits(high=1 if is_secure else 0, low=0)
         self._follow()
 
     def data_received(self, data: bytes) -> None:

@@ -13,23 +13,17 @@ from typing import Any, NamedTuple
 from baremetalrt.core.errors import UsageError
 from baremetalrt.core.tasks import in_thread
 from baremetalrt.node.model import Model
-from baremetalrt.serve.metrics import Metrics
+from baremetalrt.serve.calls.answers import AnswerForm, AnswerReader
+from baremetalrt.serve.calls.call import Call, whole
+from baremetalrt.serve.calls.news import News
+from baremetalrt.serve.calls.use import ToolUse, read_tools
+from baremetalrt.serve.metrics import Counts
 from baremetalrt.serve.openai import generation as g
 from baremetalrt.serve.openai import reasoning
-from baremetalrt.serve.openai.reasoning import ThoughtFinder
 from baremetalrt.serve.openai.schema import ChatRequest, Message, TextPart, ToolCall
-from baremetalrt.serve.openai.tools import Call, CallFinder, ToolUse, read_tools
-from baremetalrt.session.grammar import Grammar, any_json_object, from_json_schema
+from baremetalrt.session.grammar import Grammar
 from baremetalrt.session.session import Session, Token
-from baremetalrt.session.tokenizer import Tokenizer
-
-
-class News(NamedTuple):
-    """What has come: of the thought, of the answer, and calls that are complete."""
-
-    thought: str
-    text: str
-    calls: list[Call]
+from baremetalrt.session.tokenizer import MARK, Tokenizer
 
 
 class Said(NamedTuple):
@@ -43,53 +37,41 @@ class Said(NamedTuple):
 class Choice:
     """What has been generated of one choice."""
 
-    def __init__(
-        self,
-        session: Session,
-        tokenizer: Tokenizer,
-        tools: ToolUse | None,
-        thoughts: ThoughtFinder | None,
-    ) -> None:
+    def __init__(self, session: Session, tokenizer: Tokenizer, reader: AnswerReader) -> None:
         self.session = session
         self._tokenizer = tokenizer
+        self._reader = reader
         self._text: list[str] = []
         self._thought: list[str] = []
         self.tokens: list[int] = []
         self.calls: list[Call] = []
-        self._finder = CallFinder(tools) if tools else None
-        self._thoughts = thoughts
 
     def add(self, token: Token) -> News:
         if token.id is not None:
             self.tokens.append(token.id)
-        said = token.text or self._mark(token)
-        thought, text = self._thoughts.add(said) if self._thoughts else ("", said)
-        shown, calls = self._finder.add(text) if self._finder else (text, [])
-        return self._keep(thought, shown, calls)
+        return self._keep(self._reader.add(token.text or self._mark(token)))
 
     def _mark(self, token: Token) -> str:
-        """A control token that begins or ends a call: nothing of it is shown, and it says so."""
-        if self._finder is None or token.id is None or not self._tokenizer.is_control(token.id):
+        """A control token that means something here: it has no text, and its name says what."""
+        if not self._reader.marks or token.id is None or not self._tokenizer.is_control(token.id):
             return ""
         name = self._tokenizer.name(token.id).decode("utf-8", "replace")
-        return name if name in self._finder.marks else ""
+        return name if name in self._reader.marks else ""
 
     def finish(self) -> News:
-        thought, text = self._thoughts.finish() if self._thoughts else ("", "")
-        shown, calls = self._finder.add(text) if self._finder and text else (text, [])
-        last, more = self._finder.finish() if self._finder else ("", [])
-        return self._keep(thought, shown + last, [*calls, *more])
+        is_cut = self.session.finish_reason == "length"
+        return self._keep(self._reader.finish(is_cut=is_cut))
 
-    def _keep(self, thought: str, shown: str, calls: list[Call]) -> News:
-        self._thought.append(thought)
-        self._text.append(shown)
-        self.calls += calls
-        return News(thought, shown, calls)
+    def _keep(self, news: News) -> News:
+        self._thought.append(news.thought)
+        self._text.append(news.text)
+        self.calls += news.calls
+        return news
 
     @property
-    def whole(self) -> "News":
+    def whole(self) -> News:
         """All that has come."""
-        return News("".join(self._thought), "".join(self._text), self.calls)
+        return News("".join(self._thought), "".join(self._text), whole(self.calls).pieces)
 
 
 @dataclass(frozen=True)
@@ -106,7 +88,7 @@ class Conversation:
     def sessions(self) -> list[Session]:
         return [choice.session for choice in self.choices]
 
-    async def answers(self, metrics: Metrics) -> AsyncGenerator[Said, None]:
+    async def answers(self, metrics: Counts) -> AsyncGenerator[Said, None]:
         """Computes all of them at once; closing the iterator ends them."""
         async with aclosing(g.run_choices(self.sessions, metrics)) as pieces:
             async for piece in pieces:
@@ -122,24 +104,41 @@ async def begin(request: ChatRequest, model: Model) -> Conversation:
         UsageError: it does not fit into the context, or asks for what cannot be.
     """
     messages, tools = await in_thread(_read, request, model)
-    prompt = await model.tokenize_chat(
-        messages,
-        tools=tools.for_template() if tools else None,
-        variables={
-            **reasoning.variables_for(request.reasoning_effort),
-            **(request.chat_template_kwargs or {}),
-        }
-        or None,
-    )
-    grammar = await in_thread(_grammar, request, tools)
-    choices = await in_thread(_choices, request, model, prompt, tools, grammar)
+    prompt = await model.tokenize_chat(messages, **_as_rendered(request, tools))
+    form = AnswerForm.of(model.template.source, model.tokenizer, prompt)
+    grammar = await in_thread(_grammar, request, tools, form)
+    choices = await in_thread(_choices, request, model, prompt, tools, grammar, form)
     return Conversation(request, model, tools, grammar, choices)
+
+
+async def prompt_text(request: ChatRequest, model: Model) -> str:
+    """What the chat template makes of a conversation; raises like `begin`."""
+    messages, tools = await in_thread(_read, request, model)
+    return await in_thread(_rendered, request, model, messages, tools)
+
+
+def _rendered(
+    request: ChatRequest, model: Model, messages: list[dict[str, Any]], tools: ToolUse | None
+) -> str:
+    text = model.template.render(messages, **_as_rendered(request, tools))
+    return text.replace(MARK, "")
+
+
+def _as_rendered(request: ChatRequest, tools: ToolUse | None) -> dict[str, Any]:
+    """What the template gets besides the messages."""
+    variables = {
+        **reasoning.variables_for(request.reasoning_effort),
+        **(request.chat_template_kwargs or {}),
+    }
+    return {"tools": tools.for_template() if tools else None, "variables": variables or None}
 
 
 def _read(request: ChatRequest, model: Model) -> tuple[list[dict[str, Any]], ToolUse | None]:
     """Messages as templates take them, and the tools. Takes a moment when they are large."""
     model.require_room(sum(map(_num_chars, request.messages)))
-    return [_for_template(m) for m in request.messages], read_tools(request, model.template.source)
+    return [_for_template(m) for m in request.messages], read_tools(
+        request, model.template.source, model.tokenizer.knows
+    )
 
 
 def _num_chars(message: Message) -> int:
@@ -156,53 +155,52 @@ def _choices(
     prompt: list[int],
     tools: ToolUse | None,
     grammar: Grammar | None,
+    form: AnswerForm,
 ) -> list[Choice]:
     """One session per choice. Takes seconds when a grammar is large: not for the event loop."""
-    thinks = reasoning.thinks(model.template.source)
-    is_inside = thinks and reasoning.begins_inside(model.tokenizer, prompt)
     return [
         Choice(
             model.session(
                 prompt,
-                g.options_of(
-                    request,
-                    i,
-                    max_tokens=request.max_tokens
-                    if request.max_completion_tokens is None
-                    else request.max_completion_tokens,
-                    grammar=grammar,
-                    recommended=model.sampling,
-                    top_logprobs=(request.top_logprobs or 0) if request.logprobs else None,
+                model.chat_options(
+                    g.options_of(
+                        request,
+                        i,
+                        max_tokens=request.max_tokens
+                        if request.max_completion_tokens is None
+                        else request.max_completion_tokens,
+                        grammar=grammar,
+                        recommended=model.sampling,
+                        top_logprobs=(request.top_logprobs or 0) if request.logprobs else None,
+                    )
                 ),
             ),
             model.tokenizer,
-            tools,
-            reasoning.ThoughtFinder(is_inside=is_inside) if thinks else None,
+            form.reader(tools),
         )
         for i in range(request.n or 1)
     ]
 
 
-def _grammar(request: ChatRequest, tools: ToolUse | None) -> Grammar | None:
-    """What the answer must look like; a forced tool call goes before a response format."""
-    if tools is not None and tools.grammar is not None:
-        return tools.grammar
-    form = request.response_format
-    if form is None or form.type == "text":
-        return g.grammar_of(request)
+def _grammar(request: ChatRequest, tools: ToolUse | None, form: AnswerForm) -> Grammar | None:
+    """What the answer must look like: a call, what was asked for, or either."""
+    must_call = tools is not None and tools.must != "may"
+    asked = request.response_format
+    if asked is None or asked.type == "text" or must_call:
+        return form.grammar(tools) if must_call else g.grammar_of(request)
     if request.grammar is not None:
         raise UsageError(
             "give response_format or grammar, not both", code="request.invalid", parameter="grammar"
         )
-    if form.type == "json_object":
-        return any_json_object()
-    if form.json_schema is None or form.json_schema.schema is None:
+    if asked.type == "json_object":
+        return form.grammar(tools, schema={"type": "object"})
+    if asked.json_schema is None or asked.json_schema.schema is None:
         raise UsageError(
             "response_format json_schema needs a schema",
             code="request.invalid",
             parameter="response_format.json_schema.schema",
         )
-    return from_json_schema(form.json_schema.schema)
+    return form.grammar(tools, schema=asked.json_schema.schema)
 
 
 def _for_template(message: Message) -> dict[str, Any]:
@@ -210,7 +208,8 @@ def _for_template(message: Message) -> dict[str, Any]:
     role = "system" if message.role == "developer" else message.role
     plain: dict[str, Any] = {"role": role, "content": _text(message.content)}
     if message.reasoning_content is not None:
-        plain["reasoning_content"] = message.reasoning_content
+        # By either name, as templates have it.
+        plain["reasoning_content"] = plain["thinking"] = message.reasoning_content
     if message.name is not None:
         plain["name"] = message.name
     if message.tool_call_id is not None:

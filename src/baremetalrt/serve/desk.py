@@ -1,8 +1,7 @@
 """What a dialect asks of the server: who may ask, which model is meant, whose turn it is."""
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, ExitStack
-from pathlib import Path
 from typing import Protocol, TypeVar
 
 from starlette.exceptions import HTTPException
@@ -10,8 +9,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from baremetalrt.core.errors import BareMetalError
+from baremetalrt.core.owner import Owner
 from baremetalrt.node.model import Model
-from baremetalrt.serve.metrics import Metrics
+from baremetalrt.node.resident_models import StoredModel
+from baremetalrt.serve.metrics import Counts
 
 
 class Asked(Protocol):
@@ -25,7 +26,7 @@ Handler = Callable[[Request], Awaitable[Response]]
 # A request from a body, and the fields that are ignored, as a header says them.
 Reader = Callable[[bytes], tuple[T, str]]
 # How a dialect answers one kind of request; what the request holds is let go when the answer is sent.
-Complete = Callable[[T, Model, Metrics, AsyncExitStack], Awaitable[Response]]
+Complete = Callable[[T, Model, Counts, AsyncExitStack], Awaitable[Response]]
 
 
 class Voice(Protocol):
@@ -45,19 +46,24 @@ class Desk(Protocol):
     async def answer(self, http: Request, reader: Reader[T], complete: Complete[T]) -> Response:
         """Everything that is done for a request, reading it included, is done in its turn."""
 
-    async def find(self, name: str, held: ExitStack) -> Model:
+    async def find(self, http: Request, name: str, held: ExitStack) -> Model:
         """The model of that name, with adapters or without, in memory until `held` is closed.
 
         Raises:
-            UsageError: it is not served here.
+            UsageError: it is not served here, or not to who asks.
         """
+
+    def keep(self, model: Model, keep_alive_s: float) -> None:
+        """From now on the model stays in memory so long after its last use, if it may go at all."""
+
+    def owner_of(self, http: Request) -> Owner:
+        """Whose request it is."""
 
     def body_of(self, http: Request) -> AbstractAsyncContextManager[bytes]:
         """What a client sends, within bounds of size and time."""
 
-    @property
-    def loaded(self) -> Iterable[Model]: ...
+    def loaded(self, http: Request) -> list[Model]:
+        """Models that who asks may ask, in memory."""
 
-    @property
-    def waiting(self) -> Iterable[tuple[str, Path]]:
-        """Models that load when they are asked for, and their files."""
+    async def waiting(self, http: Request) -> list[StoredModel]:
+        """Those that load when they are asked for."""

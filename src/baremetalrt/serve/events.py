@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from baremetalrt.hosting import events as hosting
 
@@ -20,6 +21,9 @@ class Listening:
 
     host: str
     port: int
+    # over TLS, and what clients have to trust for it, where that is known
+    is_secure: bool = False
+    authority: Path | None = None
 
 
 @dataclass(frozen=True)

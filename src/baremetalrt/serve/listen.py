@@ -14,6 +14,7 @@ from starlette.applications import Starlette
 from baremetalrt.core.errors import UsageError
 from baremetalrt.serve.connections import bounded_protocol
 from baremetalrt.serve.idle_connections import ConnectionLimits
+from baremetalrt.serve.tls import TlsFiles
 
 _GRACE_S: Final = 5
 _BACKLOG: Final = 128
@@ -66,6 +67,7 @@ def listen(
     application: Starlette,
     sockets: Sequence[socket.socket],
     limits: ConnectionLimits,
+    tls: TlsFiles | None = None,
     *,
     announce: Callable[[str, int], None],
 ) -> None:
@@ -88,6 +90,8 @@ def listen(
             access_log=False,
             server_header=False,
             timeout_graceful_shutdown=_GRACE_S,
+            ssl_certfile=tls.certificate if tls else None,
+            ssl_keyfile=tls.key if tls else None,
         ),
         announce,
     )

@@ -1,7 +1,7 @@
 """What Prometheus may know."""
 
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, Metric
@@ -14,6 +14,12 @@ from baremetalrt.session.session import GenerationStats
 
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
 _SECONDS: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
+
+
+class Counts(Protocol):
+    """Who counts what was computed for a request."""
+
+    def count_generation(self, stats: GenerationStats) -> None: ...
 
 
 class Metrics:

@@ -5,6 +5,7 @@ import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field, replace
+from typing import Final
 
 from baremetalrt.core.errors import UsageError
 from baremetalrt.hosting.config import ShareConfig, load_share_config
@@ -24,15 +25,21 @@ from baremetalrt.serve.app import Server, ServerConfig
 from baremetalrt.serve.connections import max_open_files
 from baremetalrt.serve.events import Exposed, Listening, OnEvent, Preparing, Waiting
 from baremetalrt.serve.idle_connections import limits_for
+from baremetalrt.serve.keys import stored_keys
 from baremetalrt.serve.listen import bind, listen
+from baremetalrt.serve.tls import TlsConfig, tls_files
 
+# What others keep, or more: loading a large model takes a while.
+_KEEP_ALIVE_S: Final = 1800.0
 Service = AbstractAsyncContextManager[object]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ServeRequest:
-    """What is served and how. Without `models`: the embedded default, or what `config.toml` shares.
+    """What is served and how. Without `models`: the embedded default and, when they are asked for, all
+    others that are here; or what `config.toml` shares.
 
+    `keep_alive_s`: how long one that was asked for stays after its last use.
     `takes_part`: whether torrents are seeded and fetched at all.
     """
 
@@ -44,6 +51,8 @@ class ServeRequest:
     swarm: SwarmOptions = field(default_factory=SwarmOptions)
     share: ShareOptions = field(default_factory=ShareOptions)
     takes_part: bool = True
+    keep_alive_s: float = _KEEP_ALIVE_S
+    tls: TlsConfig | None = None
 
 
 def serve(request: ServeRequest, on_event: OnEvent) -> None:
@@ -58,22 +67,27 @@ def serve(request: ServeRequest, on_event: OnEvent) -> None:
     shares = share_config.enabled if given is None else given
     if shares:
         request = _as_shared(request, share_config)
-    names = request.models or (() if shares else (None,))
-    found = [find_named(name, request.route) for name in names]
+    named = request.models or (() if shares else (None,))
+    found = [find_named(name, request.route) for name in named]
     _check(found, request)
     gate = request.server.gate
+    names = gate.host_names
+    tls = tls_files(request.tls, request.swarm.swarm, gate.host, names) if request.tls else None
     # Before anything is loaded: nobody waits for a model to hear that the port is taken.
     sockets = bind(gate.host, request.port)
     node = Node(request.options, serves=True)
     try:
         server = _assemble(node, found, request, share_config if shares else None, on_event)
-        if not (gate.is_loopback or gate.api_keys):
+        if not (gate.is_loopback or gate.api_keys or stored_keys()):
             on_event(Exposed(gate.host, request.port))
         listen(
             server.application(),
             sockets,
             limits_for(request.server.max_requests, max_open_files()),
-            announce=lambda host, port: on_event(Listening(host, port)),
+            tls,
+            announce=lambda host, port: on_event(
+                Listening(host, port, tls is not None, tls.authority if tls else None)
+            ),
         )
     finally:
         for one in sockets:
@@ -120,7 +134,8 @@ def _assemble(
     # What begins first ends last: nobody computes any more when the last texts are written.
     services: list[Service] = [keeping_texts(node)]
     arriving: list[str] = []
-    resident = ResidentModels(node)
+    lists_store = not (request.models or share_config)
+    resident = ResidentModels(node, lists_store=lists_store, keep_alive_s=request.keep_alive_s)
     if share_config is None:
         for one in found:
             model = begin(one)

@@ -35,6 +35,10 @@ TRANSCRIPT: Final = (
     "{% if add_generation_prompt %}Assistant:{% endif %}"
 )
 
+# Where the next turn begins: a model that was not taught to end its own would write that, too.
+_CHATML_MARKS: Final = ("<|im_end|>", "<|im_start|>")
+_TRANSCRIPT_MARKS: Final = ("\nUser:", "\nAssistant:", "\nSystem:", "\nTool:")
+
 Message = Mapping[str, Any]
 # What a template gets from us alone.
 _OURS: Final = frozenset({"messages", "tools", "bos_token", "eos_token"})
@@ -110,9 +114,16 @@ def template_of(
     written: str | None, tokenizer: Tokenizer, process: TemplateProcess
 ) -> "ChatTemplate":
     """The template that is written in a model's file, or one of ours where there is none."""
-    source = written or (CHATML if tokenizer.knows("<|im_start|>") else TRANSCRIPT)
+    is_chatml = not written and tokenizer.knows("<|im_start|>")
+    ours = CHATML if is_chatml else TRANSCRIPT
+    turn_marks = () if written else _CHATML_MARKS if is_chatml else _TRANSCRIPT_MARKS
     return ChatTemplate(
-        process, source, bos=tokenizer.bos, eos=tokenizer.eos, mark=tokenizer.marked
+        process,
+        written or ours,
+        bos=tokenizer.bos,
+        eos=tokenizer.eos,
+        mark=tokenizer.marked,
+        turn_marks=turn_marks,
     )
 
 
@@ -130,7 +141,9 @@ class ChatTemplate:
         bos: str,
         eos: str,
         mark: Callable[[str], str] = str,
+        turn_marks: tuple[str, ...] = (),
     ) -> None:
+        """`turn_marks`: where answers end, besides where the model ends them, for a template of ours."""
         if len(source) > _MAX_TEMPLATE_CHARS:
             raise IntegrityError(
                 f"the chat template is longer than {_MAX_TEMPLATE_CHARS} characters",
@@ -140,6 +153,7 @@ class ChatTemplate:
         self.source = source
         self._process = process
         self._mark = mark
+        self.turn_marks = turn_marks
         self._tokens = {"bos_token": bos, "eos_token": eos}
 
     def render(

@@ -81,6 +81,33 @@ def any_json_object() -> Grammar:
     return from_json_schema(_ANY_OBJECT)
 
 
+class Rules:
+    """Rules of an answer that is put together, in llguidance's Lark notation."""
+
+    def __init__(self) -> None:
+        self._lines: list[str] = []
+        self._unkept: str | None = None
+
+    def add(self, name: str, body: str, attributes: str = "") -> str:
+        """The name of a new rule; of a terminal, if it is written in capitals."""
+        unique = f"{name}{'_' if name.isupper() else ''}{len(self._lines)}"
+        self._lines.append(f"{unique}{attributes}: {body}")
+        return unique
+
+    def json(self, schema: Any) -> str:
+        """The rule of one JSON value; raises like `from_json_schema`."""
+        checked = from_json_schema(schema)
+        self._unkept = self._unkept or checked.unkept
+        style = {**_JSON_STYLE, "lenient": checked.unkept is not None}
+        fields = bounded(schema) if isinstance(schema, dict) else {}
+        return self.add("json", f"%json {json.dumps({**fields, 'x-guidance': style})}")
+
+    def grammar(self, start: str) -> Grammar:
+        """Output that is what `start` says."""
+        made = from_lark("\n".join([f"start: {start}", *self._lines, ""]))
+        return Grammar(made.source, self._unkept)
+
+
 def from_gbnf(text: str) -> Grammar:
     """Output that follows a grammar in llama.cpp's GBNF notation."""
     from llguidance.gbnf_to_lark import gbnf_to_lark

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from baremetalrt.core.errors import IntegrityError, UsageError
 from baremetalrt.core.owner import THIS_USER, Owner
 from baremetalrt.session.grammar import Grammar, GrammarCompiler, GrammarMatcher
+from baremetalrt.session.loops import LoopFinder
 from baremetalrt.session.options import SampleOptions
 from baremetalrt.session.overflow import shortened
 from baremetalrt.session.route import Route, RoutePlace
@@ -33,7 +34,8 @@ FinishReason = Literal["stop", "length"]
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationOptions:
-    """What to generate. `max_tokens=None`, or more than there is room for, goes on to the context's end.
+    """What to generate. `max_tokens=None`, or more than there is room for, goes on to the context's end;
+    0 computes the prompt alone.
 
     Before `min_tokens`, no answer ends by a token of its own; `stop_tokens` end one like those that the
     model ends with.
@@ -49,6 +51,10 @@ class GenerationOptions:
     ignore_end: bool = False
     # how many alternatives to report per token; None reports no probabilities at all
     top_logprobs: int | None = None
+    # an answer that says the same over and over ends, as if it had become too long
+    ends_loops: bool = False
+    # and those of the prompt's tokens, too: nothing of it comes out of the cache then
+    scores_prompt: bool = False
 
 
 @dataclass(frozen=True)
@@ -139,6 +145,11 @@ class Session:
         self._detokenizer = Detokenizer(tokenizer)
         self._stops = StopMatcher(options.stop)
         self._capacity = 0
+        # those of the prompt from its second token on, where they are scored
+        self.prompt_scores: list[Token] = []
+        self._loops = LoopFinder() if options.ends_loops else None
+        # whether the answer was ended because it said the same over and over
+        self.is_loop = False
         self.stats = GenerationStats(prompt_tokens=len(prompt))
         self.finish_reason: FinishReason | None = None
 
@@ -161,22 +172,24 @@ class Session:
         """
         wanted = len(self._prompt) + min(self._limit, _RESERVE_TOKENS)
         self._capacity = min(wanted, self._context_limit)
-        place = await self._route.open(self._prompt, self._capacity, self._adapters, self._owner)
+        known = () if self._options.scores_prompt else self._prompt
+        place = await self._route.open(known, self._capacity, self._adapters, self._owner)
         sound = True
         try:
             started = time.perf_counter()
             logits_V = await self._prefill(place)
             first_at = time.perf_counter()
             self.stats.prefill_s = first_at - started
-            while True:
+            if self._limit == 0:
+                self.finish_reason = "length"
+            while self.finish_reason is None:
                 token = self._choose(logits_V)
                 self.stats.decode_s = time.perf_counter() - first_at
                 if token is not None:
                     yield token
-                if self.finish_reason is not None:
-                    break
-                assert token is not None and token.id is not None
-                logits_V = await self._decode(place, token.id)
+                if self.finish_reason is None:
+                    assert token is not None and token.id is not None
+                    logits_V = await self._decode(place, token.id)
         except IntegrityError:
             # Numbers gone bad must not be built upon by later sessions.
             sound = False
@@ -192,9 +205,18 @@ class Session:
             chunk = tokens[done : done + self._route.chunk_tokens]
             done += len(chunk)
             is_last = done == len(tokens)
-            rows = await self._route.forward(place, chunk, "last" if is_last else "none")
+            if self._options.scores_prompt:
+                rows = await self._route.forward(place, chunk, "all")
+                self._score(rows, tokens[done - len(chunk) + 1 : done + 1])
+            else:
+                rows = await self._route.forward(place, chunk, "last" if is_last else "none")
             if is_last:
-                return _only(rows)
+                return _last(rows)
+
+    def _score(self, rows_RV: NDArray[np.float32], following: list[int]) -> None:
+        """Row i is about the token behind it; the last of a prompt has none."""
+        for row_V, token in zip(rows_RV, following, strict=False):
+            self.prompt_scores.append(self._token(token, "", log_probabilities(row_V)))
 
     async def _decode(self, place: RoutePlace, token: int) -> NDArray[np.float32]:
         if self._num_kept is not None:
@@ -206,7 +228,7 @@ class Session:
             self._capacity = min(total, self._capacity + _RESERVE_TOKENS)
             await self._route.grow(place, self._capacity)
         rows = await self._route.forward(place, [token], "last")
-        return _only(rows)
+        return _last(rows)
 
     async def _shorten(self, place: RoutePlace, num_kept: int) -> None:
         """Makes room in a full context: forgets the middle of the text, and computes what follows."""
@@ -237,7 +259,8 @@ class Session:
             return self._finish(chosen, text, "stop", logprobs_V)
         if self._matcher is not None and self._matcher.is_complete:
             return self._finish(chosen, text, "stop", logprobs_V)
-        if self.stats.generated_tokens == self._limit:
+        self.is_loop = self._loops is not None and self._loops.add(chosen)
+        if self.is_loop or self.stats.generated_tokens == self._limit:
             text += self._stops.add(self._detokenizer.finish())
             return self._finish(chosen, text, "length", logprobs_V)
         return self._token(chosen, text, logprobs_V)
@@ -287,8 +310,8 @@ class Session:
         )
 
 
-def _only(rows_RV: NDArray[np.float32]) -> NDArray[np.float32]:
-    logits_V: NDArray[np.float32] = rows_RV[0]
+def _last(rows_RV: NDArray[np.float32]) -> NDArray[np.float32]:
+    logits_V: NDArray[np.float32] = rows_RV[-1]
     return logits_V
 
 
@@ -299,7 +322,7 @@ def _token_limit(
     if prompt_tokens == 0:
         raise UsageError("the prompt is empty", code="prompt.empty", parameter="prompt")
     room = context_limit - prompt_tokens
-    if room < 1:
+    if room < (max_tokens != 0):
         raise UsageError(
             # In words that clients look for.
             f"this model's maximum context length is {context_limit} tokens, and the prompt has "
@@ -313,6 +336,6 @@ def _token_limit(
         room = max(context_limit, max_tokens or 0)
     if max_tokens is None:
         return room
-    if max_tokens < 1:
-        raise UsageError("max_tokens must be at least 1", code="usage", parameter="max_tokens")
+    if max_tokens < 0:
+        raise UsageError("max_tokens must be at least 0", code="usage", parameter="max_tokens")
     return min(max_tokens, room)

@@ -8,7 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
-from baremetalrt.native.vocabulary import Vocabulary
+from baremetalrt.native.vocabulary import FillTokens, Vocabulary
 
 # libllama looks through the rest of a text after each control token in it: a prompt full of them
 # would take minutes, unless it comes in pieces.
@@ -141,6 +141,16 @@ class Tokenizer:
     def eos_token(self) -> int | None:
         """The end-of-sequence token, if there is one."""
         return self._vocabulary.eos
+
+    @property
+    def beginning(self) -> list[int]:
+        """What every prompt begins with: the begin-of-sequence token where the model wants one."""
+        return self._beginning("")
+
+    @property
+    def fill_tokens(self) -> FillTokens | None:
+        """What a text with a gap is written with, where the model can fill one."""
+        return self._vocabulary.fill
 
     @cached_property
     def bos(self) -> str:

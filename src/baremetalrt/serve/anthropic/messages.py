@@ -12,17 +12,18 @@ from baremetalrt.core.errors import BareMetalError
 from baremetalrt.node.model import Model
 from baremetalrt.serve.anthropic import errors
 from baremetalrt.serve.anthropic.schema import MessagesRequest, as_chat
-from baremetalrt.serve.conversation import Conversation, News, begin
+from baremetalrt.serve.calls.news import News
+from baremetalrt.serve.conversation import Conversation, begin
 from baremetalrt.serve.event_stream import EventStream
 from baremetalrt.serve.json_response import JsonResponse, to_json
-from baremetalrt.serve.metrics import Metrics
+from baremetalrt.serve.metrics import Counts
 from baremetalrt.session.session import Session
 
 Event = dict[str, Any]
 
 
 async def complete(
-    request: MessagesRequest, model: Model, metrics: Metrics, held: AsyncExitStack
+    request: MessagesRequest, model: Model, metrics: Counts, held: AsyncExitStack
 ) -> Response:
     """Goes on with a conversation, at once or as a stream of events."""
     conversation = await begin(as_chat(request), model)
@@ -39,7 +40,7 @@ async def complete(
 
 
 async def count_tokens(
-    request: MessagesRequest, model: Model, _metrics: Metrics, _held: AsyncExitStack
+    request: MessagesRequest, model: Model, _metrics: Counts, _held: AsyncExitStack
 ) -> Response:
     """How long the prompt would be; nothing is computed."""
     (session,) = (await begin(as_chat(request), model)).sessions
@@ -87,17 +88,12 @@ def _content(said: News) -> list[dict[str, Any]]:
         content.append({"type": "thinking", "thinking": said.thought, "signature": ""})
     if said.text.strip() or not (said.calls or said.thought):
         content.append({"type": "text", "text": said.text})
-    content += [_tool_use(call.name, _object(call.arguments)) for call in said.calls]
+    content += [_tool_use(call.id, call.name, _object(call.arguments)) for call in said.calls]
     return content
 
 
-def _tool_use(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "type": "tool_use",
-        "id": f"toolu_{uuid.uuid4().hex[:24]}",
-        "name": name,
-        "input": arguments,
-    }
+def _tool_use(call_id: str, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "tool_use", "id": f"toolu_{call_id}", "name": name, "input": arguments}
 
 
 def _object(text: str) -> dict[str, Any]:
@@ -117,14 +113,17 @@ class _Blocks:
 
     def delta(self, kind: str, block: dict[str, Any], delta: dict[str, Any]) -> list[Event]:
         """More of a block of that kind, which begins if it is not the one that is open."""
-        events = [] if self._open == kind else [*self.close(), *self._begin(kind, block)]
+        events = [] if self._open == kind else self.begin(kind, block)
         event = {"type": "content_block_delta", "index": self._index, "delta": delta}
         return [*events, event]
 
-    def _begin(self, kind: str, block: dict[str, Any]) -> list[Event]:
+    def begin(self, kind: str, block: dict[str, Any]) -> list[Event]:
+        """A block that is open now; a call is a kind of its own."""
+        ended = self.close()
         self._index += 1
         self._open = kind
-        return [{"type": "content_block_start", "index": self._index, "content_block": block}]
+        begun = {"type": "content_block_start", "index": self._index, "content_block": block}
+        return [*ended, begun]
 
     def close(self) -> list[Event]:
         if self._open is None:
@@ -133,7 +132,7 @@ class _Blocks:
         return [{"type": "content_block_stop", "index": self._index}]
 
 
-async def _events(conversation: Conversation, metrics: Metrics) -> AsyncGenerator[Event, None]:
+async def _events(conversation: Conversation, metrics: Counts) -> AsyncGenerator[Event, None]:
     (choice,) = conversation.choices
     usage = {"input_tokens": len(choice.session.prompt), "output_tokens": 0}
     yield {"type": "message_start", "message": _message(conversation.model) | {"usage": usage}}
@@ -161,11 +160,14 @@ def _more(blocks: _Blocks, news: News) -> list[Event]:
     if news.text:
         delta = {"type": "text_delta", "text": news.text}
         events += blocks.delta("text", {"type": "text", "text": ""}, delta)
-    for call in news.calls:
-        delta = {"type": "input_json_delta", "partial_json": call.arguments}
-        events += blocks.close()
-        events += blocks.delta("tool_use", _tool_use(call.name, {}), delta)
-        events += blocks.close()
+    for piece in news.pieces:
+        if piece.ended is not None:
+            events += blocks.close()
+        elif piece.name is not None:
+            events += blocks.begin(piece.id, _tool_use(piece.id, piece.name, {}))
+        else:
+            delta = {"type": "input_json_delta", "partial_json": piece.arguments}
+            events += blocks.delta(piece.id, {}, delta)
     return events
 
 

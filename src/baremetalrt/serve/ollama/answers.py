@@ -11,10 +11,11 @@ from starlette.responses import Response
 
 from baremetalrt.core.errors import BareMetalError
 from baremetalrt.node.model import Model
-from baremetalrt.serve.conversation import Conversation, News, begin
+from baremetalrt.serve.calls.news import News
+from baremetalrt.serve.conversation import Conversation, begin
 from baremetalrt.serve.event_stream import JSON_LINES, EventStream
 from baremetalrt.serve.json_response import JsonResponse, to_json
-from baremetalrt.serve.metrics import Metrics
+from baremetalrt.serve.metrics import Counts
 from baremetalrt.serve.ollama import errors
 from baremetalrt.serve.ollama.schema import (
     OllamaChat,
@@ -33,19 +34,19 @@ Fields = Callable[[News], dict[str, Any]]
 
 
 async def chat(
-    request: OllamaChat, model: Model, metrics: Metrics, held: AsyncExitStack
+    request: OllamaChat, model: Model, metrics: Counts, held: AsyncExitStack
 ) -> Response:
     """Goes on with a conversation; without messages, the model is only loaded."""
     began = time.perf_counter()
     if not request.messages:
-        return JsonResponse(_line(model) | _as_message(News("", "", [])) | _loaded())
+        return JsonResponse(_line(model) | _as_message(News()) | _loaded())
     conversation = await begin(as_chat(request), model)
     lines = _lines(conversation, _as_message, metrics, began)
     return await _answered(model, lines, held, streams=request.stream is not False)
 
 
 async def generate(
-    request: OllamaGenerate, model: Model, metrics: Metrics, held: AsyncExitStack
+    request: OllamaGenerate, model: Model, metrics: Counts, held: AsyncExitStack
 ) -> Response:
     """Answers a prompt, or goes on with a raw one; without any, the model is only loaded."""
     began = time.perf_counter()
@@ -87,18 +88,18 @@ def _arguments(text: str) -> Any:
 
 
 async def _lines(
-    conversation: Conversation, fields: Fields, metrics: Metrics, began: float
+    conversation: Conversation, fields: Fields, metrics: Counts, began: float
 ) -> AsyncGenerator[dict[str, Any], None]:
     model, (choice,) = conversation.model, conversation.choices
     async with aclosing(conversation.answers(metrics)) as answers:
         async for said in answers:
             if any(said.news):
                 yield _line(model) | fields(said.news) | {"done": False}
-    yield _line(model) | fields(News("", "", [])) | _end(choice.session, began)
+    yield _line(model) | fields(News()) | _end(choice.session, began)
 
 
 async def _raw_lines(
-    model: Model, session: Session, metrics: Metrics, began: float
+    model: Model, session: Session, metrics: Counts, began: float
 ) -> AsyncGenerator[dict[str, Any], None]:
     async with aclosing(g.run_choices([session], metrics)) as pieces:
         async for piece in pieces:

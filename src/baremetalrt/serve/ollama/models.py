@@ -41,7 +41,7 @@ def show(name: str, path: Path, template: str | None = None) -> dict[str, Any]:
     capabilities = ["completion"]
     if "tools" in source:
         capabilities.append("tools")
-    if reasoning.thinks(source):
+    if reasoning.marks_of(source):
         capabilities.append("thinking")
     family = str(about.get("architecture") or "")
     info = {

@@ -1,6 +1,6 @@
 """The addresses of Ollama's API."""
 
-from contextlib import ExitStack
+from contextlib import AsyncExitStack, ExitStack
 from functools import partial
 from typing import TypeVar
 
@@ -10,11 +10,18 @@ from starlette.routing import Route
 
 from baremetalrt.core.ids import folded
 from baremetalrt.core.tasks import in_thread
+from baremetalrt.node.model import Model
 from baremetalrt.serve.decoding import decode
-from baremetalrt.serve.desk import Desk, Handler
+from baremetalrt.serve.desk import Complete, Desk, Handler
 from baremetalrt.serve.json_response import JsonResponse
+from baremetalrt.serve.metrics import Counts
 from baremetalrt.serve.ollama import answers, errors, models
-from baremetalrt.serve.ollama.schema import OllamaChat, OllamaGenerate, OllamaShow
+from baremetalrt.serve.ollama.schema import (
+    OllamaChat,
+    OllamaGenerate,
+    OllamaShow,
+    keep_alive_of,
+)
 
 T = TypeVar("T", OllamaChat, OllamaGenerate)
 
@@ -25,32 +32,47 @@ def routes(desk: Desk) -> list[Route]:
     async def version(_http: Request) -> Response:
         return JsonResponse({"version": models.VERSION})
 
-    async def tags(_http: Request) -> Response:
-        served = [*((model.name, model.path) for model in desk.loaded), *desk.waiting]
+    async def tags(http: Request) -> Response:
+        served = [(one.name, one.path) for one in desk.loaded(http)]
+        served += [(one.name, one.path) for one in await desk.waiting(http)]
         return JsonResponse({"models": [await in_thread(models.tag, *one) for one in served]})
 
-    async def running(_http: Request) -> Response:
-        loaded = [(m.name, m.path, m.context_limit) for m in desk.loaded]
+    async def running(http: Request) -> Response:
+        loaded = [(m.name, m.path, m.context_limit) for m in desk.loaded(http)]
         return JsonResponse({"models": [await in_thread(models.running, *one) for one in loaded]})
 
     async def show(http: Request) -> Response:
         async with desk.body_of(http) as body:
             asked = decode(body, OllamaShow)
         name = (asked.model or asked.name).removesuffix(":latest")
-        for waiting, path in desk.waiting:
-            if folded(name) == folded(waiting):
+        for waiting in await desk.waiting(http):
+            if folded(name) == folded(waiting.name):
                 # What it is, its file says: it need not be loaded for that.
-                return JsonResponse(await in_thread(models.show, waiting, path))
+                return JsonResponse(await in_thread(models.show, waiting.name, waiting.path))
         with ExitStack() as held:
-            model = await desk.find(name, held)
+            model = await desk.find(http, name, held)
         about = await in_thread(models.show, model.name, model.path, model.template.source)
         return JsonResponse(about)
 
+    def keeping(complete: Complete[T]) -> Complete[T]:
+        """The same, and then the model stays as long as the request says."""
+
+        async def completed(
+            request: T, model: Model, counts: Counts, held: AsyncExitStack
+        ) -> Response:
+            keep_alive_s = keep_alive_of(request)
+            if keep_alive_s is not None:
+                desk.keep(model, keep_alive_s)
+            return await complete(request, model, counts, held)
+
+        return completed
+
     async def chat(http: Request) -> Response:
-        return await desk.answer(http, partial(_read, kind=OllamaChat), answers.chat)
+        return await desk.answer(http, partial(_read, kind=OllamaChat), keeping(answers.chat))
 
     async def generate(http: Request) -> Response:
-        return await desk.answer(http, partial(_read, kind=OllamaGenerate), answers.generate)
+        reader = partial(_read, kind=OllamaGenerate)
+        return await desk.answer(http, reader, keeping(answers.generate))
 
     def route(path: str, handler: Handler, method: str) -> Route:
         return Route(path, desk.guard(handler, errors), methods=[method])

@@ -1,6 +1,6 @@
 """Requests of Ollama's clients, and what they are in OpenAI's words.
 
-Fields that mean nothing here (`keep_alive`, `options.num_ctx`, `options.num_gpu` …) are left out: the
+Fields that mean nothing here (`options.num_ctx`, `options.num_gpu` …) are left out: the
 server that they were written for takes any.
 """
 
@@ -10,6 +10,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from baremetalrt.core.errors import UsageError
+from baremetalrt.core.units import parse_duration
 from baremetalrt.serve.decoding import convert
 from baremetalrt.serve.openai.schema import ChatRequest, CompletionRequest
 
@@ -56,6 +57,7 @@ class _Request(msgspec.Struct, kw_only=True):
     format: str | dict[str, Any] | None = None
     options: dict[str, Any] | None = None
     think: bool | str | None = None
+    keep_alive: int | float | str | None = None
 
 
 class OllamaChat(_Request, kw_only=True):
@@ -79,6 +81,12 @@ class OllamaShow(msgspec.Struct):
 C = TypeVar("C", ChatRequest, CompletionRequest)
 
 
+def keep_alive_of(request: OllamaChat | OllamaGenerate) -> float | None:
+    """How many seconds the model is to stay after its last use; raises `UsageError`."""
+    asked = request.keep_alive
+    return None if asked is None else parse_duration(str(asked))
+
+
 def as_chat(request: OllamaChat) -> ChatRequest:
     """The same in OpenAI's words; raises `UsageError`."""
     fields: dict[str, Any] = {
@@ -97,10 +105,9 @@ def generate_as_chat(request: OllamaGenerate) -> ChatRequest:
 
 
 def generate_as_completion(request: OllamaGenerate) -> CompletionRequest:
-    """A text that is to go on as it stands; raises `UsageError`."""
-    if request.suffix:
-        raise UsageError("a suffix is not supported", code="request.invalid", parameter="suffix")
-    return _converted(request, {"prompt": request.prompt}, CompletionRequest)
+    """A text that is to go on as it stands, or with a gap to fill; raises `UsageError`."""
+    fields: dict[str, Any] = {"prompt": request.prompt, "suffix": request.suffix or None}
+    return _converted(request, fields, CompletionRequest)
 
 
 def _converted(request: _Request, fields: dict[str, Any], kind: type[C]) -> C:

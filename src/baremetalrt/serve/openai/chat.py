@@ -1,23 +1,22 @@
 """`/v1/chat/completions`."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, aclosing
 from typing import Any
 
 from starlette.responses import Response
 
 from baremetalrt.node.model import Model
+from baremetalrt.serve.calls.call import Call, CallPiece
 from baremetalrt.serve.conversation import Choice, Conversation, begin
 from baremetalrt.serve.json_response import JsonResponse
-from baremetalrt.serve.metrics import Metrics
+from baremetalrt.serve.metrics import Counts
 from baremetalrt.serve.openai import generation as g
 from baremetalrt.serve.openai.schema import ChatRequest
-from baremetalrt.serve.openai.tools import Call
-from baremetalrt.session.session import Token, TokenLogprob
 
 
 async def complete(
-    request: ChatRequest, model: Model, metrics: Metrics, held: AsyncExitStack
+    request: ChatRequest, model: Model, metrics: Counts, held: AsyncExitStack
 ) -> Response:
     """Answers a conversation, at once or as a stream of events. `held`: see `event_stream`."""
     conversation = await begin(request, model)
@@ -27,13 +26,13 @@ async def complete(
     return g.with_warning(await _whole(conversation, metrics), conversation.grammar)
 
 
-async def _whole(conversation: Conversation, metrics: Metrics) -> Response:
+async def _whole(conversation: Conversation, metrics: Counts) -> Response:
     request, model, choices = conversation.request, conversation.model, conversation.choices
     logprobs: list[list[dict[str, Any]]] = [[] for _ in choices]
     async with aclosing(conversation.answers(metrics)) as answers:
         async for said in answers:
             if said.token is not None:
-                logprobs[said.choice] += _logprobs(model, said.token)
+                logprobs[said.choice] += g.logprobs_of(said.token, model.tokenizer)
     answer = g.envelope("chat.completion", "chatcmpl", model.name)
     answer["choices"] = [
         {
@@ -52,7 +51,7 @@ async def _whole(conversation: Conversation, metrics: Metrics) -> Response:
 
 
 async def _events(
-    conversation: Conversation, metrics: Metrics
+    conversation: Conversation, metrics: Counts
 ) -> AsyncGenerator[dict[str, Any], None]:
     request, model, choices = conversation.request, conversation.model, conversation.choices
     head = g.envelope("chat.completion.chunk", "chatcmpl", model.name)
@@ -61,19 +60,22 @@ async def _events(
         head["usage"] = None
     # of which the client knows whose message they are
     begun: set[int] = set()
+    # of each choice, the calls that have begun, by their order
+    numbers: list[dict[str, int]] = [{} for _ in choices]
 
     def chunk(index: int, delta: dict[str, Any], **more: Any) -> dict[str, Any]:
         """With the first words it is said whose they are: not before, as then the prompt is computed."""
         if index not in begun:
             begun.add(index)
-            delta = {"role": "assistant", "content": None if "tool_calls" in delta else "", **delta}
+            is_call = "tool_calls" in delta or "function_call" in delta
+            delta = {"role": "assistant", "content": None if is_call else "", **delta}
         choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": None}
         return {**head, "choices": [choice | more]}
 
     async with aclosing(conversation.answers(metrics)) as answers:
         async for i, news, token in answers:
             choice = choices[i]
-            logprobs = _logprobs(model, token) if token else []
+            logprobs = g.logprobs_of(token, model.tokenizer) if token else []
             ids = [token.id] if token and token.id is not None else []
             more: dict[str, Any] = {"token_ids": ids} if request.return_token_ids and ids else {}
             if news.thought:
@@ -81,9 +83,10 @@ async def _events(
             if news.text or logprobs or more:
                 wanted = {"content": logprobs} if logprobs else None
                 yield chunk(i, {"content": news.text}, logprobs=wanted, **more)
-            if news.calls:
-                first = len(choice.calls) - len(news.calls)
-                yield chunk(i, _calls(conversation, news.calls, first))
+            for piece in news.pieces:
+                if piece.ended is not None:
+                    continue
+                yield chunk(i, _more(conversation, piece, numbers[i]))
             if token is None:
                 yield chunk(i, {}, finish_reason=_finish_reason(conversation, choice))
     if wants_usage:
@@ -108,26 +111,31 @@ def _message(conversation: Conversation, choice: Choice) -> dict[str, Any]:
     return message
 
 
-def _calls(
-    conversation: Conversation, calls: list[Call], first: int | None = None
-) -> dict[str, Any]:
-    """Calls in the form that was asked for; with `first`, of a stream in which they are so many."""
+def _calls(conversation: Conversation, calls: Sequence[Call]) -> dict[str, Any]:
+    """Calls in the form that was asked for."""
+    written = [{"name": call.name, "arguments": call.arguments} for call in calls]
     if _are_functions(conversation):
-        return {"function_call": {"name": calls[0].name, "arguments": calls[0].arguments}}
-    numbers = [None if first is None else first + n for n in range(len(calls))]
-    return {"tool_calls": [call.as_openai(n) for call, n in zip(calls, numbers, strict=True)]}
+        return {"function_call": written[0]}
+    return {
+        "tool_calls": [
+            {"id": f"call_{call.id}", "type": "function", "function": function}
+            for call, function in zip(calls, written, strict=True)
+        ]
+    }
+
+
+def _more(conversation: Conversation, piece: CallPiece, numbers: dict[str, int]) -> dict[str, Any]:
+    """More of a call, in the form that was asked for."""
+    function = {"arguments": piece.arguments}
+    if piece.name is not None:
+        function = {"name": piece.name, **function}
+    if _are_functions(conversation):
+        return {"function_call": function}
+    call: dict[str, Any] = {"index": numbers.setdefault(piece.id, len(numbers))}
+    if piece.name is not None:
+        call |= {"id": f"call_{piece.id}", "type": "function"}
+    return {"tool_calls": [call | {"function": function}]}
 
 
 def _are_functions(conversation: Conversation) -> bool:
     return conversation.tools is not None and conversation.tools.are_functions
-
-
-def _logprobs(model: Model, token: Token) -> list[dict[str, Any]]:
-    if token.logprob is None:
-        return []
-
-    def entry(t: TokenLogprob) -> dict[str, Any]:
-        text, raw = g.token_text(model.tokenizer, t.token)
-        return {"token": text, "logprob": g.finite(t.logprob), "bytes": raw}
-
-    return [entry(token.logprob) | {"top_logprobs": [entry(t) for t in token.alternatives]}]

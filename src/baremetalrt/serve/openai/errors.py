@@ -15,7 +15,7 @@ _CODES = {
 }
 PATHS_HINT: Final = (
     "clients take this server's address with /v1 behind it as base URL, and then ask "
-    "POST /v1/chat/completions, POST /v1/completions or GET /v1/models"
+    "POST /v1/chat/completions, POST /v1/responses, POST /v1/completions or GET /v1/models"
 )
 _TYPES = {401: "authentication_error", 429: "rate_limit_error"}
 

@@ -4,8 +4,8 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing
-from dataclasses import dataclass, replace
-from typing import Any, Final, TypeVar
+from dataclasses import replace
+from typing import Any, Final, NamedTuple, TypeVar
 
 from starlette.responses import Response
 
@@ -13,12 +13,12 @@ from baremetalrt.core.errors import BareMetalError, UsageError
 from baremetalrt.core.tasks import Tasks
 from baremetalrt.serve.event_stream import EventStream
 from baremetalrt.serve.json_response import to_json
-from baremetalrt.serve.metrics import Metrics
+from baremetalrt.serve.metrics import Counts
 from baremetalrt.serve.openai import errors
 from baremetalrt.serve.openai.schema import ChatRequest, CompletionRequest
 from baremetalrt.session.grammar import Grammar, from_gbnf
 from baremetalrt.session.options import SampleOptions
-from baremetalrt.session.session import GenerationOptions, Session, Token
+from baremetalrt.session.session import GenerationOptions, Session, Token, TokenLogprob
 from baremetalrt.session.tokenizer import Tokenizer
 
 _QUEUED_TOKENS: Final = 64
@@ -106,10 +106,15 @@ def options_of(
     grammar: Grammar | None,
     top_logprobs: int | None,
     recommended: SampleOptions,
+    may_be_empty: bool = False,
+    scores_prompt: bool = False,
 ) -> GenerationOptions:
     return GenerationOptions(
         sampling=sampling_of(request, choice, recommended),
-        max_tokens=_limit(max_tokens),
+        max_tokens=0 if may_be_empty and max_tokens == 0 else _limit(max_tokens),
+        scores_prompt=scores_prompt,
+        # Who names no end gets one.
+        ends_loops=max_tokens in (None, -1),
         min_tokens=request.min_tokens or 0,
         ignore_end=bool(request.ignore_eos),
         stop=stops_of(request),
@@ -119,15 +124,14 @@ def options_of(
     )
 
 
-@dataclass(frozen=True)
-class Piece:
+class Piece(NamedTuple):
     """A token of one choice, or the end of that choice (`token` is None)."""
 
     choice: int
     token: Token | None
 
 
-async def run_choices(sessions: Sequence[Session], metrics: Metrics) -> AsyncGenerator[Piece, None]:
+async def run_choices(sessions: Sequence[Session], metrics: Counts) -> AsyncGenerator[Piece, None]:
     """Generates all choices at once, token by token; closing the iterator ends them all."""
     queue: asyncio.Queue[Piece | Exception] = asyncio.Queue(_QUEUED_TOKENS)
 
@@ -179,6 +183,18 @@ def token_text(tokenizer: Tokenizer, token: int) -> tuple[str, list[int]]:
 def finite(logprob: float) -> float:
     """A log probability as JSON can say it."""
     return max(logprob, _IMPOSSIBLE)
+
+
+def logprobs_of(token: Token, tokenizer: Tokenizer) -> list[dict[str, Any]]:
+    """The log probability of a token of a conversation, where it was asked for."""
+    if token.logprob is None:
+        return []
+
+    def entry(t: TokenLogprob) -> dict[str, Any]:
+        text, raw = token_text(tokenizer, t.token)
+        return {"token": text, "logprob": finite(t.logprob), "bytes": raw}
+
+    return [entry(token.logprob) | {"top_logprobs": [entry(t) for t in token.alternatives]}]
 
 
 def envelope(kind: str, prefix: str, model: str) -> dict[str, Any]:

@@ -5,7 +5,8 @@ they were written for; one that differs in a letter from a known one is taken fo
 """
 
 import json
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 
@@ -13,9 +14,8 @@ import msgspec
 
 from baremetalrt.core.errors import UsageError
 from baremetalrt.core.text_input import decode_bom
-from baremetalrt.serve.openai.schema import ChatRequest, CompletionRequest
 
-T = TypeVar("T", ChatRequest, CompletionRequest)
+T = TypeVar("T", bound=msgspec.Struct)
 # Names of llama.cpp's server, vLLM and Ollama.
 _OTHER_NAMES: Final = {
     "repeat_penalty": "repetition_penalty",
@@ -30,6 +30,36 @@ _MAX_NAMED: Final = 20
 # Of shorter names, one letter is much.
 _SHORTEST_WORD: Final = 4
 _MAX_NAME_CHARS: Final = 60
+
+
+_log = logging.getLogger("baremetalrt")
+_MAX_TOLD: Final = 100
+
+
+class FieldReader:
+    """Reads the requests of one server; `is_strict` refuses fields that nobody knows."""
+
+    def __init__(self, *, is_strict: bool) -> None:
+        self._is_strict = is_strict
+        self._told: set[str] = set()
+
+    def reading(self, kind: type[T]) -> Callable[[bytes], tuple[T, str]]:
+        """Reads bodies, and says as a header does which fields are ignored; the log says each once."""
+
+        def read_body(body: bytes) -> tuple[T, str]:
+            found = read(body, kind, is_strict=self._is_strict)
+            return found.request, self._tell(found.ignored)
+
+        return read_body
+
+    def _tell(self, ignored: tuple[str, ...]) -> str:
+        # They are a stranger's text.
+        names = [name for name in ignored if name.isidentifier() and name.isascii()]
+        for name in names:
+            if name not in self._told and len(self._told) < _MAX_TOLD:
+                self._told.add(name)
+                _log.warning("requests have the field %s, which is ignored", name)
+        return ", ".join(names)
 
 
 @dataclass(frozen=True)
