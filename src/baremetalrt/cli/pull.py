@@ -103,6 +103,7 @@ def _pull_from_hub(source: str, blocks: BlockSpan | None, *, as_json: bool) -> N
                 "name": pulled.name,
                 "path": str(pulled.path),
                 "bytes": metainfo.num_bytes,
+                "torrent": str(pulled.torrent.entry.metainfo_path),
                 "magnet": metainfo.magnet,
                 "infohash_v1": metainfo.infohash_v1,
                 "infohash_v2": metainfo.infohash_v2,

@@ -87,7 +87,7 @@ def fetch(repository: Repository, file: HubFile, folder: Path, on_bytes: OnBytes
 def _get(repository: Repository, file: HubFile, target: BinaryIO, on_bytes: OnBytes) -> None:
     """The rest of a file. The library's own call for whole files begins anew with every process."""
     from huggingface_hub.file_download import http_get
-    from huggingface_hub.utils import build_hf_headers
+    from huggingface_hub.utils._headers import build_hf_headers
 
     here = target.tell()
     if here > file.size:
