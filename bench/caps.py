@@ -2,9 +2,12 @@
 
 import os
 import tempfile
+import time
 from pathlib import Path
 from typing import Self
 
+# Only guards against what never leaves.
+_LEAVES_S = 30.0
 _ROOT = Path("/sys/fs/cgroup")
 
 
@@ -50,7 +53,20 @@ class Cap:
 
     def __exit__(self, *_: object) -> None:
         for group in (self._memory, self._disk):
+            _remove(group)
+
+
+def _remove(group: Path) -> None:
+    """Once everybody has left it: what a killed process had started ends a moment after it."""
+    deadline = time.monotonic() + _LEAVES_S
+    while True:
+        try:
             group.rmdir()
+            return
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
 
 
 def available() -> bool:

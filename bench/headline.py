@@ -123,8 +123,18 @@ class Peers:
         self._stack.close()
 
 
-def alone(side: str, model: Path, rate_mb: int, num_tokens: int) -> Seen:
-    """One machine with all of it; `rate_mb` 0 for no limits."""
+def alone(side: str, model: Path, rate_mb: int, num_tokens: int) -> Seen | None:
+    """One machine with all of it; `rate_mb` 0 for no limits. None if the limit was its end."""
+    try:
+        return _alone(side, model, rate_mb, num_tokens)
+    except RuntimeError as error:
+        # How a worker tells that the system has ended it.
+        if rate_mb and "-9" in str(error):
+            return None
+        raise
+
+
+def _alone(side: str, model: Path, rate_mb: int, num_tokens: int) -> Seen:
     arguments: dict[str, Any] = arguments_for(model)
     script = {"bmrt": "engine_worker.py", "llama.cpp": "llama_cpp_worker.py"}.get(side)
     if side == "llama.cpp":
@@ -148,7 +158,10 @@ def alone(side: str, model: Path, rate_mb: int, num_tokens: int) -> Seen:
         return Seen(answer["decode_s"] / num_tokens, peak, read / (num_tokens + 1))
 
 
-def show(name: str, seen: Seen, base: Seen, expected: float | None) -> None:
+def show(name: str, seen: Seen | None, base: Seen, expected: float | None) -> None:
+    if seen is None:
+        print(f"    {name:28} ended by its limit of memory", flush=True)
+        return
     said = f", {expected:.1f} expected" if expected is not None else ""
     print(
         f"    {name:28} {seen.token_s:8.3f} s a token: {seen.token_s / base.token_s:6.1f} times as "
@@ -205,7 +218,8 @@ def main() -> None:
     print(f"   four machines: {over.token_s:.3f} s a token")
     for side, one in single.items():
         show(side, one, over, None)
-    in_memory_s = single["bmrt"].token_s if "bmrt" in single else over.token_s
+    alone_s = single.get("bmrt")
+    in_memory_s = alone_s.token_s if alone_s else over.token_s
     for rate_mb in RATES_MB:
         compare(model, rate_mb, in_memory_s, given.tokens, sides)
 

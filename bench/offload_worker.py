@@ -48,10 +48,13 @@ def offloaded(path: Path) -> Path:
     folder.mkdir(exist_ok=True)
     index: dict[str, Any] = {}
     for tensor in gguf.GGUFReader(path).tensors:
-        values = torch.from_numpy(gguf.dequantize(tensor.data, tensor.tensor_type)).to(
-            torch.bfloat16
-        )
+        numbers = gguf.dequantize(tensor.data, tensor.tensor_type).copy()
+        values = torch.from_numpy(numbers).to(torch.bfloat16)
         offload_weight(values, _name(tensor.name), str(folder), index)
+    if "lm_head.weight" not in index:
+        # The same numbers by another name.
+        index["lm_head.weight"] = index["model.embed_tokens.weight"]
+        (folder / "lm_head.weight.dat").symlink_to("model.embed_tokens.weight.dat")
     save_offload_index(index, str(folder))
     return folder
 

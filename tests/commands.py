@@ -21,7 +21,7 @@ _LISTENING = re.compile(rb"listening on (http://\S+)/v1")
 
 def environment(home: Path) -> dict[str, str]:
     """Nothing of the caller's but the search path; a store of the test's own."""
-    names = ("PATH", "LD_LIBRARY_PATH", "BMRT_LIBRARY", "GGML_VK_VISIBLE_DEVICES")
+    names = ("PATH", "LD_LIBRARY_PATH", "BMRT_LIBRARY", "GGML_VK_VISIBLE_DEVICES", "HF_ENDPOINT")
     kept = {name: os.environ[name] for name in names if name in os.environ}
     return {**kept, "BMRT_HOME": str(home), "HOME": str(home), "GGML_NO_BACKTRACE": "1"}
 

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ollama import Client, ResponseError
 
-from commands import BMRT, bmrt, environment
+from commands import BMRT, ServerProcess, bmrt, environment
 from hub_kit import COMMIT, Hub, running
 
 REPO = "Some-Owner/tiny-GGUF"
@@ -68,6 +69,23 @@ def test_a_model_is_pulled_seeded_and_run(hub: Hub, model: bytes, tmp_path: Path
     fetched = hub_command(hub, other, "pull", str(torrent), "--json")
     assert fetched.returncode == 0, fetched.stderr
     assert Path(json.loads(fetched.stdout)["path"]).read_bytes() == model
+
+
+def test_a_name_of_a_list_is_enough(hub: Hub, tmp_path: Path) -> None:
+    """Pulled by it, and run by it from then on."""
+    before = hub_command(hub, tmp_path, "run", "tiny-one", "-n", "1", "x")
+    assert before.returncode == 2
+    added = bmrt("index", "add", "tiny-one:small", f"hf:{REPO}:Q4_K_M", home=tmp_path)
+    assert added.returncode == 0, added.stderr
+    hinted = hub_command(hub, tmp_path, "run", "tiny-one", "x")
+    assert hinted.returncode == 2 and "bmrt pull" in hinted.stderr
+    done = hub_command(hub, tmp_path, "pull", "tiny-one")
+    assert done.returncode == 0 and f"hf:{REPO}:Q4_K_M" in done.stderr
+    assert hub_command(hub, tmp_path, "run", "tiny-one:small", "-n", "1", "x").returncode == 0
+    listed = bmrt("index", "search", "tiny", home=tmp_path)
+    assert "tiny-one" in listed.stdout and "qwen" not in listed.stdout
+    mistaken = bmrt("run", "tiny-0ne", "x", home=tmp_path)
+    assert mistaken.returncode == 2 and "tiny-one" in mistaken.stderr
 
 
 def test_a_quantization_is_named(hub: Hub, model: bytes, tmp_path: Path) -> None:
@@ -182,3 +200,33 @@ def test_models_of_lmstudio_are_taken_over(model: bytes, tmp_path: Path) -> None
     done = bmrt("import", "lmstudio", "--json", home=tmp_path)
     (made,) = json.loads(done.stdout)
     assert made["as"] == "owner/repo/tiny"
+
+
+def test_a_client_of_ollama_pulls_a_model(hub: Hub, tmp_path: Path, monkeypatch: Any) -> None:
+    """And asks it then, of a server that runs."""
+    for name, value in (("HF_ENDPOINT", hub.url), ("HF_HUB_DOWNLOAD_TIMEOUT", "2")):
+        monkeypatch.setenv(name, value)
+    limited = json.loads(
+        bmrt("keys", "add", "limited", "--model", "x", "--json", home=tmp_path).stdout
+    )
+    whole = json.loads(bmrt("keys", "add", "whole", "--json", home=tmp_path).stdout)
+    with ServerProcess("--context", "256", home=tmp_path) as server:
+        headers = {"Authorization": f"Bearer {whole['key']}"}
+        client = Client(host=server.url, headers=headers, timeout=120)
+        said = [line.status for line in client.pull(f"hf:{REPO}:Q8_0", stream=True)]
+        assert said[0] == "pulling manifest" and said[-1] == "success"
+        assert any("pulling tiny-Q8_0" in (status or "") for status in said)
+        answer = client.generate("tiny-Q8_0", "Hi", options={"num_predict": 2})
+        assert answer.eval_count == 2
+        # By the name that it was pulled by, too.
+        again = client.generate(f"hf:{REPO}:Q8_0", "Hi", options={"num_predict": 2})
+        assert again.model == "tiny-Q8_0"
+        with pytest.raises(ResponseError, match="no GGUF files"):
+            list(client.pull("hf:Some-Owner/none", stream=True))
+        with pytest.raises(ResponseError, match="no name that can be pulled"):
+            client.pull("unheard-of")
+        other = Client(
+            host=server.url, headers={"Authorization": f"Bearer {limited['key']}"}, timeout=120
+        )
+        with pytest.raises(ResponseError, match="fetches no models"):
+            other.pull(f"hf:{REPO}")

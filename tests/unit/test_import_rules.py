@@ -24,6 +24,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "devices": ("native",),
     # other builds of the library
     "engines": ("native",),
+    # names and what they mean
+    "index": (),
     # a hub of files, and files of other programs
     "hub": (),
     # torrents of models, private ones with the certificates of a swarm
@@ -35,7 +37,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     # texts become tokens, weights floats; the engine says what a model is made of
     "tuning": _ENGINE,
     # puts models together; peers and tuning are for others
-    "node": (*_ENGINE, "engines", "placement", "membership", "swarm", "hub"),
+    "node": (*_ENGINE, "engines", "placement", "membership", "swarm", "hub", "index"),
     "hosting": (*_ENGINE, "placement", "membership", "swarm", "peers", "node"),
     "learning": (*_ENGINE, "documents", "tuning", "node"),
     "serve": ("session", "node", "hosting", "learning"),

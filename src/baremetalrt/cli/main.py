@@ -20,6 +20,7 @@ _COMMANDS: Final = {
     "finetune": "Train a model on examples: JSON lines or text.",
     "pull": "Fetch a model from its swarm.",
     "import": "Take over models of Ollama or LM Studio.",
+    "index": "Names of models: list, search, add your own.",
     "seed": "Publish a model file and seed it.",
     "ls": "List the models that are here.",
     "rm": "Remove a model.",

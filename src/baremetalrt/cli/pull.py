@@ -1,6 +1,7 @@
 """`bmrt pull`: fetches a model, or a span of its blocks."""
 
 import asyncio
+import os
 from typing import TYPE_CHECKING
 
 import click
@@ -37,15 +38,21 @@ def command(
 
     `hf:OWNER/REPO` is a repository of the hub that HF_ENDPOINT names, or Hugging Face's. Of several files
     the one is fetched that fits this machine, or that QUANT says; it becomes a torrent, with that address
-    as a web seed.
+    as a web seed. Names such as `qwen2.5-coder:0.5b` are those of `bmrt index ls`.
     """
-    from baremetalrt.node.naming import is_hub_name
+    from baremetalrt.node.fetching import PullRequest, is_for_members, pull
+    from baremetalrt.node.naming import find_torrent, is_hub_name
 
+    if not os.path.exists(source) and find_torrent(source) is None:
+        from baremetalrt.node.names import meant_by
+
+        meant = meant_by(source)
+        if meant != source:
+            output.note(f"{source} is {meant}")
+            source = meant
     if is_hub_name(source):
         _pull_from_hub(f"{source}:{file}" if file else source, blocks, as_json=as_json)
         return
-    from baremetalrt.node.fetching import PullRequest, is_for_members, pull
-
     source = with_choice(source, file) if file else source
     request = PullRequest(source=source, blocks=blocks, swarm=swarm)
 

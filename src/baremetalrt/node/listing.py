@@ -25,7 +25,8 @@ def whole_models() -> list[StoredModel]:
     Files whose format is not read, or that are no models by themselves, are found out when they load.
     """
     torrents = (stored_model_of(entry) for entry in catalog.entries())
-    found = {one.path: one for one in (*stored_models(), *torrents) if one is not None}
+    # A file has the name that it was given, whatever its torrent is called.
+    found = {one.path: one for one in (*torrents, *stored_models()) if one is not None}
     names = Counter(folded(one.name) for one in found.values())
     return sorted(
         (one for one in found.values() if names[folded(one.name)] == 1),

@@ -55,7 +55,18 @@ def resolve(reference: str | None) -> NamedModel:
         return stored_model_of(entry) or TorrentReference(reference)
     if _names_torrent(reference):
         return TorrentReference(reference)
-    return find_model(reference)
+    try:
+        return find_model(reference)
+    except UsageError as error:
+        if error.code != "model.not-found":
+            raise
+        from baremetalrt.node.names import hint_for, meant_by
+
+        source = meant_by(reference)
+        if source == reference:
+            error.hint = hint_for(reference) or error.hint
+            raise
+    return resolve(source)
 
 
 def require_one(reference: str, entry: "Entry") -> None:

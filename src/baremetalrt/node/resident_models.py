@@ -4,10 +4,13 @@ import asyncio
 import time
 from typing import Final
 
+from baremetalrt.core.errors import BareMetalError
 from baremetalrt.core.ids import folded
 from baremetalrt.core.tasks import in_thread
 from baremetalrt.node.listing import whole_models
 from baremetalrt.node.model import Model
+from baremetalrt.node.names import meant_by
+from baremetalrt.node.naming import is_hub_name, resolve
 from baremetalrt.node.node import Node
 from baremetalrt.node.opening import Opening
 from baremetalrt.node.text_keeping import save_texts
@@ -55,6 +58,16 @@ class ResidentModels:
             files += [one for one in whole_models() if folded(one.name) not in known]
         loaded = {folded(name) for name in self._node.models}
         return [one for one in files if folded(one.name) not in loaded]
+
+    def called(self, name: str) -> StoredModel | None:
+        """The model that a name of a hub or a list means, if it was pulled. Blocks."""
+        if not (self._lists_store and (is_hub_name(name) or meant_by(name) != name)):
+            return None
+        try:
+            found = resolve(name)
+        except BareMetalError:
+            return None
+        return found if isinstance(found, StoredModel) else None
 
     async def load(self, file: StoredModel) -> Model:
         """One of those, loaded, in place of those that were asked longest ago; raises like `Node.load`.

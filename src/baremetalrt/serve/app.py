@@ -6,7 +6,7 @@ import signal
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Protocol, TypeVar
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -185,6 +185,14 @@ class Server:
     def keep(self, model: Model, keep_alive_s: float) -> None:
         self._resident.keep(model.name, keep_alive_s)
 
+    def require_all_models(self, http: Request) -> None:
+        key = self._gate.key(http)
+        if key is not None and key.models:
+            raise UsageError(
+                f"the key {key.name!r} is for {', '.join(key.models)}, and fetches no models",
+                code="key.models",
+            )
+
     def owner_of(self, http: Request) -> Owner:
         return self._gate.owner(self._gate.key(http))
 
@@ -281,34 +289,55 @@ class Server:
         It stays in memory until `held` is closed; one that waits is loaded. Clients of Ollama put
         `:latest` behind a name. Whom a key does not allow to ask a model, is told of none.
         """
-        key = self._gate.key(http)
         name = name.removesuffix(":latest")
-        allowed = self.loaded(http)
-        if not name and allowed:
-            name = allowed[0].name
-        waiting = await self.waiting(http)
-        if not name and waiting:
-            name = waiting[0].name
-        for one in waiting:
-            if f"{folded(name)}:".startswith(f"{folded(one.name)}:"):
-                await self._resident.load(one)
-        for base in self.loaded(http):
-            prefix, rest = name[: len(base.name) + 1], name[len(base.name) + 1 :]
-            if folded(name) == folded(base.name):
-                held.enter_context(base.use.begun())
-                return base
-            if rest and folded(prefix) == f"{folded(base.name)}:":
-                held.enter_context(base.use.begun())
-                return await in_thread(self._shelf.adapt, base, parse_names(rest))
-        if self._seeding is not None and self._seeding.is_expecting and key is None:
-            raise arriving_error(name)
-        raise UsageError(
+        base = _named(name, self.loaded(http))
+        if base is None:
+            # Only now: the store is looked through for it.
+            waiting = await self.waiting(http)
+            meant = _named(name, waiting)
+            if meant is None and (called := await in_thread(self._resident.called, name)):
+                name = called.name
+                meant = _named(name, waiting)
+                base = _named(name, self.loaded(http))
+            if meant is None and base is None:
+                raise self._not_served(http, name, waiting)
+            if meant is not None:
+                base = await self._resident.load(meant)
+        assert base is not None
+        held.enter_context(base.use.begun())
+        adapters = name[len(base.name) + 1 :]
+        return await in_thread(self._shelf.adapt, base, parse_names(adapters)) if adapters else base
+
+    def _not_served(
+        self, http: Request, name: str, waiting: Sequence[StoredModel]
+    ) -> BareMetalError:
+        key = self._gate.key(http)
+        is_expecting = self._seeding is not None and self._seeding.is_expecting
+        if is_expecting and (key is None or key.allows(name)):
+            return arriving_error(name)
+        served = [*(one.name for one in self.loaded(http)), *(one.name for one in waiting)]
+        return UsageError(
             f"the model {name!r} is not served here",
             code="model.not-found",
             parameter="model",
-            hint="served: "
-            + ", ".join([*(one.name for one in allowed), *(one.name for one in waiting)]),
+            hint="served: " + ", ".join(served),
         )
+
+
+class _Named(Protocol):
+    @property
+    def name(self) -> str: ...
+
+
+N = TypeVar("N", bound=_Named)
+
+
+def _named(name: str, models: Sequence[N]) -> N | None:
+    """The one that a request means, perhaps with adapters behind a colon; any, if it names none."""
+    for one in models:
+        if not name or f"{folded(name)}:".startswith(f"{folded(one.name)}:"):
+            return one
+    return None
 
 
 class _CountsOfKey:

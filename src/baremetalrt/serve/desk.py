@@ -56,6 +56,9 @@ class Desk(Protocol):
     def keep(self, model: Model, keep_alive_s: float) -> None:
         """From now on the model stays in memory so long after its last use, if it may go at all."""
 
+    def require_all_models(self, http: Request) -> None:
+        """Raises `UsageError` unless who asks may ask all models, and so have others fetched."""
+
     def owner_of(self, http: Request) -> Owner:
         """Whose request it is."""
 

@@ -16,9 +16,11 @@ from baremetalrt.serve.desk import Complete, Desk, Handler
 from baremetalrt.serve.json_response import JsonResponse
 from baremetalrt.serve.metrics import Counts
 from baremetalrt.serve.ollama import answers, errors, models
+from baremetalrt.serve.ollama.pulling import Pulling
 from baremetalrt.serve.ollama.schema import (
     OllamaChat,
     OllamaGenerate,
+    OllamaPull,
     OllamaShow,
     keep_alive_of,
 )
@@ -28,6 +30,8 @@ T = TypeVar("T", OllamaChat, OllamaGenerate)
 
 def routes(desk: Desk) -> list[Route]:
     """What this dialect answers, by way of the server."""
+
+    pulling = Pulling()
 
     async def version(_http: Request) -> Response:
         return JsonResponse({"version": models.VERSION})
@@ -53,6 +57,12 @@ def routes(desk: Desk) -> list[Route]:
             model = await desk.find(http, name, held)
         about = await in_thread(models.show, model.name, model.path, model.template.source)
         return JsonResponse(about)
+
+    async def pull(http: Request) -> Response:
+        desk.require_all_models(http)
+        async with desk.body_of(http) as body:
+            asked = decode(body, OllamaPull)
+        return await pulling.answer(asked)
 
     def keeping(complete: Complete[T]) -> Complete[T]:
         """The same, and then the model stays as long as the request says."""
@@ -82,6 +92,7 @@ def routes(desk: Desk) -> list[Route]:
         route("/api/tags", tags, "GET"),
         route("/api/ps", running, "GET"),
         route("/api/show", show, "POST"),
+        route("/api/pull", pull, "POST"),
         route("/api/chat", chat, "POST"),
         route("/api/generate", generate, "POST"),
     ]

@@ -78,6 +78,12 @@ class OllamaShow(msgspec.Struct):
     name: str = ""
 
 
+class OllamaPull(msgspec.Struct):
+    model: str = ""
+    name: str = ""
+    stream: bool | None = None
+
+
 C = TypeVar("C", ChatRequest, CompletionRequest)
 
 

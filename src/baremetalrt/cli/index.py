@@ -1,0 +1,80 @@
+"""`bmrt index`: names that people can remember, and where their models are to be had."""
+
+from typing import TYPE_CHECKING
+
+import click
+
+from baremetalrt.cli import options, output
+
+if TYPE_CHECKING:
+    from baremetalrt.node.names import ListedModel
+
+
+@click.group("index")
+def command() -> None:
+    """Names of models, as `bmrt pull qwen2.5-coder:0.5b` takes them: your own, and a first list."""
+
+
+@command.command("ls")
+@options.JSON
+def list_command(as_json: bool) -> None:
+    """List all names."""
+    _show((), as_json=as_json)
+
+
+@command.command("search")
+@click.argument("words", nargs=-1, required=True)
+@options.JSON
+def search_command(words: tuple[str, ...], as_json: bool) -> None:
+    """List the models of which all WORDS are said."""
+    _show(words, as_json=as_json)
+
+
+@command.command("add")
+@click.argument("name", metavar="NAME[:SIZE]")
+@click.argument("source", metavar="hf:OWNER/REPO|MAGNET|INFOHASH")
+@click.option("--description", default="", metavar="TEXT")
+@options.JSON
+def add_command(name: str, source: str, description: str, as_json: bool) -> None:
+    """Give a model a name of your own, which goes before all others."""
+    from baremetalrt.node.names import add_name
+
+    made = add_name(name, source, description)
+    if as_json:
+        output.print_json(_as_json(made))
+    else:
+        output.note(f"`bmrt pull {name}` means {source} from now on")
+
+
+@command.command("rm")
+@click.argument("name", metavar="NAME[:SIZE]")
+def remove_command(name: str) -> None:
+    """Take a name of your own off the list."""
+    from baremetalrt.node.names import remove_name
+
+    remove_name(name)
+    output.note(f"{name} is no name of yours any more")
+
+
+def _show(words: tuple[str, ...], *, as_json: bool) -> None:
+    from baremetalrt.node.names import listed
+
+    found = list(listed(words))
+    if as_json:
+        output.print_json([_as_json(one) for one in found])
+        return
+    if not found:
+        output.note("no list has such a model; `bmrt pull hf:OWNER/REPO` takes any of a hub")
+        return
+    rows = [(one.name, ", ".join(one.sizes), one.licence, one.description) for one in found]
+    output.print_table(("NAME", "SIZES", "LICENCE", "WHAT IT IS FOR"), rows)
+
+
+def _as_json(model: "ListedModel") -> dict[str, object]:
+    return {
+        "name": model.name,
+        "sizes": model.sizes,
+        "description": model.description,
+        "architecture": model.architecture,
+        "licence": model.licence,
+    }
