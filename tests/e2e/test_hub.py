@@ -143,6 +143,11 @@ def test_a_hub_that_does_not_answer(hub: Hub, tmp_path: Path) -> None:
     assert done.returncode == 4 and "does not answer" in done.stderr
 
 
+def test_nobody_is_asked_offline(hub: Hub, tmp_path: Path) -> None:
+    done = hub_command(hub, tmp_path, "pull", f"hf:{REPO}", "--offline")
+    assert done.returncode == 2 and "asks nobody" in done.stderr and not hub.asked
+
+
 def test_files_may_lie_elsewhere(hub: Hub, model: bytes, tmp_path: Path) -> None:
     """As the real one's do; what comes is checked, whoever sends it."""
     with running({REPO: dict(hub.files[REPO])}) as elsewhere:

@@ -51,7 +51,8 @@ def command(
             output.note(f"{source} is {meant}")
             source = meant
     if is_hub_name(source):
-        _pull_from_hub(f"{source}:{file}" if file else source, blocks, as_json=as_json)
+        named = f"{source}:{file}" if file else source
+        _pull_from_hub(named, blocks, swarm, as_json=as_json)
         return
     source = with_choice(source, file) if file else source
     request = PullRequest(source=source, blocks=blocks, swarm=swarm)
@@ -90,7 +91,9 @@ def command(
     print(pulled.path)
 
 
-def _pull_from_hub(source: str, blocks: BlockSpan | None, *, as_json: bool) -> None:
+def _pull_from_hub(
+    source: str, blocks: BlockSpan | None, swarm: SwarmOptions, *, as_json: bool
+) -> None:
     from baremetalrt.core.errors import UsageError
     from baremetalrt.node.hub_models import pull_from_hub
 
@@ -102,7 +105,7 @@ def _pull_from_hub(source: str, blocks: BlockSpan | None, *, as_json: bool) -> N
             hint="pull the whole model, or name a torrent",
         )
     with TorrentDisplay() as display:
-        pulled = pull_from_hub(source, display.on_event)
+        pulled = pull_from_hub(source, display.on_event, swarm=swarm)
     metainfo = pulled.torrent.metainfo
     if as_json:
         output.print_json(

@@ -7,6 +7,7 @@ import click
 
 from baremetalrt.cli import options, output
 from baremetalrt.cli.model_display import ModelDisplay
+from baremetalrt.core.errors import UsageError
 from baremetalrt.core.spans import BlockSpan
 from baremetalrt.hosting.options import RouteOptions, ShareOptions
 from baremetalrt.node.options import ModelOptions, SwarmOptions
@@ -151,6 +152,8 @@ def command(
     from baremetalrt.serve.serving import ServeRequest, serve
     from baremetalrt.serve.tls import TlsConfig
 
+    if tls_key is not None and tls is None:
+        raise UsageError("--tls-key needs --tls", parameter="tls-key")
     request = ServeRequest(
         models=models,
         port=port,
@@ -163,6 +166,7 @@ def command(
             ),
             max_active=parallel,
             max_waiting=queue,
+            swarm=replace(swarm, metered=metered),
             is_strict=strict,
         ),
         options=replace(

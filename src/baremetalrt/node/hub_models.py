@@ -14,6 +14,7 @@ from baremetalrt.hub.names import HubName, parse_hub_name
 from baremetalrt.hub.others import ForeignModel, models_of
 from baremetalrt.node.events import Chosen, Fetching, Hashing, OnEvent
 from baremetalrt.swarm import catalog
+from baremetalrt.swarm.options import SwarmOptions
 from baremetalrt.swarm.publishing import PublishOptions, publish_file
 from baremetalrt.swarm.stored_torrent import StoredTorrent
 from baremetalrt.weights.store import StoredModel, models_in
@@ -31,15 +32,21 @@ class HubPulled:
     torrent: StoredTorrent
 
 
-def pull_from_hub(text: str, on_event: OnEvent) -> HubPulled:
+def pull_from_hub(text: str, on_event: OnEvent, *, swarm: SwarmOptions) -> HubPulled:
     """Fetches what a name on a hub means; from then on others fetch it from here, or from there.
 
     Raises:
-        UsageError: there is no such model, or several are meant.
+        UsageError: there is no such model, or several are meant, or nobody may be asked (`offline`).
         CapacityError: the hub does not answer, or there is no room on the disk.
         IntegrityError: what came is not what the hub says that it is, or no model.
     """
     name = parse_hub_name(text)
+    if swarm.config().offline:
+        raise UsageError(
+            f"{name} is not fetched: this machine asks nobody beyond its network",
+            code="hub.offline",
+            hint="`offline` in config.toml and --offline say so",
+        )
     repository = look_up(name)
     model = choose(models_among(repository.files), name.quant, available_bytes(), str(name))
     on_event(Chosen(model.name, model.size))

@@ -6,7 +6,7 @@ import signal
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol, TypeVar
+from typing import Final
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -17,15 +17,13 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from baremetalrt import __version__
-from baremetalrt.core.errors import BareMetalError, CapacityError, UsageError
-from baremetalrt.core.ids import folded
+from baremetalrt.core.errors import BareMetalError, CapacityError
 from baremetalrt.core.owner import Owner
-from baremetalrt.core.tasks import Tasks, in_thread, note_failure
-from baremetalrt.node.adapter_shelf import AdapterShelf, parse_names
-from baremetalrt.node.model import Model
+from baremetalrt.core.tasks import Tasks, note_failure
 from baremetalrt.node.node import Node
-from baremetalrt.node.resident_models import ResidentModels, StoredModel
-from baremetalrt.node.seeding import Seeding, arriving_error
+from baremetalrt.node.options import SwarmOptions
+from baremetalrt.node.resident_models import ResidentModels
+from baremetalrt.node.seeding import Seeding
 from baremetalrt.serve import metrics as prometheus
 from baremetalrt.serve.admission import Admission
 from baremetalrt.serve.allowance import Allowances
@@ -40,9 +38,11 @@ from baremetalrt.serve.metrics import Counts
 from baremetalrt.serve.ollama.routes import routes as ollama_routes
 from baremetalrt.serve.openai import errors
 from baremetalrt.serve.openai.reading import FieldReader
+from baremetalrt.serve.openai.routes import model_routes
 from baremetalrt.serve.openai.routes import routes as openai_routes
 from baremetalrt.serve.requests import Bodies, unless_disconnected
 from baremetalrt.serve.responses.routes import routes as responses_routes
+from baremetalrt.serve.served_models import ServedModels
 from baremetalrt.session.session import GenerationStats
 
 logger = logging.getLogger(__name__)
@@ -60,6 +60,7 @@ class ServerConfig:
     gate: GateConfig = field(default_factory=GateConfig)
     max_active: int = 4
     max_waiting: int = 32
+    swarm: SwarmOptions = field(default_factory=SwarmOptions)
     # a field that nobody knows is refused, and not only named
     is_strict: bool = False
 
@@ -86,13 +87,14 @@ class Server:
         self._services = services
         self._resident = resident or ResidentModels(node)
         self._gate = Gate(config.gate)
+        self.models = ServedModels(node, self._resident, self._gate, seeding)
         self._origins = config.gate.origins
         self._admission = Admission(max_active=config.max_active, max_waiting=config.max_waiting)
         self._metrics = prometheus.Metrics(self._admission)
+        self.swarm = config.swarm
         self._allowances = Allowances()
         self._bodies = Bodies()
         self._fields = FieldReader(is_strict=config.is_strict)
-        self._shelf = AdapterShelf()
         self._tasks = Tasks()
         self._begun = Beginnings.now() if hasattr(signal, "SIGHUP") else None
 
@@ -105,8 +107,7 @@ class Server:
                 Route("/health", self.guard(self._health, needs_key=False)),
                 Route("/metrics", self.guard(self._render_metrics)),
                 Route("/torrents", self.guard(self._list_torrents)),
-                Route("/v1/models", self.guard(self._list_models)),
-                Route("/v1/models/{name:path}", self.guard(self._get_model)),
+                *model_routes(self),
                 *openai_routes(self, self._fields),
                 *responses_routes(self, self._fields),
                 *ollama_routes(self),
@@ -182,32 +183,11 @@ class Server:
 
         return guarded
 
-    def keep(self, model: Model, keep_alive_s: float) -> None:
-        self._resident.keep(model.name, keep_alive_s)
-
-    def require_all_models(self, http: Request) -> None:
-        key = self._gate.key(http)
-        if key is not None and key.models:
-            raise UsageError(
-                f"the key {key.name!r} is for {', '.join(key.models)}, and fetches no models",
-                code="key.models",
-            )
-
     def owner_of(self, http: Request) -> Owner:
         return self._gate.owner(self._gate.key(http))
 
     def body_of(self, http: Request) -> AbstractAsyncContextManager[bytes]:
         return self._bodies.of(http)
-
-    def loaded(self, http: Request) -> list[Model]:
-        key = self._gate.key(http)
-        models = self._node.models.values()
-        return [model for model in models if key is None or key.allows(model.name)]
-
-    async def waiting(self, http: Request) -> list[StoredModel]:
-        key = self._gate.key(http)
-        files = await in_thread(self._resident.waiting)
-        return [one for one in files if key is None or key.allows(one.name)]
 
     # endpoints
 
@@ -239,26 +219,6 @@ class Server:
             {"object": "list", "port": seeding.port, "data": await seeding.status()}
         )
 
-    async def _list_models(self, request: Request) -> Response:
-        models = []
-        for model in self.loaded(request):
-            models.append(_model_card(model))
-            for name in await asyncio.to_thread(self._shelf.names_for, model):
-                card = {"id": f"{model.name}:{name}", "parent": model.name}
-                models.append(_model_card(model) | card)
-        models += [await in_thread(_waiting_card, one) for one in await self.waiting(request)]
-        return JsonResponse({"object": "list", "data": models})
-
-    async def _get_model(self, request: Request) -> Response:
-        name = request.path_params["name"]
-        for waiting in await self.waiting(request):
-            if folded(name) == folded(waiting.name):
-                return JsonResponse(await in_thread(_waiting_card, waiting))
-        with ExitStack() as held:
-            model = await self.find(request, name, held)
-        parent = {"parent": model.base.name} if model.base else {}
-        return JsonResponse(_model_card(model) | parent)
-
     async def answer(self, http: Request, reader: Reader[T], complete: Complete[T]) -> Response:
         """Everything that is done for a request, reading it included, is done in its turn."""
         key = self._gate.key(http)
@@ -274,7 +234,7 @@ class Server:
                     await held.enter_async_context(self._admission.slot(owner))
                     request, ignored = reader(body)
                     in_use = held.enter_context(ExitStack())
-                    model = (await self.find(http, request.model, in_use)).owned_by(owner)
+                    model = (await self.models.find(http, request.model, in_use)).owned_by(owner)
                     answer = await complete(request, model, counts, held)
                     if ignored:
                         answer.headers[_IGNORED_HEADER] = ignored
@@ -282,62 +242,6 @@ class Server:
 
             answer = await unless_disconnected(http, answering())
         return answer or Response(status_code=_CLIENT_GONE)
-
-    async def find(self, http: Request, name: str, held: ExitStack) -> Model:
-        """The model of that name, or, behind a colon, with adapters of the store: `base:a+b=0.5`.
-
-        It stays in memory until `held` is closed; one that waits is loaded. Clients of Ollama put
-        `:latest` behind a name. Whom a key does not allow to ask a model, is told of none.
-        """
-        name = name.removesuffix(":latest")
-        base = _named(name, self.loaded(http))
-        if base is None:
-            # Only now: the store is looked through for it.
-            waiting = await self.waiting(http)
-            meant = _named(name, waiting)
-            if meant is None and (called := await in_thread(self._resident.called, name)):
-                name = called.name
-                meant = _named(name, waiting)
-                base = _named(name, self.loaded(http))
-            if meant is None and base is None:
-                raise self._not_served(http, name, waiting)
-            if meant is not None:
-                base = await self._resident.load(meant)
-        assert base is not None
-        held.enter_context(base.use.begun())
-        adapters = name[len(base.name) + 1 :]
-        return await in_thread(self._shelf.adapt, base, parse_names(adapters)) if adapters else base
-
-    def _not_served(
-        self, http: Request, name: str, waiting: Sequence[StoredModel]
-    ) -> BareMetalError:
-        key = self._gate.key(http)
-        is_expecting = self._seeding is not None and self._seeding.is_expecting
-        if is_expecting and (key is None or key.allows(name)):
-            return arriving_error(name)
-        served = [*(one.name for one in self.loaded(http)), *(one.name for one in waiting)]
-        return UsageError(
-            f"the model {name!r} is not served here",
-            code="model.not-found",
-            parameter="model",
-            hint="served: " + ", ".join(served),
-        )
-
-
-class _Named(Protocol):
-    @property
-    def name(self) -> str: ...
-
-
-N = TypeVar("N", bound=_Named)
-
-
-def _named(name: str, models: Sequence[N]) -> N | None:
-    """The one that a request means, perhaps with adapters behind a colon; any, if it names none."""
-    for one in models:
-        if not name or f"{folded(name)}:".startswith(f"{folded(one.name)}:"):
-            return one
-    return None
 
 
 class _CountsOfKey:
@@ -364,25 +268,6 @@ def _ending() -> CapacityError:
     return CapacityError(
         "the server is ending", code="server.ending", hint="ask again when it is back"
     )
-
-
-def _model_card(model: Model) -> dict[str, Any]:
-    return {
-        "id": model.name,
-        "object": "model",
-        "created": model.created,
-        "owned_by": "baremetalrt",
-        "context_length": model.context_limit,
-    }
-
-
-def _waiting_card(file: StoredModel) -> dict[str, Any]:
-    """Of a model that loads when it is asked for."""
-    try:
-        created = int(file.path.stat().st_mtime)
-    except OSError:
-        created = 0
-    return {"id": file.name, "object": "model", "created": created, "owned_by": "baremetalrt"}
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

@@ -1,7 +1,7 @@
 """What a dialect asks of the server: who may ask, which model is meant, whose turn it is."""
 
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, ExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import Protocol, TypeVar
 
 from starlette.exceptions import HTTPException
@@ -11,8 +11,9 @@ from starlette.responses import Response
 from baremetalrt.core.errors import BareMetalError
 from baremetalrt.core.owner import Owner
 from baremetalrt.node.model import Model
-from baremetalrt.node.resident_models import StoredModel
+from baremetalrt.node.options import SwarmOptions
 from baremetalrt.serve.metrics import Counts
+from baremetalrt.serve.served_models import ServedModels
 
 
 class Asked(Protocol):
@@ -46,27 +47,16 @@ class Desk(Protocol):
     async def answer(self, http: Request, reader: Reader[T], complete: Complete[T]) -> Response:
         """Everything that is done for a request, reading it included, is done in its turn."""
 
-    async def find(self, http: Request, name: str, held: ExitStack) -> Model:
-        """The model of that name, with adapters or without, in memory until `held` is closed.
+    @property
+    def models(self) -> ServedModels:
+        """What is served, as those may see it who ask."""
 
-        Raises:
-            UsageError: it is not served here, or not to who asks.
-        """
-
-    def keep(self, model: Model, keep_alive_s: float) -> None:
-        """From now on the model stays in memory so long after its last use, if it may go at all."""
-
-    def require_all_models(self, http: Request) -> None:
-        """Raises `UsageError` unless who asks may ask all models, and so have others fetched."""
+    @property
+    def swarm(self) -> SwarmOptions:
+        """Whom models may be fetched from."""
 
     def owner_of(self, http: Request) -> Owner:
         """Whose request it is."""
 
     def body_of(self, http: Request) -> AbstractAsyncContextManager[bytes]:
         """What a client sends, within bounds of size and time."""
-
-    def loaded(self, http: Request) -> list[Model]:
-        """Models that who asks may ask, in memory."""
-
-    async def waiting(self, http: Request) -> list[StoredModel]:
-        """Those that load when they are asked for."""

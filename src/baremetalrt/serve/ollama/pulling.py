@@ -4,6 +4,7 @@ import asyncio
 import threading
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import Any
 
 from starlette.responses import Response
@@ -14,6 +15,7 @@ from baremetalrt.node.events import Chosen, Event, Fetching, Hashing
 from baremetalrt.node.hub_models import pull_from_hub
 from baremetalrt.node.names import hint_for, meant_by
 from baremetalrt.node.naming import is_hub_name
+from baremetalrt.node.options import SwarmOptions
 from baremetalrt.serve.event_stream import JSON_LINES, EventStream
 from baremetalrt.serve.json_response import JsonResponse, to_json
 from baremetalrt.serve.ollama import errors
@@ -29,7 +31,8 @@ class _Left(Exception):
 class Pulling:
     """Fetches one model after the other."""
 
-    def __init__(self) -> None:
+    def __init__(self, swarm: SwarmOptions) -> None:
+        self._swarm = swarm
         self._fetching = asyncio.Lock()
 
     async def answer(self, request: OllamaPull) -> Response:
@@ -65,7 +68,9 @@ class Pulling:
 
         async with self._fetching:
             yield {"status": "pulling manifest"}
-            work = asyncio.ensure_future(in_thread(pull_from_hub, source, on_event))
+            work = asyncio.ensure_future(
+                in_thread(partial(pull_from_hub, source, on_event, swarm=self._swarm))
+            )
             work.add_done_callback(lambda _: said.put_nowait(None))
             try:
                 while (line := await said.get()) is not None:

@@ -31,35 +31,35 @@ T = TypeVar("T", OllamaChat, OllamaGenerate)
 def routes(desk: Desk) -> list[Route]:
     """What this dialect answers, by way of the server."""
 
-    pulling = Pulling()
+    pulling = Pulling(desk.swarm)
 
     async def version(_http: Request) -> Response:
         return JsonResponse({"version": models.VERSION})
 
     async def tags(http: Request) -> Response:
-        served = [(one.name, one.path) for one in desk.loaded(http)]
-        served += [(one.name, one.path) for one in await desk.waiting(http)]
+        served = [(one.name, one.path) for one in desk.models.loaded(http)]
+        served += [(one.name, one.path) for one in await desk.models.waiting(http)]
         return JsonResponse({"models": [await in_thread(models.tag, *one) for one in served]})
 
     async def running(http: Request) -> Response:
-        loaded = [(m.name, m.path, m.context_limit) for m in desk.loaded(http)]
+        loaded = [(m.name, m.path, m.context_limit) for m in desk.models.loaded(http)]
         return JsonResponse({"models": [await in_thread(models.running, *one) for one in loaded]})
 
     async def show(http: Request) -> Response:
         async with desk.body_of(http) as body:
             asked = decode(body, OllamaShow)
         name = (asked.model or asked.name).removesuffix(":latest")
-        for waiting in await desk.waiting(http):
+        for waiting in await desk.models.waiting(http):
             if folded(name) == folded(waiting.name):
                 # What it is, its file says: it need not be loaded for that.
                 return JsonResponse(await in_thread(models.show, waiting.name, waiting.path))
         with ExitStack() as held:
-            model = await desk.find(http, name, held)
+            model = await desk.models.find(http, name, held)
         about = await in_thread(models.show, model.name, model.path, model.template.source)
         return JsonResponse(about)
 
     async def pull(http: Request) -> Response:
-        desk.require_all_models(http)
+        desk.models.require_all(http)
         async with desk.body_of(http) as body:
             asked = decode(body, OllamaPull)
         return await pulling.answer(asked)
@@ -72,7 +72,7 @@ def routes(desk: Desk) -> list[Route]:
         ) -> Response:
             keep_alive_s = keep_alive_of(request)
             if keep_alive_s is not None:
-                desk.keep(model, keep_alive_s)
+                desk.models.keep(model, keep_alive_s)
             return await complete(request, model, counts, held)
 
         return completed

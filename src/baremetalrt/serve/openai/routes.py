@@ -7,6 +7,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from baremetalrt.serve.desk import Complete, Desk
+from baremetalrt.serve.json_response import JsonResponse
 from baremetalrt.serve.openai import chat, completions, errors
 from baremetalrt.serve.openai.reading import FieldReader
 from baremetalrt.serve.openai.schema import ChatRequest, CompletionRequest
@@ -28,4 +29,19 @@ def routes(desk: Desk, fields: FieldReader) -> list[Route]:
     return [
         route("/v1/chat/completions", ChatRequest, chat.complete),
         route("/v1/completions", CompletionRequest, completions.complete),
+    ]
+
+
+def model_routes(desk: Desk) -> list[Route]:
+    """Which models there are, as this dialect says it."""
+
+    async def listed(http: Request) -> Response:
+        return JsonResponse({"object": "list", "data": await desk.models.cards(http)})
+
+    async def one(http: Request) -> Response:
+        return JsonResponse(await desk.models.card(http, http.path_params["name"]))
+
+    return [
+        Route("/v1/models", desk.guard(listed, errors)),
+        Route("/v1/models/{name:path}", desk.guard(one, errors)),
     ]

@@ -29,7 +29,7 @@ class Output:
         if news.thought:
             events += self._reach("reasoning", "reasoning_text")
             events.append(self._more("response.reasoning_text.delta", news.thought))
-        if news.text or logprobs:
+        if news.text or (logprobs and not news.thought):
             events += self._say(news.text, logprobs)
         for piece in news.pieces:
             events += self._more_of_call(piece)
