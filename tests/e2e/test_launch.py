@@ -93,6 +93,24 @@ def test_what_cannot_be_started_is_said(
     assert done.returncode == 2 and said in done.stderr and not done.stdout
 
 
+def test_what_is_no_program_is_said(server: ServerProcess, tmp_path: Path) -> None:
+    """As an installation leaves it that was broken off."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    (folder / "goose").write_text("nothing that a system runs\n")
+    (folder / "goose").chmod(0o755)
+    done = subprocess.run(
+        [*BMRT, "launch", "goose", "--url", server.url],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        env=environment(tmp_path) | {"PATH": f"{folder}:{os.environ['PATH']}"},
+        timeout=120,
+    )
+    assert done.returncode == 2 and "cannot be started" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_a_unit_is_printed(tmp_path: Path) -> None:
     arguments = ("model 100%.gguf", "--port", "9000", "--keep-alive", "5m")
     done = bmrt("service", "install", "--print", *arguments, home=tmp_path)

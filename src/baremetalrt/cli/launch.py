@@ -63,6 +63,13 @@ def command(
     output.note(f"{words[0]} with {found} at {url}")
     environment = {**os.environ, **start.variables}
     sys.stdout.flush()
-    if os.name == "posix":
-        os.execve(path, words, environment)
-    sys.exit(subprocess.run([path, *words[1:]], env=environment).returncode)
+    try:
+        if os.name == "posix":
+            os.execve(path, words, environment)
+        sys.exit(subprocess.run([path, *words[1:]], env=environment).returncode)
+    except OSError as error:
+        raise UsageError(
+            f"{path} cannot be started: {error.strerror}",
+            code="agent.not-started",
+            hint="is it installed as its makers say?",
+        ) from error
