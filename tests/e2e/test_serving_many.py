@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from ollama import Client
 from openai import OpenAI
-from test_resident_models import get, loaded
+from test_resident_models import loaded
 
 from baremetalrt.weights.store import DEFAULT_MODEL
 from commands import BMRT, ServerProcess, bmrt, environment
@@ -246,7 +246,3 @@ def test_what_is_no_certificate_is_named(
 def test_a_swarm_of_others_signs_nothing(tmp_path: Path, talking_model: Path) -> None:
     said = bmrt("serve", str(talking_model), "--tls", "swarm", home=tmp_path)
     assert said.returncode == 2 and "swarm" in said.stderr
-
-
-def test_the_list_needs_no_model_in_memory(server: ServerProcess) -> None:
-    assert get(f"{server.url}/health")["status"] == "ok"

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from baremetalrt.serve.calls.call import Call, whole
 from baremetalrt.serve.calls.news import News
-from baremetalrt.serve.responses.output import Event, Output
+from baremetalrt.serve.event_stream import Event
+from baremetalrt.serve.responses.output import Output
 
 _texts = st.text("ab \n", max_size=3)
 _calls = st.builds(Call, st.sampled_from(["f", "plain"]), st.just('{"input": "x"}'))

@@ -82,8 +82,7 @@ def written(notation: Notation, arguments: dict[str, Any]) -> str:
             for name, one in arguments.items()
         )
         inner = "{" + ",".join(pairs) + "}"
-    listed = ("[", "]") if n.between == ", " else ("", "")
-    return n.opening + listed[0] + before + inner + listed[1] + n.closing
+    return n.opening + n.brackets[0] + before + inner + n.brackets[1] + n.closing
 
 
 def calls_in(text: str, notation: Notation, tokenizer: Tokenizer) -> list[Call]:
@@ -116,7 +115,7 @@ def test_several_calls_may_come(name: str, tokenizer: Tokenizer, compiler: Gramm
     if n.style == "channels":
         pytest.skip("the mark behind a call ends the answer")
     grammar = form(tokenizer, n).grammar(use(n, "some"))
-    head, tail = n.opening + "[" * (n.between == ", "), "]" * (n.between == ", ") + n.closing
+    head, tail = n.opening + n.brackets[0], n.brackets[1] + n.closing
     if n.between is None:
         two = one + ("\n" if n.closing.startswith("</") else "") + one
     else:

@@ -34,6 +34,14 @@ def test_a_history_is_all_turns_in_order() -> None:
     assert _texts([kept.item(_ONE, "i-b")]) == ["second"]
 
 
+def test_half_a_call_is_not_gone_on_from() -> None:
+    kept, response = KeptResponses(), _response("a", text="first")
+    cut = {"type": "function_call", "id": "i", "status": "incomplete", "arguments": '{"a'}
+    response["output"].append(cut)
+    kept.keep(_ONE, response, [])
+    assert _texts(kept.history(_ONE, "a")) == ["first"] and kept.get(_ONE, "a").response == response
+
+
 def test_nobody_else_has_them() -> None:
     kept = KeptResponses()
     kept.keep(_ONE, _response("a"), [])

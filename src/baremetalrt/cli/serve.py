@@ -166,7 +166,6 @@ def command(
             ),
             max_active=parallel,
             max_waiting=queue,
-            swarm=replace(swarm, metered=metered),
             is_strict=strict,
         ),
         options=replace(

@@ -12,7 +12,7 @@ from typing import Final
 import msgspec
 
 from baremetalrt.core.errors import UsageError
-from baremetalrt.core.files import read_regular
+from baremetalrt.core.files import open_regular, read_regular
 from baremetalrt.core.units import MIB
 
 _MODEL_LAYER: Final = "application/vnd.ollama.image.model"
@@ -86,17 +86,10 @@ def lmstudio_models() -> Iterator[ForeignModel]:
 
 def _is_gguf(path: Path) -> bool:
     try:
-        return read_beginning(path) == _GGUF
+        with open_regular(path) as file:
+            return file.read(len(_GGUF)) == _GGUF
     except OSError:
         return False
-
-
-def read_beginning(path: Path) -> bytes:
-    """The first bytes of a file."""
-    if not path.is_file():
-        return b""
-    with path.open("rb") as file:
-        return file.read(len(_GGUF))
 
 
 PROGRAMS: Final[dict[str, Callable[[], Iterator[ForeignModel]]]] = {

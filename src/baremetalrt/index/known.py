@@ -1,5 +1,6 @@
 """The lists of this machine: one's own, and the one that comes with the program."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -73,13 +74,11 @@ def add_name(text: str, source: str, description: str = "") -> ListedModel:
             hint="hf:OWNER/REPO[:QUANT], a magnet link, or an info-hash",
         )
     known = {one.name: one for one in own_list()}
-    before = known.get(name)
-    made = ListedModel(
-        name=name,
-        sizes={**(before.sizes if before else {}), size or "latest": source.strip()},
-        description=description or (before.description if before else ""),
-        architecture=before.architecture if before else "",
-        licence=before.licence if before else "",
+    before = known.get(name, ListedModel(name=name, sizes={}))
+    made = replace(
+        before,
+        sizes={**before.sizes, size or "latest": source.strip()},
+        description=description or before.description,
     )
     known[name] = made
     _write(list(known.values()))
@@ -100,13 +99,7 @@ def remove_name(text: str) -> None:
         )
     left = {k: v for k, v in model.sizes.items() if size and k != size}
     if left:
-        known[name] = ListedModel(
-            name=name,
-            sizes=left,
-            description=model.description,
-            architecture=model.architecture,
-            licence=model.licence,
-        )
+        known[name] = replace(model, sizes=left)
     else:
         del known[name]
     _write(list(known.values()))

@@ -138,7 +138,17 @@ def names_model(argument: str) -> bool:
         or looks_like_model(argument)
         or _names_torrent(argument)
         or find_torrent(argument) is not None
+        or _is_listed(argument)
     )
+
+
+def _is_listed(argument: str) -> bool:
+    """Whether a list has such a name; raises `UsageError` for one with a size that there is not."""
+    if " " in argument:
+        return False
+    from baremetalrt.node.names import meant_by
+
+    return meant_by(argument) != argument
 
 
 def look_after(model: StoredModel) -> int:

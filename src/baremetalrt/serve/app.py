@@ -60,7 +60,6 @@ class ServerConfig:
     gate: GateConfig = field(default_factory=GateConfig)
     max_active: int = 4
     max_waiting: int = 32
-    swarm: SwarmOptions = field(default_factory=SwarmOptions)
     # a field that nobody knows is refused, and not only named
     is_strict: bool = False
 
@@ -80,8 +79,11 @@ class Server:
         seeding: Seeding | None = None,
         services: Sequence[AbstractAsyncContextManager[object]] = (),
         resident: ResidentModels | None = None,
+        swarm: SwarmOptions | None = None,
     ) -> None:
-        """`services`: what begins and ends with the server; `resident`: models that take turns."""
+        """`services`: what begins and ends with the server; `resident`: models that take turns; `swarm`:
+        whom others are fetched from.
+        """
         self._node = node
         self._seeding = seeding
         self._services = services
@@ -91,7 +93,7 @@ class Server:
         self._origins = config.gate.origins
         self._admission = Admission(max_active=config.max_active, max_waiting=config.max_waiting)
         self._metrics = prometheus.Metrics(self._admission)
-        self.swarm = config.swarm
+        self.swarm = swarm or SwarmOptions()
         self._allowances = Allowances()
         self._bodies = Bodies()
         self._fields = FieldReader(is_strict=config.is_strict)

@@ -1,14 +1,51 @@
 """Answers that come piece by piece, as every dialect has them."""
 
-from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack
-from typing import Final
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AsyncExitStack, aclosing
+from typing import Any, Final
 
 from sse_starlette import EventSourceResponse
 from starlette.types import Receive, Scope, Send
 
+from baremetalrt.core.errors import BareMetalError
+from baremetalrt.serve.json_response import to_json
+
 EVENTS: Final = "text/event-stream"
 JSON_LINES: Final = "application/x-ndjson"
+
+
+Event = dict[str, Any]
+
+
+async def written(
+    events: AsyncGenerator[Event, None],
+    write: Callable[[Event], bytes],
+    said: Callable[[BareMetalError], Event],
+    end: bytes = b"",
+) -> AsyncGenerator[bytes, None]:
+    """Events as they go over the wire, and the `end`; an error of ours, as it is `said`, is the last."""
+    async with aclosing(events) as each:
+        try:
+            async for event in each:
+                yield write(event)
+            if end:
+                yield end
+        except BareMetalError as error:
+            yield write(said(error))
+
+
+def data(event: Event) -> bytes:
+    """An event without a name."""
+    return b"data: " + to_json(event) + b"\n\n"
+
+
+def named_data(event: Event) -> bytes:
+    """An event by the name of its type."""
+    return b"event: " + str(event["type"]).encode() + b"\n" + data(event)
+
+
+def json_line(event: Event) -> bytes:
+    return to_json(event) + b"\n"
 
 
 class EventStream(EventSourceResponse):

@@ -155,7 +155,7 @@ def _assemble(
     services.append(keep_standing(request.share, share_config, swarm, seeding, peers=route.via))
     if request.options.public_system:
         services.insert(1, _computed_beginnings(node, on_event))
-    return Server(node, request.server, seeding, services, resident)
+    return Server(node, request.server, seeding, services, resident, swarm)
 
 
 @asynccontextmanager

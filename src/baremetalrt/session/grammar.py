@@ -28,7 +28,6 @@ _JSON_STYLE: Final[Any] = {
     "item_separator": ", ",
     "key_separator": ": ",
 }
-_ANY_OBJECT: Final[dict[str, Any]] = {"type": "object"}
 
 
 @dataclass(frozen=True)
@@ -74,11 +73,6 @@ def _of_schema(text: str, style: Any) -> tuple[str, str | None]:
         return "", str(error)
     problem = llguidance.LLMatcher.validate_grammar(source)
     return source, problem if problem and not problem.startswith("WARNING") else None
-
-
-def any_json_object() -> Grammar:
-    """Output that is one JSON object."""
-    return from_json_schema(_ANY_OBJECT)
 
 
 class Rules:

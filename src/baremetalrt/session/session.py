@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 # How far ahead room in the cache is taken when no limit on the answer says how much it needs.
 _RESERVE_TOKENS: Final = 1024
+# Rows are looked at where others wait, as the next step reuses their memory: so, few at once.
+_SCORED_TOKENS: Final = 32
 
 FinishReason = Literal["stop", "length"]
 
@@ -201,8 +203,11 @@ class Session:
     async def _prefill(self, place: RoutePlace) -> NDArray[np.float32]:
         tokens = self._prompt
         done = self.stats.cached_tokens = place.length
+        at_once = self._route.chunk_tokens
+        if self._options.scores_prompt:
+            at_once = min(at_once, _SCORED_TOKENS)
         while True:
-            chunk = tokens[done : done + self._route.chunk_tokens]
+            chunk = tokens[done : done + at_once]
             done += len(chunk)
             is_last = done == len(tokens)
             if self._options.scores_prompt:

@@ -8,18 +8,15 @@ from typing import Any
 
 from starlette.responses import Response
 
-from baremetalrt.core.errors import BareMetalError
 from baremetalrt.node.model import Model
 from baremetalrt.serve.anthropic import errors
 from baremetalrt.serve.anthropic.schema import MessagesRequest, as_chat
 from baremetalrt.serve.calls.news import News
 from baremetalrt.serve.conversation import Conversation, begin
-from baremetalrt.serve.event_stream import EventStream
-from baremetalrt.serve.json_response import JsonResponse, to_json
+from baremetalrt.serve.event_stream import Event, EventStream, named_data, written
+from baremetalrt.serve.json_response import JsonResponse
 from baremetalrt.serve.metrics import Counts
 from baremetalrt.session.session import Session
-
-Event = dict[str, Any]
 
 
 async def complete(
@@ -28,7 +25,9 @@ async def complete(
     """Goes on with a conversation, at once or as a stream of events."""
     conversation = await begin(as_chat(request), model)
     if request.stream:
-        return EventStream(_as_text(_events(conversation, metrics)), held.pop_all())
+        events = _events(conversation, metrics)
+        text = written(events, named_data, lambda error: errors.of(error)[1])
+        return EventStream(text, held.pop_all())
     async with aclosing(conversation.answers(metrics)) as answers:
         async for _ in answers:
             pass
@@ -169,17 +168,3 @@ def _more(blocks: _Blocks, news: News) -> list[Event]:
             delta = {"type": "input_json_delta", "partial_json": piece.arguments}
             events += blocks.delta(piece.id, {}, delta)
     return events
-
-
-async def _as_text(events: AsyncGenerator[Event, None]) -> AsyncGenerator[bytes, None]:
-    """Events as they go over the wire; an error of ours is the last of them."""
-    async with aclosing(events) as each:
-        try:
-            async for event in each:
-                yield _data(event)
-        except BareMetalError as error:
-            yield _data(errors.of(error)[1])
-
-
-def _data(event: Event) -> bytes:
-    return b"event: " + str(event["type"]).encode() + b"\ndata: " + to_json(event) + b"\n\n"

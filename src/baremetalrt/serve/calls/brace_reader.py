@@ -13,12 +13,10 @@ class BraceReader:
     """Calls of Gemma's: `call:NAME{key:value}`, texts between marks. They go on when complete."""
 
     def __init__(self, notation: Notation, names: frozenset[str]) -> None:
-        self.rest = None
+        self.rest: str | None = None
         self._notation = notation
         self._names = names
         self._held = ""
-
-    rest: str | None
 
     def add(self, text: str) -> Found:
         self._held += text

@@ -64,7 +64,7 @@ def calls(
         gap = writer.text("\n" if n.closing.startswith("</") else "")
         return f"{one} ({gap} {one}){times}" if may_be_several else one
     listed = f"{call} ({writer.text(n.between)} {call}){times}" if may_be_several else call
-    before, after = ("[", "]") if n.between == ", " else ("", "")
+    before, after = n.brackets
     return writer.joined(n.opening + before, listed, after + n.closing)
 
 

@@ -16,15 +16,13 @@ class JsonReader:
     """Calls whose arguments are objects of JSON: they go on as they come."""
 
     def __init__(self, notation: Notation, names: frozenset[str]) -> None:
-        self.rest = None
+        self.rest: str | None = None
         self._notation = notation
         self._names = names
         self._head = head_of(notation)
         self._held = ""
         self._open: _OpenCall | None = None
         self._num_calls = 0
-
-    rest: str | None
 
     def add(self, text: str) -> Found:
         self._held += text

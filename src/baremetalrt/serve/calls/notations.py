@@ -39,6 +39,11 @@ class Notation:
     style: str = "json"
 
     @property
+    def brackets(self) -> tuple[str, str]:
+        """Around calls that are written as a list."""
+        return ("[", "]") if self.between == ", " else ("", "")
+
+    @property
     def all_marks(self) -> frozenset[str]:
         """What may be control tokens, which have no text: they are told by their names."""
         return frozenset({self.opening, self.closing, *self.marks} - {""})

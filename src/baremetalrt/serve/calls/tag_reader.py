@@ -15,7 +15,7 @@ class TagReader:
     """Calls whose arguments are between tags, as they stand: each goes on when it is complete."""
 
     def __init__(self, notation: Notation, tools: Sequence[Tool]) -> None:
-        self.rest = None
+        self.rest: str | None = None
         self._notation = notation
         self._types = {tool.function.name: _types(tool) for tool in tools}
         self._head = head_of(notation)
@@ -26,8 +26,6 @@ class TagReader:
         self._held = ""
         self._call: Call | None = None
         self._arguments: dict[str, Any] = {}
-
-    rest: str | None
 
     def add(self, text: str) -> Found:
         self._held += text

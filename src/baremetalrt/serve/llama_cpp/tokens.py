@@ -1,6 +1,5 @@
 """`/tokenize`, `/detokenize` and `/apply-template`: what a model reads, as it reads it."""
 
-import codecs
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -54,10 +53,8 @@ async def detokenize(
     request: DetokenizeRequest, model: Model, _metrics: Counts, _held: AsyncExitStack
 ) -> Response:
     """Token ids as the text that they are; control tokens by their names."""
-    decoder = codecs.getincrementaldecoder("utf-8")("replace")
     names = map(model.tokenizer.name, _known(model, request.tokens))
-    text = "".join(decoder.decode(name) for name in names) + decoder.decode(b"", final=True)
-    return JsonResponse({"content": text})
+    return JsonResponse({"content": b"".join(names).decode("utf-8", "replace")})
 
 
 def _known(model: Model, tokens: list[int]) -> list[int]:

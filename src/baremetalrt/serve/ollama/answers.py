@@ -9,12 +9,11 @@ from typing import Any, Final
 
 from starlette.responses import Response
 
-from baremetalrt.core.errors import BareMetalError
 from baremetalrt.node.model import Model
 from baremetalrt.serve.calls.news import News
 from baremetalrt.serve.conversation import Conversation, begin
-from baremetalrt.serve.event_stream import JSON_LINES, EventStream
-from baremetalrt.serve.json_response import JsonResponse, to_json
+from baremetalrt.serve.event_stream import JSON_LINES, EventStream, json_line, written
+from baremetalrt.serve.json_response import JsonResponse
 from baremetalrt.serve.metrics import Counts
 from baremetalrt.serve.ollama import errors
 from baremetalrt.serve.ollama.schema import (
@@ -140,7 +139,8 @@ async def _answered(
     streams: bool,
 ) -> Response:
     if streams:
-        return EventStream(_as_text(lines), held.pop_all(), JSON_LINES)
+        text = written(lines, json_line, lambda error: errors.of(error)[1])
+        return EventStream(text, held.pop_all(), JSON_LINES)
     return JsonResponse(await _whole(lines))
 
 
@@ -160,13 +160,3 @@ async def _whole(lines: AsyncGenerator[dict[str, Any], None]) -> dict[str, Any]:
     if calls:
         whole["tool_calls"] = calls
     return last
-
-
-async def _as_text(lines: AsyncGenerator[dict[str, Any], None]) -> AsyncGenerator[bytes, None]:
-    """Lines as they go over the wire; an error of ours is the last of them."""
-    async with aclosing(lines) as each:
-        try:
-            async for line in each:
-                yield to_json(line) + b"\n"
-        except BareMetalError as error:
-            yield to_json(errors.of(error)[1]) + b"\n"

@@ -5,23 +5,20 @@ import threading
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack
 from functools import partial
-from typing import Any
 
 from starlette.responses import Response
 
-from baremetalrt.core.errors import BareMetalError, CapacityError, UsageError
+from baremetalrt.core.errors import CapacityError, UsageError
 from baremetalrt.core.tasks import in_thread
-from baremetalrt.node.events import Chosen, Event, Fetching, Hashing
+from baremetalrt.node import events
 from baremetalrt.node.hub_models import pull_from_hub
 from baremetalrt.node.names import hint_for, meant_by
 from baremetalrt.node.naming import is_hub_name
 from baremetalrt.node.options import SwarmOptions
-from baremetalrt.serve.event_stream import JSON_LINES, EventStream
-from baremetalrt.serve.json_response import JsonResponse, to_json
+from baremetalrt.serve.event_stream import JSON_LINES, Event, EventStream, json_line, written
+from baremetalrt.serve.json_response import JsonResponse
 from baremetalrt.serve.ollama import errors
 from baremetalrt.serve.ollama.schema import OllamaPull
-
-Line = dict[str, Any]
 
 
 class _Left(Exception):
@@ -48,19 +45,20 @@ class Pulling:
             )
         lines = self._lines(source)
         if request.stream is not False:
-            return EventStream(_as_text(lines), AsyncExitStack(), JSON_LINES)
+            text = written(lines, json_line, lambda error: errors.of(error)[1])
+            return EventStream(text, AsyncExitStack(), JSON_LINES)
         said = [line async for line in lines]
         return JsonResponse(said[-1])
 
-    async def _lines(self, source: str) -> AsyncGenerator[Line, None]:
+    async def _lines(self, source: str) -> AsyncGenerator[Event, None]:
         if self._fetching.locked():
             raise CapacityError(
                 "another model is being fetched", code="queue.full", hint="pull it after that one"
             )
         loop, has_left = asyncio.get_running_loop(), threading.Event()
-        said: asyncio.Queue[Line | None] = asyncio.Queue()
+        said: asyncio.Queue[Event | None] = asyncio.Queue()
 
-        def on_event(event: Event) -> None:
+        def on_event(event: events.Event) -> None:
             if has_left.is_set():
                 raise _Left
             if (line := _line_of(event)) is not None:
@@ -85,21 +83,10 @@ class Pulling:
             yield {"status": "success"}
 
 
-def _line_of(event: Event) -> Line | None:
-    if isinstance(event, Chosen):
+def _line_of(event: events.Event) -> Event | None:
+    if isinstance(event, events.Chosen):
         return {"status": f"pulling {event.name}", "total": event.num_bytes, "completed": 0}
-    if isinstance(event, Fetching):
+    if isinstance(event, events.Fetching):
         done = {"total": event.wanted_bytes, "completed": event.have_bytes}
         return {"status": f"pulling {event.name}", "digest": event.name, **done}
-    return {"status": "writing manifest"} if isinstance(event, Hashing) else None
-
-
-async def _as_text(lines: AsyncGenerator[Line, None]) -> AsyncGenerator[bytes, None]:
-    """Lines as they go over the wire; an error of ours is the last of them."""
-    try:
-        async for line in lines:
-            yield to_json(line) + b"\n"
-    except BareMetalError as error:
-        yield to_json(errors.of(error)[1]) + b"\n"
-    finally:
-        await lines.aclose()
+    return {"status": "writing manifest"} if isinstance(event, events.Hashing) else None

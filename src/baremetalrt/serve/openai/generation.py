@@ -9,10 +9,9 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 from starlette.responses import Response
 
-from baremetalrt.core.errors import BareMetalError, UsageError
+from baremetalrt.core.errors import UsageError
 from baremetalrt.core.tasks import Tasks
-from baremetalrt.serve.event_stream import EventStream
-from baremetalrt.serve.json_response import to_json
+from baremetalrt.serve.event_stream import EventStream, data, written
 from baremetalrt.serve.metrics import Counts
 from baremetalrt.serve.openai import errors
 from baremetalrt.serve.openai.schema import ChatRequest, CompletionRequest
@@ -211,19 +210,5 @@ def envelope(kind: str, prefix: str, model: str) -> dict[str, Any]:
 
 def event_stream(events: AsyncGenerator[dict[str, Any], None], held: AsyncExitStack) -> EventStream:
     """Events, and what the request holds until the last of them."""
-    return EventStream(_as_text(events), held)
-
-
-async def _as_text(events: AsyncGenerator[dict[str, Any], None]) -> AsyncGenerator[bytes, None]:
-    """Events as they go over the wire; an error of ours is the last of them."""
-    async with aclosing(events) as each:
-        try:
-            async for event in each:
-                yield _data(event)
-            yield b"data: [DONE]\n\n"
-        except BareMetalError as error:
-            yield _data(errors.of(error)[1])
-
-
-def _data(event: dict[str, Any]) -> bytes:
-    return b"data: " + to_json(event) + b"\n\n"
+    text = written(events, data, lambda error: errors.of(error)[1], end=b"data: [DONE]\n\n")
+    return EventStream(text, held)

@@ -12,14 +12,14 @@ from starlette.responses import Response
 from baremetalrt.core.errors import BareMetalError
 from baremetalrt.node.model import Model
 from baremetalrt.serve.conversation import Conversation, Said, begin
-from baremetalrt.serve.event_stream import EventStream
-from baremetalrt.serve.json_response import JsonResponse, to_json
+from baremetalrt.serve.event_stream import Event, EventStream, named_data, written
+from baremetalrt.serve.json_response import JsonResponse
 from baremetalrt.serve.metrics import Counts
 from baremetalrt.serve.openai import errors
 from baremetalrt.serve.openai import generation as g
 from baremetalrt.serve.responses.ids import new_id
 from baremetalrt.serve.responses.kept import KeptResponses
-from baremetalrt.serve.responses.output import Event, Output
+from baremetalrt.serve.responses.output import Output
 from baremetalrt.serve.responses.schema import Item, ResponsesRequest
 from baremetalrt.serve.responses.translation import as_chat, is_ours, items_of, named
 
@@ -84,7 +84,9 @@ class Responses:
         answer = await self._begin(request, model)
         grammar = answer.conversation.grammar
         if request.stream:
-            stream = EventStream(_as_text(self._events(answer, metrics)), held.pop_all())
+            events = self._events(answer, metrics)
+            text = written(events, named_data, lambda error: errors.of(error)[1])
+            stream = EventStream(text, held.pop_all())
             return g.with_warning(stream, grammar)
         async with aclosing(answer.conversation.answers(metrics)) as answers:
             async for said in answers:
@@ -178,9 +180,3 @@ def _response(request: ResponsesRequest, conversation: Conversation) -> dict[str
 
 def _given(value: float | None, otherwise: float) -> float:
     return otherwise if value is None else value
-
-
-async def _as_text(events: AsyncGenerator[Event, None]) -> AsyncGenerator[bytes, None]:
-    async with aclosing(events) as each:
-        async for event in each:
-            yield b"event: " + str(event["type"]).encode() + b"\ndata: " + to_json(event) + b"\n\n"

@@ -36,6 +36,11 @@ class Kept:
         return self.asked + self.answered
 
 
+def _is_cut_call(item: dict[str, Any]) -> bool:
+    """Half a call: nothing goes on from it."""
+    return str(item["type"]).endswith("_call") and item["status"] == "incomplete"
+
+
 class _Shelf:
     """Those of one owner; the one that was not asked for longest is the first."""
 
@@ -68,7 +73,9 @@ class KeptResponses:
             response=response,
             previous=response["previous_response_id"],
             asked=tuple(asked),
-            answered=tuple(msgspec.convert(item, Item) for item in response["output"]),
+            answered=tuple(
+                msgspec.convert(item, Item) for item in response["output"] if not _is_cut_call(item)
+            ),
             num_bytes=len(to_json([response, msgspec.to_builtins(list(asked))])),
         )
         shelf = self._shelves.setdefault(owner, _Shelf())

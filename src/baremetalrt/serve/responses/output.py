@@ -5,10 +5,10 @@ from typing import Any
 
 from baremetalrt.serve.calls.call import Call, CallPiece
 from baremetalrt.serve.calls.news import News
+from baremetalrt.serve.event_stream import Event
 from baremetalrt.serve.responses.ids import new_id
 from baremetalrt.serve.responses.translation import arguments_as_input
 
-Event = dict[str, Any]
 _Item = dict[str, Any]
 
 
