@@ -82,6 +82,13 @@ def test_a_name_of_a_list_is_enough(hub: Hub, tmp_path: Path) -> None:
     done = hub_command(hub, tmp_path, "pull", "tiny-one")
     assert done.returncode == 0 and f"hf:{REPO}:Q4_K_M" in done.stderr
     assert hub_command(hub, tmp_path, "run", "tiny-one:small", "-n", "1", "x").returncode == 0
+    # Keys are for it by that name, too.
+    made = json.loads(
+        bmrt(
+            "keys", "add", "k", "--model", "tiny-one", "--model", "later", "--json", home=tmp_path
+        ).stdout
+    )
+    assert made["models"] == ["tiny-Q4_K_M", "later"]
     # One word alone is the model, and the prompt comes from elsewhere.
     piped = hub_command(hub, tmp_path, "run", "tiny-one", "-n", "1")
     assert piped.returncode == 2 and "the prompt is empty" in piped.stderr

@@ -43,8 +43,13 @@ def add(
     as_json: bool,
 ) -> None:
     """Make a key for the client NAME, and print it: it is shown once, and only its hash is kept."""
+    from baremetalrt.node.naming import name_here
     from baremetalrt.serve.keys import add_key
 
+    here = {model: name_here(model) for model in models}
+    for model in (one for one, known in here.items() if known is None):
+        output.note(f"no model {model!r} is here yet; the key is for it once it is called that")
+    models = tuple(known or model for model, known in here.items())
     key, secret = add_key(name, models=models, max_active=parallel, tokens_per_hour=tokens_per_hour)
     if as_json:
         output.print_json(_as_json(key) | {"key": secret})

@@ -95,6 +95,17 @@ def find_whole_model(reference: str | None) -> StoredModel:
     return model
 
 
+def name_here(reference: str) -> str | None:
+    """What a model that is here is called, by whatever it is meant; None where there is none yet."""
+    try:
+        model = resolve(reference)
+    except UsageError as error:
+        if error.code != "model.not-found":
+            raise
+        return None
+    return model.name if isinstance(model, StoredModel) else None
+
+
 def has_private_swarm() -> bool:
     """Whether this machine is in one; told without reading its keys."""
     return swarms_folder().is_dir() and any(swarms_folder().iterdir())

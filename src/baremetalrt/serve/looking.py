@@ -47,8 +47,10 @@ def served_model(url: str, model: str | None, key: str | None) -> str:
     if found:
         return found[0]
     raise UsageError(
-        f"the server at {url} has no model {model!r}" if model else f"{url} has no models",
+        f"the server at {url} has no model" + (f" {model!r}" if model else " for who asks"),
         code="model.not-found",
         parameter="model",
-        hint=f"it has: {', '.join(names)}" if names else None,
+        hint=f"it has: {', '.join(names)}"
+        if names
+        else "`bmrt keys ls` says which models a key is for",
     )
