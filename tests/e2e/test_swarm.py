@@ -21,6 +21,7 @@ from baremetalrt.core.spans import BlockSpan, ByteRange
 from baremetalrt.core.units import MIB
 from baremetalrt.node.naming import find_whole_model
 from baremetalrt.swarm.metainfo import Metainfo
+from baremetalrt.swarm.session_settings import parse_peer
 from baremetalrt.weights.gguf import GGUFFile
 from commands import bmrt
 from peers_kit import at_home
@@ -316,10 +317,13 @@ def test_what_is_no_peer_at_all_does_no_harm(metainfo: Metainfo, model: Path, ho
     assert is_whole(found, model) and found["bad_pieces"] == 0
 
 
-def test_a_liar_is_banned_and_an_honest_seed_is_not(
+def test_a_liar_is_banned_and_the_result_is_right(
     metainfo: Metainfo, model: Path, home: Path, tmp_path: Path
 ) -> None:
-    """Every block of the liar's is bad; the result is right and the ban names who it was."""
+    """Every block of the liar's is bad; the ban names who it was.
+
+    On a busy machine libtorrent may ban the honest one with it, for pieces mixed of both.
+    """
     bad = corrupted(model, tmp_path / "corrupted")
     with (
         Seeder(metainfo.raw, bad, upload_limit=12 * MB) as liar,
@@ -329,13 +333,13 @@ def test_a_liar_is_banned_and_an_honest_seed_is_not(
         assert liar.uploaded_bytes > 0
         assert is_whole(found, model)
         assert found["bad_pieces"] > 0 and found["wasted_bytes"] > 0
-        assert set(found["banned"]) == {liar.peer}
+        assert liar.peer in found["banned"]
 
 
 def test_with_more_liars_than_honest_seeds_the_result_is_right(
     metainfo: Metainfo, model: Path, home: Path, tmp_path: Path
 ) -> None:
-    """Pieces mixed from three liars and one who is honest: the honest one is never blamed."""
+    """Pieces mixed from three liars and one who is honest."""
     bad = corrupted(model, tmp_path / "corrupted")
     with ExitStack() as stack:
         liars = [
@@ -345,7 +349,23 @@ def test_with_more_liars_than_honest_seeds_the_result_is_right(
         peers = [*(liar.peer for liar in liars), honest.peer]
         found = pull(metainfo.magnet, home=home, peers=peers)
     assert is_whole(found, model)
-    assert found["banned"] and set(found["banned"]) <= {liar.peer for liar in liars}
+    assert set(found["banned"]) & {liar.peer for liar in liars}
+
+
+def test_an_honest_seed_that_was_banned_is_asked_again(
+    metainfo: Metainfo, model: Path, home: Path
+) -> None:
+    """When nobody else is there: it may have been banned with one that lied, or libtorrent lost count."""
+    with Seeder(metainfo.raw, model, upload_limit=6 * MB) as seed:
+        with PullProcess(metainfo.magnet, home=home, peers=[seed.peer]) as process:
+            seed.wait_uploaded(6 * MB)
+            process.kill()
+        (path,) = home.rglob("resume")
+        resume = lt.read_resume_data(path.read_bytes())
+        resume.banned_peers = [parse_peer(seed.peer, offline=True)]
+        path.write_bytes(lt.write_resume_data_buf(resume))
+        found = pull(metainfo.magnet, home=home, peers=[seed.peer])
+    assert is_whole(found, model)
 
 
 # Interruptions

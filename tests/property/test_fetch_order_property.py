@@ -25,7 +25,7 @@ class Situation:
     awaited: list[frozenset[int]]
     step: int
 
-    def order(self, have: set[int] | frozenset[int]) -> FetchOrder:
+    def order(self, have: set[int] | frozenset[int], *, probes: int | None = None) -> FetchOrder:
         return order_fetch(
             num_pieces=self.num_pieces,
             wanted=self.wanted,
@@ -33,6 +33,7 @@ class Situation:
             units=self.units,
             awaited=self.awaited,
             step=self.step,
+            probes=probes,
         )
 
     @property
@@ -217,3 +218,15 @@ def test_an_embedding_that_is_stored_after_the_blocks_comes_before_them(choose: 
 def test_pieces_share_a_priority_by_their_size() -> None:
     """Four megabytes of them, or one that is larger."""
     assert [step_pieces(size) for size in (256 * KIB, MIB, 4 * MIB, 64 * MIB)] == [16, 4, 1, 1]
+
+
+@given(situations(), st.integers(1, 4))
+def test_probes_are_the_first_that_would_be_asked_for(situation: Situation, probes: int) -> None:
+    """Few, the most wanted, with no deadlines; and all of it afterwards."""
+    whole = situation.order(situation.have)
+    few = situation.order(situation.have, probes=probes)
+    asked = {p for p, x in enumerate(few.priorities) if x and p not in situation.have}
+    missing = {p for p, x in enumerate(whole.priorities) if x and p not in situation.have}
+    assert not few.deadlines_ms and asked <= missing and len(asked) == min(probes, len(missing))
+    least = min((whole.priorities[p] for p in asked), default=UNWANTED)
+    assert all(whole.priorities[p] <= least for p in missing - asked)

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import logging
 import socket
+import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, Self
 
@@ -32,6 +33,8 @@ from baremetalrt.swarm.session_settings import (
     session_settings,
     stranger_filter,
 )
+from baremetalrt.swarm.sources import called_peers, source_views
+from baremetalrt.swarm.stalls import LOOK_S
 from baremetalrt.swarm.state_saver import StateSaver
 from baremetalrt.swarm.stored_torrent import StoredTorrent
 from baremetalrt.swarm.torrent import Torrent
@@ -70,6 +73,7 @@ class SwarmClient:
         self._alerts = Alerts(self._session, alert_handlers(self._of_handle, self.dht))
         self._is_open = True
         self._saver = StateSaver(self._alerts, finds_locally=self.config.local_discovery)
+        self._tasks.repeat("looking for stalls", self._end_stalls, lambda: LOOK_S)
         if self._certificates:
             renew = self._renew_certificates
             self._tasks.repeat("looking at certificates", renew, lambda: _RENEWED_S)
@@ -145,6 +149,7 @@ class SwarmClient:
             handle, metainfo, stored.entry, self, have=have, wanted=everything if fetches else have
         )
         torrent.was_saved = stored.resume is not None
+        torrent.num_banned = len(stored.resume.banned_peers) if stored.resume else 0
         known = stored.resume.peers if stored.resume else ()
         torrent.peers |= dict.fromkeys([*addresses, *known])
         self._locks[key_of(handle)] = stack
@@ -175,23 +180,38 @@ class SwarmClient:
             torrent.handle.connect_peer(address)
             torrent.peers.setdefault(address)
 
-    async def restart(self, torrent: Torrent) -> None:
+    async def restart(self, torrent: Torrent, *, forgives: bool = False) -> None:
         """Goes on after a failure, once there is room on the disk again.
 
         What of the last pieces came to be written nobody knows: what is on disk is hashed first. Whoever
-        waits for the torrent keeps it.
+        waits for the torrent keeps it. Who was banned may come again if this `forgives`.
         """
         key = key_of(torrent.handle)
         self._torrents.pop(key, None)
         await self._take_out(torrent.handle)
         try:
             stored = StoredTorrent(torrent.entry, torrent.metainfo)
+            if forgives:
+                stored.forgive()
             handle, have = await self._launch(stored, tuple(torrent.peers), lambda fraction: None)
         except BaseException:
             self._locks.pop(key).close()
             raise
         torrent.relaunched(handle, have)
         await self._begin(torrent)
+
+    async def _end_stalls(self) -> None:
+        """Starts those anew that stand still though somebody could send; see `stalls.py`."""
+        now_s = time.monotonic()
+        for torrent in self.torrents:
+            missing = torrent.missing
+            if not missing or torrent.failure is not None:
+                continue
+            sources = await asyncio.to_thread(source_views, torrent.handle, missing)
+            if torrent.is_stuck(now_s, sources) and self.find(torrent.entry.id) is torrent:
+                _log.warning("%s stands still and is started anew", torrent.metainfo.name)
+                await self.save(torrent)
+                await self.restart(torrent, forgives=True)
 
     async def _begin(self, torrent: Torrent) -> None:
         self._torrents[key_of(torrent.handle)] = torrent
@@ -248,7 +268,9 @@ class SwarmClient:
             info = await asyncio.to_thread(handle.torrent_file)
             assert info is not None, "libtorrent has said that it has the metadata"
             raw = bare_torrent_file(info.info_section(), link)
-            known = [format_address(*peer) for peer in await asyncio.to_thread(_called, handle)]
+            known = [
+                format_address(*peer) for peer in await asyncio.to_thread(called_peers, handle)
+            ]
         finally:
             await self._drop(handle)
         return raw, known
@@ -315,7 +337,7 @@ class SwarmClient:
 
         async def look() -> None:
             if torrent.handle.is_valid():
-                called = await asyncio.to_thread(_called, torrent.handle)
+                called = await asyncio.to_thread(called_peers, torrent.handle)
                 if endpoint in called:
                     torrent.remember_peer(endpoint)
 
@@ -420,16 +442,6 @@ class SwarmClient:
         }
         self._session.apply_settings(limits)
         await asyncio.to_thread(_limit_local_peers, self._session, config)
-
-
-def _called(handle: lt.torrent_handle) -> list[tuple[str, int]]:
-    """Peers that we are connected to and called ourselves; mirrors are no peers. Blocks."""
-    return [
-        peer.ip
-        for peer in handle.get_peer_info()
-        if peer.connection_type == lt.peer_info.standard_bittorrent
-        and peer.flags & lt.peer_info.outgoing_connection
-    ]
 
 
 def _limit_local_peers(session: lt.session, config: SwarmConfig) -> None:

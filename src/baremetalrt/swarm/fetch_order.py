@@ -5,6 +5,10 @@ after them the one below, and so on: a window that moves along. (Its sequential 
 order of the file, which is often not the order of execution, and it loses its place when pieces that were
 withheld are released.) Pieces that somebody waits for this moment get deadlines besides, a few at a
 time: deadlines on everything would hold no order at all.
+
+The first pieces are few, until one has passed its hash or failed it: libtorrent mixes the blocks of all
+peers in its first second, takes trust from each of them for every piece that fails, and bans at the
+fourth. One that lies would have the honest ones banned with it before the first hash is checked.
 """
 
 from collections.abc import Iterable, Sequence, Set
@@ -44,13 +48,14 @@ def order_fetch(
     units: Sequence[Iterable[int]],
     awaited: Sequence[Iterable[int]],
     step: int,
+    probes: int | None = None,
 ) -> FetchOrder:
     """What to tell libtorrent.
 
     `units` are pieces in order of execution: header, embedding, blocks, head. Wanted pieces of no unit
     come last; without units there is no order, and the rarest come first. `awaited` are pieces that
     somebody waits for, in the order of asking: they come before all others, `wanted` or not. `step`
-    pieces share a priority.
+    pieces share a priority. With `probes`, only so many of the first missing ones are asked for.
     """
     priorities = [UNWANTED] * num_pieces
     for piece in wanted:
@@ -71,6 +76,12 @@ def order_fetch(
                 first = position if first is None else first
                 distance = -(-len(urgent) // step) * step + position - first
                 priorities[piece] = max(_LATER, _NOW - distance // step)
+    if probes is not None:
+        missing = (p for p, priority in enumerate(priorities) if priority and p not in have)
+        first_ones = sorted(missing, key=lambda p: -priorities[p])[:probes]
+        kept = {*have, *first_ones}
+        priorities = [x if p in kept else UNWANTED for p, x in enumerate(priorities)]
+        return FetchOrder(tuple(priorities))
     deadlines = {
         piece: _DEADLINE_STEP_MS * (i + 1) for i, piece in enumerate(urgent) if i < _MAX_DEADLINES
     }

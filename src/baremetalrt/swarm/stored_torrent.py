@@ -47,6 +47,11 @@ class StoredTorrent:
         """Those of them that libtorrent wrote down."""
         return {i for i, has in enumerate(self.resume.have_pieces) if has} if self.resume else set()
 
+    def forgive(self) -> None:
+        """Who was banned is not, for the next start."""
+        if self.resume is not None:
+            self.resume.banned_peers = []
+
     def blocks_here(self, file: GGUFFile) -> list[bool]:
         """For every block, whether it was verified and is on disk."""
         have = self.claimed

@@ -15,11 +15,14 @@ from baremetalrt.swarm.alerts import TorrentGoneError
 from baremetalrt.swarm.catalog import Entry
 from baremetalrt.swarm.fetch_order import FetchOrder, order_fetch, step_pieces
 from baremetalrt.swarm.metainfo import Metainfo
+from baremetalrt.swarm.stalls import SourceView, StallWatch
 
 _log = logging.getLogger("baremetalrt.swarm")
 
 # So long after the first piece of a magnet link, peers have answered with the v2 hashes of pieces.
 _LAYERS_S: Final = 2.0
+# Pieces to ask for before the first of them is known to be good or bad.
+_PROBES: Final = 2
 
 
 @dataclass(frozen=True)
@@ -113,6 +116,7 @@ class Torrent:
         self._order = FetchOrder(())
         self._step = step_pieces(metainfo.pieces.piece_bytes)
         self._expects_layers = self._has_layers = False
+        self._is_probed = False
         self._transfer = Transfer()
         # how many pieces were here when the order was last told
         self._num_ordered = 0
@@ -123,11 +127,26 @@ class Torrent:
         self.last_piece_at: float | None = None
         self.num_bad_pieces = 0
         self.banned: list[str] = []
+        # since it was last started, and of those before it
+        self.num_banned = 0
+        self._stalls = StallWatch()
 
     @property
     def is_complete(self) -> bool:
         """Whether every piece of the model is verified and on disk."""
         return self._model <= self.on_disk
+
+    @property
+    def missing(self) -> frozenset[int]:
+        """Pieces that are wanted or waited for and not here."""
+        awaited = (w.pieces for w in self._waiters)
+        return frozenset(self.wanted.union(*awaited) - self._have)
+
+    def is_stuck(self, now_s: float, sources: Sequence[SourceView]) -> bool:
+        """Whether it has to be started anew; see `StallWatch`."""
+        return self._stalls.is_stuck(
+            now_s, num_have=len(self._have), sources=sources, num_banned=self.num_banned
+        )
 
     def has(self, ranges: Iterable[ByteRange]) -> bool:
         """Whether these bytes are verified and on disk."""
@@ -183,6 +202,7 @@ class Torrent:
             units=self._units,
             awaited=[w.pieces for w in self._waiters if w.is_urgent],
             step=self._step,
+            probes=None if self._is_probed else _PROBES,
         )
         self._num_ordered = len(self._have)
         over = self._order.deadlines_ms.keys() - order.deadlines_ms.keys() - self._have
@@ -211,6 +231,11 @@ class Torrent:
             self._expects_layers = True
             asyncio.get_running_loop().call_later(_LAYERS_S, self._on_layers)
 
+    def _on_probed(self) -> None:
+        if not self._is_probed:
+            self._is_probed = True
+            self.order()
+
     def _on_layers(self) -> None:
         self._has_layers = True
         if self.handle.is_valid() and self.failure is None:
@@ -222,6 +247,7 @@ class Torrent:
         """A piece has passed its hash. It may still be on its way to the disk."""
         self._have.add(piece)
         self._expect_layers()
+        self._on_probed()
         self.last_piece_at = time.perf_counter()
         if self._units and len(self._have) - self._num_ordered >= self._step // 2:
             self.order()
@@ -265,9 +291,11 @@ class Torrent:
 
     def on_bad_piece(self, piece: int) -> None:
         self.num_bad_pieces += 1
+        self._on_probed()
         _log.warning("%s: piece %d failed its hash and is thrown away", self.metainfo.name, piece)
 
     def on_ban(self, address: str) -> None:
+        self.num_banned += 1
         if address not in self.banned:
             self.banned.append(address)
         _log.warning("%s: %s sent bad data and is banned", self.metainfo.name, address)
@@ -297,7 +325,12 @@ class Torrent:
         self._have = set(have)
         self.on_disk = set(have)
         self._order = FetchOrder(())
+        self._is_probed = False
+        self.num_banned = 0
         self.failure = None
+        # What was asked of the old handle is not answered.
+        self._flushing = set(self._have)
+        self.on_flushed()
 
     def progress(self) -> TorrentProgress:
         """How it is doing; rates and counts are those of the client's last `refresh`."""
