@@ -130,7 +130,7 @@ async def compare_reloads(path: Path, threads: int, pairs: int) -> None:
         with opened(path, threads, keeps_prefixes=True) as node:
             place, computed_s = await prefill(model_of(node), tokens)
             model_of(node).route.release(place, keep=True)
-            await TextKeeper(node, CacheConfig()).save_rest()
+            await TextKeeper(node, CacheConfig()).save_rest(node.spans)
         with opened(path, threads, keeps_prefixes=True) as node:
             place, reloaded_s = await prefill(model_of(node), tokens)
         ratios.append(reloaded_s / computed_s)

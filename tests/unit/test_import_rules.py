@@ -71,7 +71,8 @@ ROOMS_OF_LIBRARIES: dict[str, tuple[str, ...]] = {
     "rich": ("cli",),
     # and what tokenizers of a hub need
     "huggingface_hub": ("hub", "tuning"),
-    "cryptography": ("membership", "peers"),
+    # and who signs a list of models
+    "cryptography": ("membership", "peers", "index"),
     "torch": ("tuning",),
     "transformers": ("tuning",),
     "peft": ("tuning",),

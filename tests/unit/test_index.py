@@ -10,6 +10,7 @@ from baremetalrt.core.errors import IntegrityError, UsageError
 from baremetalrt.hub.names import parse_hub_name
 from baremetalrt.index.known import add_name, all_lists, own_list_file, remove_name, source_of
 from baremetalrt.index.lists import (
+    KnownList,
     ListedModel,
     alike,
     find,
@@ -20,6 +21,12 @@ from baremetalrt.index.lists import (
 )
 
 
+def listing(publisher: str, **sources: str) -> KnownList:
+    """A list with a model of one size for each name."""
+    models = [ListedModel(name=name, sizes={"a": source}) for name, source in sources.items()]
+    return KnownList(publisher, tuple(models))
+
+
 @pytest.fixture(autouse=True)
 def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BMRT_HOME", str(tmp_path))
@@ -28,12 +35,12 @@ def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_bundled_list_is_sound() -> None:
     """Every source is a name on a hub, and no two names look alike."""
     own, bundled = all_lists()
-    assert not own and len(bundled) >= 7
-    for one in bundled:
+    assert not own.models and len(bundled.models) >= 7
+    for one in bundled.models:
         assert one.licence in ("Apache-2.0", "MIT") and one.description and one.architecture
         for source in one.sizes.values():
             assert parse_hub_name(source).quant is None
-    assert len({skeleton(one.name) for one in bundled}) == len(bundled)
+    assert len({skeleton(one.name) for one in bundled.models}) == len(bundled.models)
     assert source_of("qwen2.5-coder:0.5b") == "hf:Qwen/Qwen2.5-Coder-0.5B-Instruct-GGUF"
     assert source_of("Qwen2.5-Coder") == "hf:Qwen/Qwen2.5-Coder-1.5B-Instruct-GGUF"
     assert source_of("unheard-of") is None and source_of("a/b") is None
@@ -101,12 +108,12 @@ _MODELS = st.builds(ListedModel, name=_NAMES, sizes=_SIZES, description=_TEXTS, 
 def test_what_is_written_is_read(models: list[ListedModel]) -> None:
     assert read_list(write_list(models), "x") == models
     for one in models:
-        found = find(one.name, [models])
+        found = find(one.name, [KnownList("a", tuple(models))])
         assert found is not None and found.model.name == one.name
 
 
 def test_names_that_look_alike_are_shown() -> None:
-    known = [[ListedModel(name=name, sizes={"a": "hf:a/b"}) for name in ("llama3", "qwen", "gem")]]
+    known = [listing("a", llama3="hf:a/b", qwen="hf:a/b", gem="hf:a/b")]
     assert alike("1lama3", known) == ["llama3"] and alike("Ilama3", known) == ["llama3"]
     assert alike("llama-3", known) == ["llama3"] and alike("llama3.1-instruct", known) == ["llama3"]
     assert alike("nothing", known) == [] and alike("gern", known) == ["gem"]
@@ -114,5 +121,42 @@ def test_names_that_look_alike_are_shown() -> None:
 
 def test_words_are_looked_for_everywhere() -> None:
     _, bundled = all_lists()
-    assert [one.name for one in search(["editors"], [bundled])] == ["qwen2.5-coder"]
+    assert [one.name for _, one in search(["editors"], [bundled])] == ["qwen2.5-coder"]
     assert len(list(search(["apache", "tools"], [bundled]))) == 2
+
+
+def test_two_publishers_of_one_name_are_shown() -> None:
+    """Unless they mean the same bytes; one's own name goes before both."""
+    anna, ben = listing("anna", tiny="hf:a/b"), listing("ben", tiny="hf:c/d")
+    with pytest.raises(UsageError, match="several lists") as raised:
+        find("tiny", [anna, ben])
+    assert raised.value.code == "index.ambiguous"
+    assert "anna/tiny:a" in str(raised.value.hint) and "ben/tiny:a" in str(raised.value.hint)
+    for name in ("anna/tiny", "anna/tiny:a"):
+        found = find(name, [anna, ben])
+        assert found is not None and found.source == "hf:a/b"
+    assert find("carl/tiny", [anna, ben]) is None
+    same = listing("carl", tiny="hf:a/b")
+    assert find("tiny", [anna, same]) is not None
+    own = find("tiny", [listing("own", tiny="hf:me/mine"), anna, ben])
+    assert own is not None and own.source == "hf:me/mine"
+
+
+def test_the_content_decides_what_is_one_model() -> None:
+    def of(publisher: str, source: str, content: str) -> KnownList:
+        model = ListedModel(name="tiny", sizes={"a": source}, contents={"a": content})
+        return KnownList(publisher, (model,))
+
+    one, other = of("anna", "a" * 40, "1" * 64), of("ben", "b" * 40, "1" * 64)
+    assert find("tiny", [one, other]) is not None
+    with pytest.raises(UsageError, match="several lists"):
+        find("tiny", [one, of("ben", "b" * 40, "2" * 64)])
+
+
+def test_a_name_that_passes_for_another_lists_is_shown() -> None:
+    real, spoof = listing("bundled", qwen3="hf:a/b"), listing("eve", qvven3="hf:e/vil")
+    with pytest.raises(UsageError, match="looks like") as raised:
+        find("qvven3", [real, spoof])
+    assert raised.value.code == "index.alike" and "bundled/qwen3" in str(raised.value.hint)
+    found = find("eve/qvven3", [real, spoof])
+    assert found is not None and found.source == "hf:e/vil"

@@ -71,3 +71,8 @@ def device_trials_file() -> Path:
 def keys_file() -> Path:
     """Who may ask a server of this user's: the hashes of their keys."""
     return home() / "keys.json"
+
+
+def lists_folder() -> Path:
+    """Where lists of models are kept that are published here, or followed."""
+    return home() / "lists"

@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
 from random import Random
-from typing import Self
+from typing import Final, Self
 
 from baremetalrt.blocks.needs import require_blocks
 from baremetalrt.core.errors import BareMetalError, CapacityError
@@ -27,6 +27,7 @@ from baremetalrt.hosting.hostable import (
     open_hostable,
 )
 from baremetalrt.hosting.hosted_span import host_profile, load_hosted
+from baremetalrt.hosting.member_lists import lists_of_members
 from baremetalrt.hosting.surroundings import Surroundings
 from baremetalrt.membership.authority import Membership
 from baremetalrt.membership.identity import identity_of
@@ -35,6 +36,7 @@ from baremetalrt.node.measurements import byte_s
 from baremetalrt.node.model_profile import demand_of, profile_model
 from baremetalrt.node.node import Node
 from baremetalrt.node.opening import Opening
+from baremetalrt.node.published_lists import newer_than, refresh
 from baremetalrt.peers.discovery import LocalNetwork, announced
 from baremetalrt.peers.host import Host
 from baremetalrt.peers.hosted import Hosted, SeededAt
@@ -45,6 +47,8 @@ from baremetalrt.swarm.metainfo import Metainfo
 from baremetalrt.weights.store import StoredModel
 
 _log = logging.getLogger("baremetalrt.peers")
+# How often members are asked for news of lists that are followed here.
+_LISTS_S: Final = 600.0
 
 
 @dataclass(frozen=True)
@@ -135,6 +139,7 @@ class Sharing:
             host_profile(self._budget, None),
             allowed=config.allowed,
             renewals=Renewals(self._membership) if self._membership.is_creator else None,
+            newer_lists=newer_than,
         )
         await self._host.listen(config.address)
         await self._stack.enter_async_context(self._host)
@@ -146,6 +151,8 @@ class Sharing:
             await self._host_all()
         else:
             self._tasks.persist("nothing more is hosted", self._host_all)
+        ask = partial(lists_of_members, via=config.peers)
+        self._tasks.repeat("asking for lists", partial(refresh, ask), lambda: _LISTS_S)
         if self._config.network is not None:
             await self._announce_nearby(self._config.network)
         shown = config.address.rpartition(":")[0]

@@ -9,8 +9,8 @@ from baremetalrt.index.lists import ListedModel as ListedModel
 from baremetalrt.index.lists import search
 
 
-def listed(words: Sequence[str] = ()) -> Iterator[ListedModel]:
-    """Models of all lists of which these words are said; all of them without any."""
+def listed(words: Sequence[str] = ()) -> Iterator[tuple[str, ListedModel]]:
+    """Models of all lists of which these words are said, and whose lists they are; all without any."""
     return search(words, all_lists())
 
 

@@ -13,6 +13,7 @@ from baremetalrt.core.places import torrents_folder
 from baremetalrt.core.tasks import Tasks, note_failure
 from baremetalrt.core.units import MIB
 from baremetalrt.membership.authority import memberships
+from baremetalrt.node import list_keeper
 from baremetalrt.node.local_model import load_arriving
 from baremetalrt.node.node import Node
 from baremetalrt.swarm import catalog
@@ -57,6 +58,7 @@ class Seeding:
         self._used: set[str] = set()
         self._taking_up: set[str] = set()
         self.failures: dict[str, BareMetalError] = {}
+        self._lists = list_keeper.ListKeeper(self.running_client)
 
     @property
     def torrents(self) -> tuple[Torrent, ...]:
@@ -79,6 +81,8 @@ class Seeding:
                 f"serving {reference[:80]}", partial(self._load, reference), goes_on=_may_pass
             )
         self._tasks.repeat("looking after torrents", self._look_around, lambda: _LOOK_INTERVAL_S)
+        if not self._config.metered:
+            self._tasks.repeat("looking after lists", self._lists.round, lambda: list_keeper.LOOK_S)
 
     async def running_client(self) -> SwarmClient:
         """The client, which takes no port before there is a torrent."""

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import grpc
@@ -15,6 +15,7 @@ from baremetalrt.membership.certificates import peer_name
 from baremetalrt.membership.identity import Identity
 from baremetalrt.peers import compute_pb2 as pb
 from baremetalrt.peers.failures import CLOSED, describe_call
+from baremetalrt.peers.lists import MAX_LISTS, MAX_LISTS_BYTES, within
 from baremetalrt.peers.remote_span import RemoteSpan
 from baremetalrt.peers.tls import secure_channel
 from baremetalrt.peers.wire import SERVICE
@@ -130,6 +131,32 @@ class Channels:
             except grpc.aio.AioRpcError as error:
                 raise NoAnswerError(describe_call(error, utc_now())) from error
         return renewed
+
+    async def lists(
+        self, address: str, known: Mapping[str, int], *, timeout_s: float
+    ) -> list[bytes]:
+        """Signed lists of models that are newer than those `known`; they are still to be checked.
+
+        Raises:
+            NoAnswerError: nobody answers.
+        """
+        request = pb.ListsRequest(
+            known=[
+                pb.KnownList(key=bytes.fromhex(key), number=number)
+                for key, number in list(known.items())[:MAX_LISTS]
+            ]
+        )
+        async with secure_channel(self._identity, address, self._identity.swarm) as channel:
+            call: Any = channel.unary_unary(
+                f"{SERVICE}Lists",
+                request_serializer=pb.ListsRequest.SerializeToString,
+                response_deserializer=pb.ListsReply.FromString,
+            )
+            try:
+                reply: pb.ListsReply = await call(request, timeout=timeout_s)
+            except grpc.aio.AioRpcError as error:
+                raise NoAnswerError(describe_call(error, utc_now())) from error
+        return within(reply.lists, MAX_LISTS_BYTES)
 
     async def close(self) -> None:
         await self._closing.close()

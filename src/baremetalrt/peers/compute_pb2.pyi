@@ -56,6 +56,26 @@ class Renewed(_message.Message):
     for_torrents: bytes
     def __init__(self, certificate: _Optional[bytes] = ..., for_torrents: _Optional[bytes] = ...) -> None: ...
 
+class ListsRequest(_message.Message):
+    __slots__ = ("known",)
+    KNOWN_FIELD_NUMBER: _ClassVar[int]
+    known: _containers.RepeatedCompositeFieldContainer[KnownList]
+    def __init__(self, known: _Optional[_Iterable[_Union[KnownList, _Mapping]]] = ...) -> None: ...
+
+class KnownList(_message.Message):
+    __slots__ = ("key", "number")
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    key: bytes
+    number: int
+    def __init__(self, key: _Optional[bytes] = ..., number: _Optional[int] = ...) -> None: ...
+
+class ListsReply(_message.Message):
+    __slots__ = ("lists",)
+    LISTS_FIELD_NUMBER: _ClassVar[int]
+    lists: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, lists: _Optional[_Iterable[bytes]] = ...) -> None: ...
+
 class HostedSpan(_message.Message):
     __slots__ = ("model", "name", "start", "end", "num_blocks", "step_s", "num_bytes", "num_cells", "num_texts", "context", "source")
     MODEL_FIELD_NUMBER: _ClassVar[int]

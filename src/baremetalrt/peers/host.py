@@ -23,6 +23,7 @@ from baremetalrt.peers import compute_pb2 as pb
 from baremetalrt.peers.bounded_queue import Allowance
 from baremetalrt.peers.hosted import Hosted, HostProfile
 from baremetalrt.peers.hosted_text import HostedText
+from baremetalrt.peers.lists import MAX_LISTS, MAX_LISTS_BYTES, NewerLists, within
 from baremetalrt.peers.pass_streams import PassStream, PassStreams
 from baremetalrt.peers.reach import IPAddress, read_ip
 from baremetalrt.peers.silent_connections import close_silent, raise_file_limit
@@ -56,7 +57,8 @@ class Host:
     """Answers callers of one swarm. Use as an async context manager.
 
     Whoever TLS lets in is a member, but for those who were put out; `allowed`, where given, lets in only
-    these peer ids. The creator of the swarm renews certificates.
+    these peer ids. The creator of the swarm renews certificates. `newer_lists` has lists of models for
+    those who ask.
     """
 
     def __init__(
@@ -66,9 +68,11 @@ class Host:
         *,
         allowed: frozenset[str] | None = None,
         renewals: Renewals | None = None,
+        newer_lists: NewerLists = lambda known: [],
     ) -> None:
         self.identity = identity
         self._renewals = renewals
+        self._newer_lists = newer_lists
         self.hosted: list[Hosted] = []
         self.port = 0
         self.profile = profile
@@ -100,6 +104,11 @@ class Host:
                 self._renew,
                 request_deserializer=pb.RenewRequest.FromString,
                 response_serializer=pb.Renewed.SerializeToString,
+            ),
+            "Lists": grpc.unary_unary_rpc_method_handler(
+                self._lists,
+                request_deserializer=pb.ListsRequest.FromString,
+                response_serializer=pb.ListsReply.SerializeToString,
             ),
             "Attach": grpc.stream_stream_rpc_method_handler(
                 self._attach,
@@ -255,6 +264,12 @@ class Host:
                 except CapacityError:
                     await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "disk.write")
             return pb.Renewed()
+
+    async def _lists(self, request: pb.ListsRequest, context: Context) -> pb.ListsReply:
+        async with self._admitted("questions", context):
+            known = {one.key.hex(): one.number for one in request.known[:MAX_LISTS]}
+            found = await asyncio.to_thread(self._newer_lists, known)
+            return pb.ListsReply(lists=within(found, MAX_LISTS_BYTES))
 
     def _description(self) -> pb.Description:
         profile = self.profile

@@ -62,6 +62,8 @@ def alert_handlers(find: Find, dht: Dht) -> Handlers:
         events={
             lt.cache_flushed_alert: of_torrent(lambda torrent, _: torrent.on_flushed()),
             lt.dht_get_peers_reply_alert: dht.on_reply,
+            lt.dht_mutable_item_alert: dht.on_item,
+            lt.dht_put_alert: dht.on_put,
             lt.file_error_alert: of_torrent(_fail),
             lt.hash_failed_alert: of_torrent(
                 lambda torrent, a: torrent.on_bad_piece(a.piece_index)

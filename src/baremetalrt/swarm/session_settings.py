@@ -21,6 +21,7 @@ _ALERTS: Final = (
     | lt.alert_category.peer
     | lt.alert_category.connect
     | lt.alert_category.tracker
+    | lt.alert_category.dht
     | lt.alert_category.dht_operation
 )
 _ALERT_QUEUE: Final = 20_000
@@ -54,6 +55,8 @@ def session_settings(config: SwarmConfig, *, with_certificates: bool) -> dict[st
         # A private DHT may be a handful of machines behind one address, or on one.
         "dht_restrict_routing_ips": False,
         "dht_restrict_search_ips": False,
+        # And they ask more than one machine would: no attack.
+        "dht_block_ratelimit": 100,
         # Two people behind one router are two peers.
         "allow_multiple_connections_per_ip": True,
         "download_rate_limit": config.download_limit,
