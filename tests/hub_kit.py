@@ -79,14 +79,16 @@ class _Handler(BaseHTTPRequestHandler):
     def _send_file(
         self, name: str, content: bytes, headers: dict[str, str], has_body: bool
     ) -> None:
-        start = 0
-        if asked := self.headers.get("Range"):
-            start = int(asked.removeprefix("bytes=").partition("-")[0])
-            headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
-        part = content[start:]
+        start, end = 0, len(content)
+        asked = self.headers.get("Range")
+        if asked:
+            first, _, last = asked.removeprefix("bytes=").partition("-")
+            start, end = int(first), min(end, int(last) + 1) if last else end
+            headers["Content-Range"] = f"bytes {start}-{end - 1}/{len(content)}"
+        part = content[start:end]
         limit = self.hub.sends.get(name)
         cut = part if limit is None else part[: max(0, limit - start)]
-        self.send_response(206 if start else 200)
+        self.send_response(206 if asked else 200)
         for header, value in (headers | {"Content-Length": str(len(part))}).items():
             self.send_header(header, value)
         self.end_headers()
