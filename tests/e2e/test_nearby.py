@@ -198,6 +198,25 @@ def test_an_offer_of_another_size_is_not_fetched(hub: Hub, model: bytes, tmp_pat
         assert not seeder.uploaded_bytes
 
 
+def test_what_was_not_compared_is_nobodys_model_until_it_is_named(
+    model: bytes, tmp_path: Path
+) -> None:
+    """As after a fetch from a neighbour that was interrupted: its torrent may be anything."""
+    home, source = near_home(tmp_path / "home", local_discovery=False), tmp_path / "source.gguf"
+    source.write_bytes(model)
+    made = json.loads(bmrt("seed", str(source), "--create-only", "--json", home=home).stdout)
+    (path,) = (home / "torrents").glob("*/record.json")
+    path.write_text(
+        json.dumps(json.loads(path.read_text()) | {"hub_files": [f"{REPO}/x-Q4_K_M.gguf"]})
+    )
+    for name in (NAME, "x-Q4_K_M"):
+        run = bmrt("run", name, "-n", "1", "hello", home=home)
+        assert run.returncode == 2 and not run.stdout, run.stderr
+    named = bmrt("pull", made["infohash_v2"], "--json", home=home)
+    assert named.returncode == 0, named.stderr
+    assert json.loads(path.read_text())["hub_files"] == []
+
+
 def near(home: Path, *words: str) -> list[dict[str, Any]]:
     """What is offered nearby."""
     command = ("search", *words) if words else ("ls",)
