@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import subprocess
 import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,8 +10,8 @@ from typing import Any
 import pytest
 from ollama import Client, ResponseError
 
-from commands import BMRT, ServerProcess, bmrt, environment
-from hub_kit import COMMIT, Hub, running
+from commands import ServerProcess, bmrt
+from hub_kit import COMMIT, Hub, hub_command, running
 
 REPO = "Some-Owner/tiny-GGUF"
 
@@ -28,18 +27,6 @@ def hub(model: bytes) -> Iterator[Hub]:
     files = {"tiny-Q4_K_M.gguf": model, "tiny-Q8_0.gguf": other, "mmproj-tiny.gguf": b"GGUF" * 9}
     with running({REPO: files | {"README.md": b"x"}, "Some-Owner/none": {"a.bin": b"x"}}) as hub:
         yield hub
-
-
-def hub_command(hub: Hub, home: Path, *arguments: str, **more: str) -> Any:
-    variables = {"HF_ENDPOINT": hub.url, "HF_HUB_DOWNLOAD_TIMEOUT": "2", "HF_HUB_ETAG_TIMEOUT": "2"}
-    return subprocess.run(
-        [*BMRT, *arguments],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        env=environment(home) | variables | more,
-        timeout=240,
-    )
 
 
 def test_a_model_is_pulled_seeded_and_run(hub: Hub, model: bytes, tmp_path: Path) -> None:

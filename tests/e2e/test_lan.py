@@ -99,6 +99,21 @@ def test_a_seed_on_the_lan_is_found_again_at_once(lan: Lan, model: Path, tmp_pat
                 removing.finish()
 
 
+def test_what_is_seeded_on_the_lan_is_listed(lan: Lan, model: Path, tmp_path: Path) -> None:
+    """With the address where it is; offline too, and nothing of it leaves the LAN."""
+    a, b, _ = lan.hosts
+    home = lan_home(tmp_path / "a", local_discovery=True, offline=True)
+    with a.seed(model, home=home) as seed:
+        infohash = seed.torrent()["infohash_v2"]
+        looking = lan_home(tmp_path / "b", local_discovery=True, offline=True)
+        rows: Any = b.answer("index", "ls", "--near", home=looking)
+        (found,) = [row for row in rows if "infohash" in row]
+        closed: Any = b.answer("index", "ls", "--near", home=lan_home(tmp_path / "closed"))
+    assert found["infohash"] == infohash and found["peers"] == [f"{a.address}:{PORT}"]
+    assert not [row for row in closed if "infohash" in row]
+    assert not lan.sent_beyond()
+
+
 def test_a_dht_of_ones_own_is_enough(lan: Lan, model: Path, tmp_path: Path) -> None:
     """All that seed and puller know is a third machine, which has another model and only its DHT node.
 

@@ -6,8 +6,12 @@ from typing import TYPE_CHECKING
 import click
 
 from baremetalrt.cli import options, output
+from baremetalrt.core.units import format_bytes
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from baremetalrt.hosting.nearby import NearbyModel
     from baremetalrt.node.names import ListedModel
     from baremetalrt.node.options import SwarmOptions
 
@@ -17,19 +21,29 @@ def command() -> None:
     """Names of models, as `bmrt pull qwen2.5-coder:0.5b` takes them: your own, and those of lists."""
 
 
+NEAR = click.option(
+    "--near",
+    is_flag=True,
+    help="Also what machines on the local network, and peers of private swarms, offer now. They name it "
+    "as they like: it is pulled by its info-hash.",
+)
+
+
 @command.command("ls")
+@NEAR
 @options.JSON
-def list_command(as_json: bool) -> None:
+def list_command(near: bool, as_json: bool) -> None:
     """List all names."""
-    _show((), as_json=as_json)
+    _show((), near=near, as_json=as_json)
 
 
 @command.command("search")
 @click.argument("words", nargs=-1, required=True)
+@NEAR
 @options.JSON
-def search_command(words: tuple[str, ...], as_json: bool) -> None:
+def search_command(words: tuple[str, ...], near: bool, as_json: bool) -> None:
     """List the models of which all WORDS are said."""
-    _show(words, as_json=as_json)
+    _show(words, near=near, as_json=as_json)
 
 
 @command.command("add")
@@ -168,13 +182,23 @@ def lists_command(as_json: bool) -> None:
         output.print_table(("FOLLOWED", "KEY", "MODELS", "GOOD UNTIL"), rows_shown)
 
 
-def _show(words: tuple[str, ...], *, as_json: bool) -> None:
+def _show(words: tuple[str, ...], *, near: bool, as_json: bool) -> None:
     from baremetalrt.node.names import listed
 
     found = list(listed(words))
+    nearby = []
+    if near:
+        from baremetalrt.hosting.nearby import models_nearby
+
+        nearby = models_nearby(words)
     if as_json:
-        output.print_json([_as_json(publisher, one) for publisher, one in found])
+        lists = [_as_json(publisher, one) for publisher, one in found]
+        output.print_json([*lists, *(one.report() for one in nearby)])
         return
+    if nearby:
+        _show_nearby(nearby)
+        if not found:
+            return
     if not found:
         output.note("no list has such a model; `bmrt pull hf:OWNER/REPO` takes any of a hub")
         return
@@ -183,6 +207,21 @@ def _show(words: tuple[str, ...], *, as_json: bool) -> None:
         for publisher, one in found
     ]
     output.print_table(("NAME", "SIZES", "LICENCE", "LIST", "WHAT IT IS FOR"), rows)
+
+
+def _show_nearby(nearby: "Sequence[NearbyModel]") -> None:
+    rows = [
+        (
+            one.name,
+            format_bytes(one.num_bytes),
+            one.torrent,
+            ", ".join(one.peers) + (f" ({one.swarm})" if one.swarm else ""),
+            "yes" if one.is_here else "",
+        )
+        for one in nearby
+    ]
+    output.print_table(("NEARBY", "SIZE", "INFO-HASH", "FROM", "HERE"), rows)
+    output.note(f"for example: `{nearby[0].pulled_by()}`")
 
 
 def _as_json(publisher: str, model: "ListedModel") -> dict[str, object]:

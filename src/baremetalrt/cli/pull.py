@@ -8,6 +8,7 @@ import click
 
 from baremetalrt.cli import options, output
 from baremetalrt.cli.torrent_display import TorrentDisplay
+from baremetalrt.core.errors import UsageError
 from baremetalrt.core.magnet_links import with_choice
 from baremetalrt.core.spans import BlockSpan
 from baremetalrt.core.units import format_bytes
@@ -38,7 +39,8 @@ def command(
 
     `hf:OWNER/REPO` is a repository of the hub that HF_ENDPOINT names, or Hugging Face's. Of several files
     the one is fetched that fits this machine, or that QUANT says; it becomes a torrent, with that address
-    as a web seed. Names such as `qwen2.5-coder:0.5b` are those of `bmrt index ls`.
+    as a web seed. Where a machine on the local network offers that very file, by the hash that the hub
+    says, it comes from there. Names such as `qwen2.5-coder:0.5b` are those of `bmrt index ls`.
     """
     from baremetalrt.node.fetching import PullRequest, is_for_members, pull
     from baremetalrt.node.naming import find_torrent, is_hub_name
@@ -65,8 +67,13 @@ def command(
         async with as_member():
             return await pull(request, display.on_event)
 
-    with TorrentDisplay() as display:
-        pulled = asyncio.run(work(display))
+    try:
+        with TorrentDisplay() as display:
+            pulled = asyncio.run(work(display))
+    except UsageError as error:
+        if error.code == "model.not-found":
+            error.hint = _hint_for(source) or error.hint
+        raise
     if as_json:
         output.print_json(
             {
@@ -91,10 +98,18 @@ def command(
     print(pulled.path)
 
 
+def _hint_for(name: str) -> str | None:
+    """What may be meant by a name that nothing here has."""
+    from baremetalrt.hosting.nearby import hint_nearby
+    from baremetalrt.node.names import hint_for
+
+    return hint_nearby(name) or hint_for(name)
+
+
 def _pull_from_hub(
     source: str, blocks: BlockSpan | None, swarm: SwarmOptions, *, as_json: bool
 ) -> None:
-    from baremetalrt.core.errors import UsageError
+    from baremetalrt.hosting.nearby import hub_offers
     from baremetalrt.node.hub_models import pull_from_hub
 
     if blocks is not None:
@@ -105,7 +120,7 @@ def _pull_from_hub(
             hint="pull the whole model, or name a torrent",
         )
     with TorrentDisplay() as display:
-        pulled = pull_from_hub(source, display.on_event, swarm=swarm)
+        pulled = pull_from_hub(source, display.on_event, swarm=swarm, offers=hub_offers)
     metainfo = pulled.torrent.metainfo
     if as_json:
         output.print_json(

@@ -87,7 +87,8 @@ def publish_and_seed(
 
 
 async def _seed(made: "Sequence[Published]", swarm: SwarmOptions) -> None:
-    from baremetalrt.node.publishing import seed
+    from baremetalrt.hosting.offering import offered
+    from baremetalrt.node.publishing import seeding
 
     async with AsyncExitStack() as stack:
         if any(one.torrent.entry.record.swarm for one in made):
@@ -95,12 +96,11 @@ async def _seed(made: "Sequence[Published]", swarm: SwarmOptions) -> None:
             from baremetalrt.hosting.options import ShareOptions
 
             await stack.enter_async_context(keep_standing(ShareOptions(), None, swarm, None))
-        await seed(made, swarm, _say_where)
-
-
-def _say_where(ports: Sequence[int]) -> None:
-    listed = " and ".join(str(port) for port in ports)
-    output.note(f"seeding on port {listed}; Ctrl-C ends it")
+        client, ports = await stack.enter_async_context(seeding(made, swarm))
+        await stack.enter_async_context(offered(lambda: client, swarm.config()))
+        listed = " and ".join(str(port) for port in ports)
+        output.note(f"seeding on port {listed}; Ctrl-C ends it")
+        await asyncio.Event().wait()
 
 
 def _print(published: "Published", target: Path | None, *, as_json: bool) -> None:

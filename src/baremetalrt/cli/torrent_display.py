@@ -15,7 +15,9 @@ from baremetalrt.node.events import (
     Chosen,
     Event,
     Fetching,
+    FoundNearby,
     Hashing,
+    LeftNearby,
     Loaded,
     Loading,
     Rotten,
@@ -60,6 +62,12 @@ class TorrentDisplay:
             )
         elif isinstance(event, Chosen):
             output.note(f"{event.name}: {format_bytes(event.num_bytes)}")
+        elif isinstance(event, FoundNearby):
+            self._line.clear()
+            output.note(f"{event.name} comes from a machine nearby, {event.peer}")
+        elif isinstance(event, LeftNearby):
+            self._line.clear()
+            output.note(f"{event.peer} is left: {event.why}")
         elif isinstance(event, Loading):
             self._work(f"loading {event.name}")
         elif isinstance(event, Hashing):

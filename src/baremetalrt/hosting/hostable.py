@@ -32,6 +32,10 @@ _MIN_PREFIX_CHARS: Final = 8
 class Swarms(Protocol):
     """The torrents of this process."""
 
+    @property
+    def client(self) -> SwarmClient | None:
+        """The client, if it runs."""
+
     async def running_client(self) -> SwarmClient:
         """The client, started if need be."""
 

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from baremetalrt.core.spans import BlockSpan
 from baremetalrt.peers.compute_pb2 import Description, HostedSpan
+from baremetalrt.peers.offer import FoundOffer, read_messages
 from baremetalrt.peers.remote_span import RemoteSpan
 from baremetalrt.placement.profiles import DeviceProfile
 
@@ -40,6 +41,11 @@ class Neighbour:
     def spans(self) -> list[HostedSpan]:
         """What it hosts, but for what cannot be."""
         return [span for span in self.about.spans if _is_sound(span)]
+
+    @property
+    def offers(self) -> list[FoundOffer]:
+        """What can be had from it, but for what cannot be."""
+        return read_messages(self.about.offers, self.host)
 
     def spans_of(self, model: str) -> list[RemoteSpan]:
         """What it hosts of a model."""
@@ -81,6 +87,16 @@ class Neighbour:
                     "step_s": s.step_s,
                 }
                 for s in self.spans
+            ],
+            "offers": [
+                {
+                    "name": found.offer.name,
+                    "infohash": found.offer.torrent,
+                    "bytes": found.offer.num_bytes,
+                    "private": found.offer.is_private,
+                    "peer": found.peers[0],
+                }
+                for found in self.offers
             ],
         }
 

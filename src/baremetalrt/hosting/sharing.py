@@ -28,6 +28,7 @@ from baremetalrt.hosting.hostable import (
 )
 from baremetalrt.hosting.hosted_span import host_profile, load_hosted
 from baremetalrt.hosting.member_lists import lists_of_members
+from baremetalrt.hosting.offering import offers_of
 from baremetalrt.hosting.surroundings import Surroundings
 from baremetalrt.membership.authority import Membership
 from baremetalrt.membership.identity import identity_of
@@ -141,6 +142,9 @@ class Sharing:
             renewals=Renewals(self._membership) if self._membership.is_creator else None,
             newer_lists=newer_than,
         )
+        swarms = self._swarms
+        if swarms is not None:
+            self._host.offers = lambda: offers_of(swarms.client, self._membership.name)
         await self._host.listen(config.address)
         await self._stack.enter_async_context(self._host)
         await self._stack.enter_async_context(self._tasks)

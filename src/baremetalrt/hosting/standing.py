@@ -16,6 +16,7 @@ from baremetalrt.core.tasks import Tasks
 from baremetalrt.hosting.hostable import Swarms
 from baremetalrt.hosting.hosted_span import host_profile
 from baremetalrt.hosting.neighbours import Neighbours, local_network
+from baremetalrt.hosting.offering import offers_of
 from baremetalrt.hosting.rendezvous import dht_lookup, rendezvous
 from baremetalrt.membership.authority import Membership, memberships
 from baremetalrt.membership.identity import identity_of
@@ -79,6 +80,8 @@ class Standing:
         self._answered.add(membership.name)
         identity = identity_of(membership)
         host = Host(identity, host_profile(0, None), renewals=Renewals(membership))
+        if (swarms := self._swarms) is not None:
+            host.offers = lambda: offers_of(swarms.client, membership.name)
         try:
             await host.listen(listen)
         except UsageError as error:

@@ -57,6 +57,20 @@ class Chosen(NamedTuple):
     num_bytes: int
 
 
+class FoundNearby(NamedTuple):
+    """A machine on the local network says that it has what is wanted: it is asked first."""
+
+    name: str
+    peer: str
+
+
+class LeftNearby(NamedTuple):
+    """What a machine nearby offered did not come of it, and why; somebody else is asked."""
+
+    peer: str
+    why: str
+
+
 class Hashing(NamedTuple):
     """A file is read to the end, to make its torrent."""
 
@@ -70,7 +84,18 @@ class Rotten(NamedTuple):
     num_pieces: int
 
 
-Event = Loading | Asking | Checking | Chosen | Fetching | Loaded | Hashing | Rotten
+Event = (
+    Loading
+    | Asking
+    | Checking
+    | Chosen
+    | FoundNearby
+    | LeftNearby
+    | Fetching
+    | Loaded
+    | Hashing
+    | Rotten
+)
 OnEvent = Callable[[Event], None]
 
 

@@ -73,6 +73,9 @@ async def pull(request: PullRequest, on_event: OnEvent) -> Pulled:
         stored, peers = await obtain(client, request.source, peers=swarm.peers, swarm=swarm.swarm)
         watch.waiting = Checking()
         torrent = await client.add(stored, peers=peers)
+        if stored.entry.record.is_unchecked:
+            # It was to stand for a file of a hub; now somebody here asks for the torrent itself.
+            await client.update_record(torrent, lambda record: record.hub_files.clear())
         watch.follow(torrent, None)
         file = await (open_header(torrent) if request.blocks else wait_for_header(torrent))
         watch.follow(torrent, file)

@@ -1,9 +1,12 @@
-"""Models of a hub, and of other programs on this machine, as torrents like any other."""
+"""Models of a hub, and of other programs on this machine, as torrents like any other.
+
+What a machine nearby offers comes from there: the hub says which file is meant, and its hash is checked.
+"""
 
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from baremetalrt.core.errors import UsageError
 from baremetalrt.core.places import models_folder
@@ -13,9 +16,15 @@ from baremetalrt.hub.client import Repository, fetch, look_up
 from baremetalrt.hub.names import HubName, parse_hub_name
 from baremetalrt.hub.others import ForeignModel, models_of
 from baremetalrt.node.events import Chosen, Fetching, Hashing, OnEvent
+from baremetalrt.node.nearby import Offers, fetch_nearby, nobody
 from baremetalrt.swarm import catalog
 from baremetalrt.swarm.options import SwarmOptions
-from baremetalrt.swarm.publishing import PublishOptions, publish_file
+from baremetalrt.swarm.publishing import (
+    HubOrigin,
+    PublishOptions,
+    publish_file,
+    remember_origin,
+)
 from baremetalrt.swarm.stored_torrent import StoredTorrent
 from baremetalrt.weights.store import StoredModel, models_in
 
@@ -32,8 +41,12 @@ class HubPulled:
     torrent: StoredTorrent
 
 
-def pull_from_hub(text: str, on_event: OnEvent, *, swarm: SwarmOptions) -> HubPulled:
+def pull_from_hub(
+    text: str, on_event: OnEvent, *, swarm: SwarmOptions, offers: Offers = nobody
+) -> HubPulled:
     """Fetches what a name on a hub means; from then on others fetch it from here, or from there.
+
+    `offers` says who has it nearby: they are asked before the hub.
 
     Raises:
         UsageError: there is no such model, or several are meant, or nobody may be asked (`offline`).
@@ -50,14 +63,36 @@ def pull_from_hub(text: str, on_event: OnEvent, *, swarm: SwarmOptions) -> HubPu
     repository = look_up(name)
     model = choose(models_among(repository.files), name.quant, available_bytes(), str(name))
     on_event(Chosen(model.name, model.size))
+    origin = _origin(name, model)
+    if origin is not None:
+        found = _here(origin, model.size)
+        found = found or fetch_nearby(origin, model.name, model.size, offers, swarm, on_event)
+        if found is not None:
+            return HubPulled(model.name, found.entry.model_paths[0], found)
     folder = _folder(name)
     paths = [
         fetch(repository, file, folder, _progress(model, i, on_event))
         for i, file in enumerate(model.files)
     ]
-    return HubPulled(
-        model.name, paths[0], _published(paths[0], _seeds(repository, model), on_event)
-    )
+    torrent = _published(paths[0], _seeds(repository, model), origin, on_event)
+    return HubPulled(model.name, paths[0], torrent)
+
+
+def _origin(name: HubName, model: HubModel) -> HubOrigin | None:
+    """What of a hub a model is; None for one in parts, and where the hub says no hash."""
+    file = model.files[0]
+    if len(model.files) > 1 or file.sha256 is None:
+        return None
+    return HubOrigin(f"{name.repo}/{file.path}", file.sha256)
+
+
+def _here(origin: HubOrigin, size: int) -> StoredTorrent | None:
+    """The same file, if it is here already, wherever it came from."""
+    for entry in catalog.entries():
+        is_same = (entry.record.sha256, entry.record.num_bytes) == (origin.sha256, size)
+        if is_same and entry.is_whole and remember_origin(entry, origin):
+            return StoredTorrent.open(entry)
+    return None
 
 
 def _folder(name: HubName) -> Path:
@@ -69,12 +104,17 @@ def _seeds(repository: Repository, model: HubModel) -> tuple[str, ...]:
     return tuple(repository.address(file) for file in model.files[:1] if len(model.files) == 1)
 
 
-def _published(path: Path, web_seeds: tuple[str, ...], on_event: OnEvent) -> StoredTorrent:
+def _published(
+    path: Path, web_seeds: tuple[str, ...], origin: HubOrigin | None, on_event: OnEvent
+) -> StoredTorrent:
     for entry in catalog.entries():
-        if path.absolute() in entry.model_paths:
+        # One that a newer file has taken the place of is no torrent of this one.
+        if path.absolute() in entry.model_paths and entry.is_whole:
+            if origin is not None:
+                remember_origin(entry, origin)
             return StoredTorrent.open(entry)
     on_event(Hashing(path.name))
-    return publish_file(path, PublishOptions(web_seeds=web_seeds))
+    return publish_file(path, PublishOptions(web_seeds=web_seeds), origin=origin)
 
 
 def _progress(model: HubModel, number: int, on_event: OnEvent) -> Callable[[int], None]:
@@ -112,9 +152,9 @@ def _progress(model: HubModel, number: int, on_event: OnEvent) -> Callable[[int]
 def find_pulled(text: str) -> StoredModel:
     """The model of a hub that was fetched before; raises `UsageError` unless it is one."""
     name = parse_hub_name(text)
+    here = {path.stem: path for path in models_in(_folder(name))} | _torrents_of(name)
     files = [
-        HubModel(path.stem, (HubFile(path.name, path.stat().st_size),))
-        for path in models_in(_folder(name))
+        HubModel(stem, (HubFile(path.name, path.stat().st_size),)) for stem, path in here.items()
     ]
     if not files:
         raise UsageError(
@@ -124,14 +164,23 @@ def find_pulled(text: str) -> StoredModel:
             hint=f"`bmrt pull {name}` fetches it",
         )
     model = choose(files, name.quant, available_bytes(), str(name))
-    path = next(path for path in models_in(_folder(name)) if path.stem == model.name)
-    return StoredModel(path.stem, path, is_default=False)
+    return StoredModel(model.name, here[model.name], is_default=False)
+
+
+def _torrents_of(name: HubName) -> dict[str, Path]:
+    """Files of a repository that are here as torrents, the newest of each name."""
+    return {
+        PurePosixPath(file).stem: entry.model_paths[0]
+        for entry in sorted(catalog.entries(), key=lambda one: one.record.added_at)
+        for file in entry.record.hub_files
+        if file.startswith(f"{name.repo}/") and entry.is_whole
+    }
 
 
 def take_over(models: list[ForeignModel], on_event: OnEvent) -> Iterator[HubPulled]:
     """Makes torrents of files of other programs, where they lie."""
     for model in models:
-        torrent = _published(model.path.resolve(), (), on_event)
+        torrent = _published(model.path.resolve(), (), None, on_event)
         yield HubPulled(model.name, model.path, torrent)
 
 

@@ -134,12 +134,9 @@ def find_torrent(reference: str) -> "Entry | None":
 
 def stored_model_of(entry: "Entry") -> StoredModel | None:
     """The model of a torrent that is whole on disk, as it was when it was verified."""
-    from baremetalrt.swarm.catalog import FileSignature
-
-    record, paths = entry.record, entry.model_paths
-    if not record.is_complete or record.signatures != [FileSignature.of(p) for p in paths]:
+    if not entry.is_whole:
         return None
-    return StoredModel(record.name, paths[0], is_default=False)
+    return StoredModel(entry.record.name, entry.model_paths[0], is_default=False)
 
 
 def names_model(argument: str) -> bool:

@@ -1,7 +1,7 @@
 """Files of this machine as torrents: made, and seeded where they lie."""
 
-import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,12 +74,11 @@ def publish(request: PublishRequest, source: str, on_event: OnEvent) -> Publishe
     return Published(publish_file(path, options, swarm=swarm))
 
 
-async def seed(
-    published: Sequence[Published],
-    swarm: SwarmOptions,
-    on_listening: Callable[[Sequence[int]], None],
-) -> None:
-    """Seeds torrents until it is cancelled; `on_listening` hears at which ports.
+@asynccontextmanager
+async def seeding(
+    published: Sequence[Published], swarm: SwarmOptions
+) -> AsyncIterator[tuple[SwarmClient, Sequence[int]]]:
+    """Seeds torrents until the block ends; says by which client and at which ports.
 
     Raises:
         UsageError, IntegrityError: see `SwarmClient.add`.
@@ -95,8 +94,7 @@ async def seed(
             client.secure_port if one.metainfo.needs_certificate else client.listen_port
             for one in running
         }
-        on_listening(sorted(ports))
-        await asyncio.Event().wait()
+        yield client, sorted(ports)
 
 
 def _sources(model: str) -> list[str]:

@@ -70,6 +70,11 @@ class Seeding:
         return self._client.listen_port if self._client else 0
 
     @property
+    def client(self) -> SwarmClient | None:
+        """What runs them; None before there is a torrent."""
+        return self._client
+
+    @property
     def is_expecting(self) -> bool:
         """Whether no model can be asked yet, and one is on its way."""
         return bool(self._arriving.references) and not self._node.models
@@ -286,9 +291,12 @@ class Seeding:
 
 
 def _open_free(id_: str) -> StoredTorrent | None:
-    """A torrent that no process has; raises like `Entry.open` and `StoredTorrent.open`."""
+    """A torrent that no process has; raises like `Entry.open` and `StoredTorrent.open`.
+
+    Not what stands in for a file of a hub until it was compared with it: nobody here named that torrent.
+    """
     entry = catalog.open_entry(id_)
-    return None if entry.is_busy else StoredTorrent.open(entry)
+    return None if entry.is_busy or entry.record.is_unchecked else StoredTorrent.open(entry)
 
 
 def _may_pass(error: BareMetalError) -> bool:

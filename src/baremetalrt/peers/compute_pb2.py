@@ -24,19 +24,19 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x62\x61remetalrt/peers/compute.proto\x12\x16\x62\x61remetalrt.compute.v1\"=\n\x0f\x44\x65scribeRequest\x12\x12\n\nexpulsions\x18\x01 \x01(\x04\x12\x16\n\x0e\x65xpulsion_list\x18\x02 \x01(\x0c\"\x0e\n\x0cRenewRequest\"4\n\x07Renewed\x12\x13\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0c\x12\x14\n\x0c\x66or_torrents\x18\x02 \x01(\x0c\"@\n\x0cListsRequest\x12\x30\n\x05known\x18\x01 \x03(\x0b\x32!.baremetalrt.compute.v1.KnownList\"(\n\tKnownList\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\x0e\n\x06number\x18\x02 \x01(\x04\"\x1b\n\nListsReply\x12\r\n\x05lists\x18\x01 \x03(\x0c\"\xe3\x01\n\nHostedSpan\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\r\n\x05start\x18\x03 \x01(\r\x12\x0b\n\x03\x65nd\x18\x04 \x01(\r\x12\x12\n\nnum_blocks\x18\x05 \x01(\r\x12\x0e\n\x06step_s\x18\x06 \x01(\x01\x12\x11\n\tnum_bytes\x18\x07 \x01(\x04\x12\x11\n\tnum_cells\x18\x08 \x01(\r\x12\x11\n\tnum_texts\x18\t \x01(\r\x12\x0f\n\x07\x63ontext\x18\x0b \x01(\r\x12.\n\x06source\x18\n \x01(\x0b\x32\x1e.baremetalrt.compute.v1.Source\";\n\x06Source\x12\x0f\n\x07torrent\x18\x01 \x01(\t\x12\x0c\n\x04port\x18\x02 \x01(\r\x12\x12\n\nis_private\x18\x03 \x01(\x08\"\xe1\x01\n\x0b\x44\x65scription\x12\n\n\x02id\x18\x05 \x01(\t\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x0f\n\x07release\x18\x02 \x01(\t\x12\x0f\n\x07library\x18\x03 \x01(\t\x12\x31\n\x05spans\x18\x04 \x03(\x0b\x32\".baremetalrt.compute.v1.HostedSpan\x12\x14\n\x0c\x62udget_bytes\x18\x06 \x01(\x04\x12\x0e\n\x06\x62yte_s\x18\x07 \x01(\x01\x12\x12\n\nexpulsions\x18\x08 \x01(\x04\x12\x16\n\x0e\x65xpulsion_list\x18\t \x01(\x0c\x12\x0e\n\x06renews\x18\n \x01(\x08\"1\n\x04Peer\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x0c\n\x04text\x18\x03 \x01(\x0c\"\xa7\x01\n\x04Step\x12\x10\n\x08position\x18\x01 \x01(\r\x12\x0e\n\x06tokens\x18\x02 \x03(\r\x12\x0c\n\x04rows\x18\x03 \x01(\x0c\x12\x32\n\x08\x65ncoding\x18\x06 \x01(\x0e\x32 .baremetalrt.compute.v1.Encoding\x12,\n\x05reads\x18\x04 \x01(\x0e\x32\x1d.baremetalrt.compute.v1.Reads\x12\r\n\x05\x65poch\x18\x05 \x01(\r\"\xf1\x01\n\x04Open\x12\x0c\n\x04text\x18\x01 \x01(\x0c\x12\r\n\x05model\x18\x02 \x01(\t\x12\r\n\x05start\x18\x03 \x01(\r\x12\x0b\n\x03\x65nd\x18\x04 \x01(\r\x12\x0e\n\x06tokens\x18\x05 \x03(\r\x12\x10\n\x08\x63\x61pacity\x18\x06 \x01(\r\x12*\n\x04next\x18\x07 \x01(\x0b\x32\x1c.baremetalrt.compute.v1.Peer\x12\r\n\x05\x65poch\x18\x08 \x01(\r\x12\x32\n\x08\x65ncoding\x18\n \x01(\x0e\x32 .baremetalrt.compute.v1.Encoding\x12\x10\n\x08withheld\x18\t \x01(\r\x12\r\n\x05scope\x18\x0b \x01(\x0c\"U\n\x08Redirect\x12*\n\x04next\x18\x01 \x01(\x0b\x32\x1c.baremetalrt.compute.v1.Peer\x12\x0e\n\x06resend\x18\x02 \x01(\x08\x12\r\n\x05\x65poch\x18\x03 \x01(\r\"\x18\n\x04Grow\x12\x10\n\x08\x63\x61pacity\x18\x01 \x01(\r\")\n\x08Truncate\x12\x0e\n\x06length\x18\x01 \x01(\r\x12\r\n\x05\x65poch\x18\x02 \x01(\r\"\x15\n\x05\x43lose\x12\x0c\n\x04keep\x18\x01 \x01(\x08\"\xf7\x02\n\x07\x43ommand\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12,\n\x04open\x18\x02 \x01(\x0b\x32\x1c.baremetalrt.compute.v1.OpenH\x00\x12,\n\x04step\x18\x03 \x01(\x0b\x32\x1c.baremetalrt.compute.v1.StepH\x00\x12,\n\x04grow\x18\x04 \x01(\x0b\x32\x1c.baremetalrt.compute.v1.GrowH\x00\x12\x34\n\x08truncate\x18\x05 \x01(\x0b\x32 .baremetalrt.compute.v1.TruncateH\x00\x12\x34\n\x08redirect\x18\x06 \x01(\x0b\x32 .baremetalrt.compute.v1.RedirectH\x00\x12.\n\x05\x63lose\x18\x07 \x01(\x0b\x32\x1d.baremetalrt.compute.v1.CloseH\x00\x12.\n\x05probe\x18\x08 \x01(\x0b\x32\x1d.baremetalrt.compute.v1.ProbeH\x00\x42\x06\n\x04\x62ody\"\x07\n\x05Probe\"+\n\x04\x44one\x12\x0e\n\x06length\x18\x01 \x01(\r\x12\x13\n\x0bis_complete\x18\x02 \x01(\x08\"]\n\x06Result\x12\x10\n\x08position\x18\x01 \x01(\r\x12\x12\n\nnum_tokens\x18\x02 \x01(\r\x12\x10\n\x08num_rows\x18\x03 \x01(\r\x12\r\n\x05width\x18\x04 \x01(\r\x12\x0c\n\x04rows\x18\x05 \x01(\x0c\"c\n\x05\x46\x61ult\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12,\n\x05\x62lame\x18\x03 \x01(\x0e\x32\x1d.baremetalrt.compute.v1.Blame\x12\r\n\x05\x65poch\x18\x04 \x01(\r\"\xb0\x01\n\x06Report\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12,\n\x04\x64one\x18\x02 \x01(\x0b\x32\x1c.baremetalrt.compute.v1.DoneH\x00\x12\x30\n\x06result\x18\x03 \x01(\x0b\x32\x1e.baremetalrt.compute.v1.ResultH\x00\x12.\n\x05\x66\x61ult\x18\x04 \x01(\x0b\x32\x1d.baremetalrt.compute.v1.FaultH\x00\x42\x06\n\x04\x62ody\"B\n\x06Passed\x12\x0c\n\x04text\x18\x01 \x01(\x0c\x12*\n\x04step\x18\x02 \x01(\x0b\x32\x1c.baremetalrt.compute.v1.Step\"\n\n\x08Received*?\n\x08\x45ncoding\x12\x10\n\x0c\x45NCODING_F32\x10\x00\x12\x10\n\x0c\x45NCODING_F16\x10\x01\x12\x0f\n\x0b\x45NCODING_Q8\x10\x02*6\n\x05Reads\x12\x0e\n\nREADS_NONE\x10\x00\x12\x0e\n\nREADS_LAST\x10\x01\x12\r\n\tREADS_ALL\x10\x02*M\n\x05\x42lame\x12\x10\n\x0c\x42LAME_CALLER\x10\x00\x12\x0e\n\nBLAME_HERE\x10\x01\x12\x12\n\x0e\x42LAME_PREVIOUS\x10\x02\x12\x0e\n\nBLAME_NEXT\x10\x03\x32\xa1\x03\n\x07\x43ompute\x12X\n\x08\x44\x65scribe\x12\'.baremetalrt.compute.v1.DescribeRequest\x1a#.baremetalrt.compute.v1.Description\x12N\n\x05Renew\x12$.baremetalrt.compute.v1.RenewRequest\x1a\x1f.baremetalrt.compute.v1.Renewed\x12Q\n\x05Lists\x12$.baremetalrt.compute.v1.ListsRequest\x1a\".baremetalrt.compute.v1.ListsReply\x12M\n\x06\x41ttach\x12\x1f.baremetalrt.compute.v1.Command\x1a\x1e.baremetalrt.compute.v1.Report(\x01\x30\x01\x12J\n\x04Pass\x12\x1e.baremetalrt.compute.v1.Passed\x1a .baremetalrt.compute.v1.Received(\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x62\x61remetalrt/peers/compute.proto\x12\x16\x62\x61remetalrt.compute.v1\"=\n\x0f\x44\x65scribeRequest\x12\x12\n\nexpulsions\x18\x01 \x01(\x04\x12\x16\n\x0e\x65xpulsion_list\x18\x02 \x01(\x0c\"\x0e\n\x0cRenewRequest\"4\n\x07Renewed\x12\x13\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0c\x12\x14\n\x0c\x66or_torrents\x18\x02 \x01(\x0c\"@\n\x0cListsRequest\x12\x30\n\x05known\x18\x01 \x03(\x0b\x32!.baremetalrt.compute.v1.KnownList\"(\n\tKnownList\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\x0e\n\x06number\x18\x02 \x01(\x04\"\x1b\n\nListsReply\x12\r\n\x05lists\x18\x01 \x03(\x0c\"\xe3\x01\n\nHostedSpan\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\r\n\x05start\x18\x03 \x01(\r\x12\x0b\n\x03\x65nd\x18\x04 \x01(\r\x12\x12\n\nnum_blocks\x18\x05 \x01(\r\x12\x0e\n\x06step_s\x18\x06 \x01(\x01\x12\x11\n\tnum_bytes\x18\x07 \x01(\x04\x12\x11\n\tnum_cells\x18\x08 \x01(\r\x12\x11\n\tnum_texts\x18\t \x01(\r\x12\x0f\n\x07\x63ontext\x18\x0b \x01(\r\x12.\n\x06source\x18\n \x01(\x0b\x32\x1e.baremetalrt.compute.v1.Source\";\n\x06Source\x12\x0f\n\x07torrent\x18\x01 \x01(\t\x12\x0c\n\x04port\x18\x02 \x01(\r\x12\x12\n\nis_private\x18\x03 \x01(\x08\"\x90\x02\n\x0b\x44\x65scription\x12\n\n\x02id\x18\x05 \x01(\t\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x0f\n\x07release\x18\x02 \x01(\t\x12\x0f\n\x07library\x18\x03 \x01(\t\x12\x31\n\x05spans\x18\x04 \x03(\x0b\x32\".baremetalrt.compute.v1.HostedSpan\x12\x14\n\x0c\x62udget_bytes\x18\x06 \x01(\x04\x12\x0e\n\x06\x62yte_s\x18\x07 \x01(\x01\x12\x12\n\nexpulsions\x18\x08 \x01(\x04\x12\x16\n\x0e\x65xpulsion_list\x18\t \x01(\x0c\x12\x0e\n\x06renews\x18\n \x01(\x08\x12-\n\x06offers\x18\x0b \x03(\x0b\x32\x1d.baremetalrt.compute.v1.Offer\"[\n\x05Offer\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07torrent\x18\x02 \x01(\t\x12\x11\n\tnum_bytes\x18\x03 \x01(\x04\x12\x12\n\nis_private\x18\x04 \x01(\x08\x12\x0c\n\x04port\x18\x05 \x01(\r\"1\n\x04Peer\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x0c\n\x04text\x18\x03 \x01(\x0c\"\xa7\x01\n\x04Step\x12\x10\n\x08position\x18\x01 \x01(\r\x12\x0e\n\x06tokens\x18\x02 \x03(\r\x12\x0c\n\x04rows\x18\x03 \x01(\x0c\x12\x32\n\x08\x65ncoding\x18\x06 \x01(\x0e\x32 .baremetalrt.compute.v1.Encoding\x12,\n\x05reads\x18\x04 \x01(\x0e\x32\x1d.baremetalrt.compute.v1.Reads\x12\r\n\x05\x65poch\x18\x05 \x01(\r\"\xf1\x01\n\x04Open\x12\x0c\n\x04text\x18\x01 \x01(\x0c\x12\r\n\x05model\x18\x02 \x01(\t\x12\r\n\x05start\x18\x03 \x01(\r\x12\x0b\n\x03\x65nd\x18\x04 \x01(\r\x12\x0e\n\x06tokens\x18\x05 \x03(\r\x12\x10\n\x08\x63\x61pacity\x18\x06 \x01(\r\x12*\n\x04next\x18\x07 \x01(\x0b\x32\x1c.baremetalrt.compute.v1.Peer\x12\r\n\x05\x65poch\x18\x08 \x01(\r\x12\x32\n\x08\x65ncoding\x18\n \x01(\x0e\x32 .baremetalrt.compute.v1.Encoding\x12\x10\n\x08withheld\x18\t \x01(\r\x12\r\n\x05scope\x18\x0b \x01(\x0c\"U\n\x08Redirect\x12*\n\x04next\x18\x01 \x01(\x0b\x32\x1c.baremetalrt.compute.v1.Peer\x12\x0e\n\x06resend\x18\x02 \x01(\x08\x12\r\n\x05\x65poch\x18\x03 \x01(\r\"\x18\n\x04Grow\x12\x10\n\x08\x63\x61pacity\x18\x01 \x01(\r\")\n\x08Truncate\x12\x0e\n\x06length\x18\x01 \x01(\r\x12\r\n\x05\x65poch\x18\x02 \x01(\r\"\x15\n\x05\x43lose\x12\x0c\n\x04keep\x18\x01 \x01(\x08\"\xf7\x02\n\x07\x43ommand\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12,\n\x04open\x18\x02 \x01(\x0b\x32\x1c.baremetalrt.compute.v1.OpenH\x00\x12,\n\x04step\x18\x03 \x01(\x0b\x32\x1c.baremetalrt.compute.v1.StepH\x00\x12,\n\x04grow\x18\x04 \x01(\x0b\x32\x1c.baremetalrt.compute.v1.GrowH\x00\x12\x34\n\x08truncate\x18\x05 \x01(\x0b\x32 .baremetalrt.compute.v1.TruncateH\x00\x12\x34\n\x08redirect\x18\x06 \x01(\x0b\x32 .baremetalrt.compute.v1.RedirectH\x00\x12.\n\x05\x63lose\x18\x07 \x01(\x0b\x32\x1d.baremetalrt.compute.v1.CloseH\x00\x12.\n\x05probe\x18\x08 \x01(\x0b\x32\x1d.baremetalrt.compute.v1.ProbeH\x00\x42\x06\n\x04\x62ody\"\x07\n\x05Probe\"+\n\x04\x44one\x12\x0e\n\x06length\x18\x01 \x01(\r\x12\x13\n\x0bis_complete\x18\x02 \x01(\x08\"]\n\x06Result\x12\x10\n\x08position\x18\x01 \x01(\r\x12\x12\n\nnum_tokens\x18\x02 \x01(\r\x12\x10\n\x08num_rows\x18\x03 \x01(\r\x12\r\n\x05width\x18\x04 \x01(\r\x12\x0c\n\x04rows\x18\x05 \x01(\x0c\"c\n\x05\x46\x61ult\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12,\n\x05\x62lame\x18\x03 \x01(\x0e\x32\x1d.baremetalrt.compute.v1.Blame\x12\r\n\x05\x65poch\x18\x04 \x01(\r\"\xb0\x01\n\x06Report\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12,\n\x04\x64one\x18\x02 \x01(\x0b\x32\x1c.baremetalrt.compute.v1.DoneH\x00\x12\x30\n\x06result\x18\x03 \x01(\x0b\x32\x1e.baremetalrt.compute.v1.ResultH\x00\x12.\n\x05\x66\x61ult\x18\x04 \x01(\x0b\x32\x1d.baremetalrt.compute.v1.FaultH\x00\x42\x06\n\x04\x62ody\"B\n\x06Passed\x12\x0c\n\x04text\x18\x01 \x01(\x0c\x12*\n\x04step\x18\x02 \x01(\x0b\x32\x1c.baremetalrt.compute.v1.Step\"\n\n\x08Received*?\n\x08\x45ncoding\x12\x10\n\x0c\x45NCODING_F32\x10\x00\x12\x10\n\x0c\x45NCODING_F16\x10\x01\x12\x0f\n\x0b\x45NCODING_Q8\x10\x02*6\n\x05Reads\x12\x0e\n\nREADS_NONE\x10\x00\x12\x0e\n\nREADS_LAST\x10\x01\x12\r\n\tREADS_ALL\x10\x02*M\n\x05\x42lame\x12\x10\n\x0c\x42LAME_CALLER\x10\x00\x12\x0e\n\nBLAME_HERE\x10\x01\x12\x12\n\x0e\x42LAME_PREVIOUS\x10\x02\x12\x0e\n\nBLAME_NEXT\x10\x03\x32\xa1\x03\n\x07\x43ompute\x12X\n\x08\x44\x65scribe\x12\'.baremetalrt.compute.v1.DescribeRequest\x1a#.baremetalrt.compute.v1.Description\x12N\n\x05Renew\x12$.baremetalrt.compute.v1.RenewRequest\x1a\x1f.baremetalrt.compute.v1.Renewed\x12Q\n\x05Lists\x12$.baremetalrt.compute.v1.ListsRequest\x1a\".baremetalrt.compute.v1.ListsReply\x12M\n\x06\x41ttach\x12\x1f.baremetalrt.compute.v1.Command\x1a\x1e.baremetalrt.compute.v1.Report(\x01\x30\x01\x12J\n\x04Pass\x12\x1e.baremetalrt.compute.v1.Passed\x1a .baremetalrt.compute.v1.Received(\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'baremetalrt.peers.compute_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ENCODING']._serialized_start=2379
-  _globals['_ENCODING']._serialized_end=2442
-  _globals['_READS']._serialized_start=2444
-  _globals['_READS']._serialized_end=2498
-  _globals['_BLAME']._serialized_start=2500
-  _globals['_BLAME']._serialized_end=2577
+  _globals['_ENCODING']._serialized_start=2519
+  _globals['_ENCODING']._serialized_end=2582
+  _globals['_READS']._serialized_start=2584
+  _globals['_READS']._serialized_end=2638
+  _globals['_BLAME']._serialized_start=2640
+  _globals['_BLAME']._serialized_end=2717
   _globals['_DESCRIBEREQUEST']._serialized_start=59
   _globals['_DESCRIBEREQUEST']._serialized_end=120
   _globals['_RENEWREQUEST']._serialized_start=122
@@ -54,37 +54,39 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SOURCE']._serialized_start=559
   _globals['_SOURCE']._serialized_end=618
   _globals['_DESCRIPTION']._serialized_start=621
-  _globals['_DESCRIPTION']._serialized_end=846
-  _globals['_PEER']._serialized_start=848
-  _globals['_PEER']._serialized_end=897
-  _globals['_STEP']._serialized_start=900
-  _globals['_STEP']._serialized_end=1067
-  _globals['_OPEN']._serialized_start=1070
-  _globals['_OPEN']._serialized_end=1311
-  _globals['_REDIRECT']._serialized_start=1313
-  _globals['_REDIRECT']._serialized_end=1398
-  _globals['_GROW']._serialized_start=1400
-  _globals['_GROW']._serialized_end=1424
-  _globals['_TRUNCATE']._serialized_start=1426
-  _globals['_TRUNCATE']._serialized_end=1467
-  _globals['_CLOSE']._serialized_start=1469
-  _globals['_CLOSE']._serialized_end=1490
-  _globals['_COMMAND']._serialized_start=1493
-  _globals['_COMMAND']._serialized_end=1868
-  _globals['_PROBE']._serialized_start=1870
-  _globals['_PROBE']._serialized_end=1877
-  _globals['_DONE']._serialized_start=1879
-  _globals['_DONE']._serialized_end=1922
-  _globals['_RESULT']._serialized_start=1924
-  _globals['_RESULT']._serialized_end=2017
-  _globals['_FAULT']._serialized_start=2019
-  _globals['_FAULT']._serialized_end=2118
-  _globals['_REPORT']._serialized_start=2121
-  _globals['_REPORT']._serialized_end=2297
-  _globals['_PASSED']._serialized_start=2299
-  _globals['_PASSED']._serialized_end=2365
-  _globals['_RECEIVED']._serialized_start=2367
-  _globals['_RECEIVED']._serialized_end=2377
-  _globals['_COMPUTE']._serialized_start=2580
-  _globals['_COMPUTE']._serialized_end=2997
+  _globals['_DESCRIPTION']._serialized_end=893
+  _globals['_OFFER']._serialized_start=895
+  _globals['_OFFER']._serialized_end=986
+  _globals['_PEER']._serialized_start=988
+  _globals['_PEER']._serialized_end=1037
+  _globals['_STEP']._serialized_start=1040
+  _globals['_STEP']._serialized_end=1207
+  _globals['_OPEN']._serialized_start=1210
+  _globals['_OPEN']._serialized_end=1451
+  _globals['_REDIRECT']._serialized_start=1453
+  _globals['_REDIRECT']._serialized_end=1538
+  _globals['_GROW']._serialized_start=1540
+  _globals['_GROW']._serialized_end=1564
+  _globals['_TRUNCATE']._serialized_start=1566
+  _globals['_TRUNCATE']._serialized_end=1607
+  _globals['_CLOSE']._serialized_start=1609
+  _globals['_CLOSE']._serialized_end=1630
+  _globals['_COMMAND']._serialized_start=1633
+  _globals['_COMMAND']._serialized_end=2008
+  _globals['_PROBE']._serialized_start=2010
+  _globals['_PROBE']._serialized_end=2017
+  _globals['_DONE']._serialized_start=2019
+  _globals['_DONE']._serialized_end=2062
+  _globals['_RESULT']._serialized_start=2064
+  _globals['_RESULT']._serialized_end=2157
+  _globals['_FAULT']._serialized_start=2159
+  _globals['_FAULT']._serialized_end=2258
+  _globals['_REPORT']._serialized_start=2261
+  _globals['_REPORT']._serialized_end=2437
+  _globals['_PASSED']._serialized_start=2439
+  _globals['_PASSED']._serialized_end=2505
+  _globals['_RECEIVED']._serialized_start=2507
+  _globals['_RECEIVED']._serialized_end=2517
+  _globals['_COMPUTE']._serialized_start=2720
+  _globals['_COMPUTE']._serialized_end=3137
 # @@protoc_insertion_point(module_scope)

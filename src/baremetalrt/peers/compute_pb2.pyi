@@ -113,7 +113,7 @@ class Source(_message.Message):
     def __init__(self, torrent: _Optional[str] = ..., port: _Optional[int] = ..., is_private: _Optional[bool] = ...) -> None: ...
 
 class Description(_message.Message):
-    __slots__ = ("id", "version", "release", "library", "spans", "budget_bytes", "byte_s", "expulsions", "expulsion_list", "renews")
+    __slots__ = ("id", "version", "release", "library", "spans", "budget_bytes", "byte_s", "expulsions", "expulsion_list", "renews", "offers")
     ID_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     RELEASE_FIELD_NUMBER: _ClassVar[int]
@@ -124,6 +124,7 @@ class Description(_message.Message):
     EXPULSIONS_FIELD_NUMBER: _ClassVar[int]
     EXPULSION_LIST_FIELD_NUMBER: _ClassVar[int]
     RENEWS_FIELD_NUMBER: _ClassVar[int]
+    OFFERS_FIELD_NUMBER: _ClassVar[int]
     id: str
     version: int
     release: str
@@ -134,7 +135,22 @@ class Description(_message.Message):
     expulsions: int
     expulsion_list: bytes
     renews: bool
-    def __init__(self, id: _Optional[str] = ..., version: _Optional[int] = ..., release: _Optional[str] = ..., library: _Optional[str] = ..., spans: _Optional[_Iterable[_Union[HostedSpan, _Mapping]]] = ..., budget_bytes: _Optional[int] = ..., byte_s: _Optional[float] = ..., expulsions: _Optional[int] = ..., expulsion_list: _Optional[bytes] = ..., renews: _Optional[bool] = ...) -> None: ...
+    offers: _containers.RepeatedCompositeFieldContainer[Offer]
+    def __init__(self, id: _Optional[str] = ..., version: _Optional[int] = ..., release: _Optional[str] = ..., library: _Optional[str] = ..., spans: _Optional[_Iterable[_Union[HostedSpan, _Mapping]]] = ..., budget_bytes: _Optional[int] = ..., byte_s: _Optional[float] = ..., expulsions: _Optional[int] = ..., expulsion_list: _Optional[bytes] = ..., renews: _Optional[bool] = ..., offers: _Optional[_Iterable[_Union[Offer, _Mapping]]] = ...) -> None: ...
+
+class Offer(_message.Message):
+    __slots__ = ("name", "torrent", "num_bytes", "is_private", "port")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    TORRENT_FIELD_NUMBER: _ClassVar[int]
+    NUM_BYTES_FIELD_NUMBER: _ClassVar[int]
+    IS_PRIVATE_FIELD_NUMBER: _ClassVar[int]
+    PORT_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    torrent: str
+    num_bytes: int
+    is_private: bool
+    port: int
+    def __init__(self, name: _Optional[str] = ..., torrent: _Optional[str] = ..., num_bytes: _Optional[int] = ..., is_private: _Optional[bool] = ..., port: _Optional[int] = ...) -> None: ...
 
 class Peer(_message.Message):
     __slots__ = ("id", "address", "text")

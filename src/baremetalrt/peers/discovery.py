@@ -27,10 +27,13 @@ _EVERYWHERE: Final = ("0.0.0.0", "[::]", "::", "")
 
 @dataclass(frozen=True)
 class LocalNetwork:
-    """Where to announce and to look: the interface of that address, or all for 0.0.0.0."""
+    """Where to announce and to look: the interface of that address, or all for 0.0.0.0.
+
+    `fingerprint`: of the private swarm that is meant, if one is.
+    """
 
     listen: str
-    fingerprint: bytes
+    fingerprint: bytes = b""
 
     @property
     def tag(self) -> str:

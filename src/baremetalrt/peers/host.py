@@ -4,7 +4,7 @@ import asyncio
 import logging
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final, Self
 from urllib.parse import unquote
@@ -24,6 +24,7 @@ from baremetalrt.peers.bounded_queue import Allowance
 from baremetalrt.peers.hosted import Hosted, HostProfile
 from baremetalrt.peers.hosted_text import HostedText
 from baremetalrt.peers.lists import MAX_LISTS, MAX_LISTS_BYTES, NewerLists, within
+from baremetalrt.peers.offer import MAX_OFFERS, Offer
 from baremetalrt.peers.pass_streams import PassStream, PassStreams
 from baremetalrt.peers.reach import IPAddress, read_ip
 from baremetalrt.peers.silent_connections import close_silent, raise_file_limit
@@ -76,6 +77,8 @@ class Host:
         self.hosted: list[Hosted] = []
         self.port = 0
         self.profile = profile
+        # what can be had from this machine now
+        self.offers: Callable[[], Sequence[Offer]] = tuple
         self._allowed = allowed
         self._texts: dict[bytes, HostedText] = {}
         self._calls: Counter[tuple[str, str]] = Counter()
@@ -303,6 +306,7 @@ class Host:
             budget_bytes=profile.budget_bytes,
             byte_s=profile.byte_s or 0.0,
             spans=spans,
+            offers=[one.message() for one in self.offers()[:MAX_OFFERS]],
             renews=self._renewals is not None,
         )
 

@@ -10,6 +10,7 @@ from typing import Final
 from baremetalrt.core.errors import UsageError
 from baremetalrt.hosting.config import ShareConfig, load_share_config
 from baremetalrt.hosting.host import answer_when_hosted, host, keep_standing
+from baremetalrt.hosting.offering import offered
 from baremetalrt.hosting.open_model import begin, find_named, runs_on_peers
 from baremetalrt.hosting.options import RouteOptions, ShareOptions
 from baremetalrt.hosting.remote_model import open_remote
@@ -146,6 +147,8 @@ def _assemble(
             else:
                 _load(resident, model, on_event)
     seeding = _seeding(node, request, arriving)
+    if seeding is not None:
+        services.append(offered(lambda: seeding.client, swarm.config()))
     if share_config is not None:
         services.append(
             host(node, found, request.share, share_config, swarm, seeding, peers=route.via)

@@ -10,7 +10,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Final
 
 import msgspec
@@ -22,6 +22,8 @@ from baremetalrt.core.places import torrents_folder
 from baremetalrt.core.units import format_bytes
 from baremetalrt.swarm.cache_policy import decayed
 from baremetalrt.swarm.model_choice import is_meant
+from baremetalrt.swarm.records import FileSignature as FileSignature
+from baremetalrt.swarm.records import Record as Record
 
 _log = logging.getLogger("baremetalrt.swarm")
 _MIN_PREFIX_CHARS: Final = 8
@@ -29,54 +31,6 @@ _SHOWN_CHARS: Final = 12
 _RECORD: Final = "record.json"
 _DATA: Final = "data"
 _LOCK: Final = "lock"
-
-
-class FileSignature(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What the system says of a file; writes by anybody else than us change it."""
-
-    num_bytes: int
-    modified_ns: int
-    changed_ns: int
-    inode: int
-
-    @classmethod
-    def of(cls, path: Path) -> "FileSignature | None":
-        """The signature of a file as it is now; None if it is not there."""
-        try:
-            status = path.stat()
-        except OSError:
-            return None
-        return cls(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
-
-
-class Record(msgspec.Struct, kw_only=True):
-    """What we remember of a torrent beside what libtorrent does.
-
-    `paths` are the files of the model: relative to the folder, or absolute when they are somebody
-    else's, which are read and never written. `is_complete` says that every piece was verified and is
-    on disk. `wanted` lists the blocks to fetch without being asked, None for all of them. `num_sources`
-    says, per piece, how many peers had it when last seen. `audited` is where the search for rot goes on.
-    `choice` is the path of the model in a torrent of several, and `title` what that torrent is called.
-    `own_urls` are trackers and mirrors that the user of this machine named, wherever they are.
-    """
-
-    name: str
-    infohash_v1: str | None
-    infohash_v2: str | None
-    num_bytes: int
-    paths: list[str]
-    is_in_place: bool = False
-    is_complete: bool = False
-    swarm: str | None = None
-    added_at: float = 0.0
-    wanted: list[int] | None = None
-    num_sources: list[int] = []
-    num_have: int = 0
-    signatures: list[FileSignature | None] = []
-    audited: int = 0
-    choice: str | None = None
-    title: str | None = None
-    own_urls: list[str] = []
 
 
 class Uses(msgspec.Struct, kw_only=True):
@@ -169,6 +123,13 @@ class Entry:
     def is_meant(self, choice: str | None) -> bool:
         """Whether the model that is here may be meant by `choice`; None says nothing."""
         return choice is None or is_meant(self.record.choice or self.record.name, choice)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all of the model is here, and nobody touched it since it was verified."""
+        record = self.record
+        is_done = record.is_complete and not record.is_unchecked
+        return is_done and record.signatures == [FileSignature.of(p) for p in self.model_paths]
 
     def is_gone(self) -> bool:
         """Whether somebody has removed its folder."""
@@ -313,8 +274,10 @@ def _called(present: list[Entry], wanted: str) -> list[Entry]:
         return [h for h in (entry.id, record.infohash_v1, record.infohash_v2) if h]
 
     def names(entry: Entry) -> list[str]:
-        name = folded(entry.record.name)
-        return [name, f"{name}.gguf", folded(entry.record.title or name)]
+        record = entry.record
+        name = folded(record.name)
+        files = [] if record.is_unchecked else [PurePosixPath(f).stem for f in record.hub_files]
+        return [name, f"{name}.gguf", folded(record.title or name), *map(folded, files)]
 
     exact = [e for e in present if wanted in hashes(e)] or [
         e for e in present if wanted in names(e)

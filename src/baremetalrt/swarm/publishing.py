@@ -23,6 +23,19 @@ from baremetalrt.swarm.torrent_names import content_name, file_names
 from baremetalrt.weights.gguf import GGUFFile
 
 
+@dataclass(frozen=True)
+class HubOrigin:
+    """A file of a hub, as `OWNER/REPO/PATH`, and the hash that the hub says it has."""
+
+    file: str
+    sha256: str
+
+    def note(self, record: Record) -> None:
+        """Puts it into a record of the same content."""
+        record.hub_files = list(dict.fromkeys([*record.hub_files, self.file]))
+        record.sha256 = self.sha256
+
+
 @dataclass(frozen=True, kw_only=True)
 class PublishOptions:
     """What of a torrent is not in the model. Trackers and web seeds leave the info-hash as it is.
@@ -107,9 +120,12 @@ def publish_file(
     options: PublishOptions,
     *,
     swarm: Membership | None = None,
+    origin: HubOrigin | None = None,
     on_progress: Callable[[float], None] = lambda fraction: None,
 ) -> StoredTorrent:
     """Makes the torrent of a GGUF file and puts it into the catalogue, with the file where it is.
+
+    `origin`: which file of a hub it is, where that has been compared.
 
     Raises:
         UsageError, IntegrityError, CapacityError: see `GGUFFile.open`, `publish`, `catalog.add`.
@@ -129,6 +145,8 @@ def publish_file(
         num_have=metainfo.pieces.num_pieces,
         signatures=signatures(paths),
         own_urls=[*options.trackers, *options.web_seeds],
+        hub_files=[origin.file] if origin else [],
+        sha256=origin.sha256 if origin else None,
     )
     entry = catalog.add(metainfo.id, metainfo.raw, record)
     known = entry.record
@@ -142,7 +160,23 @@ def publish_file(
             write_durably(entry.metainfo_path, metainfo.raw)
             entry.record = record
             entry.save()
+    elif origin is not None:
+        remember_origin(entry, origin)
     return StoredTorrent(entry, metainfo)
+
+
+def remember_origin(entry: Entry, origin: HubOrigin) -> bool:
+    """Writes down which file of a hub a torrent is; False where another process has it in use."""
+    record = entry.record
+    if record.sha256 == origin.sha256 and origin.file in record.hub_files:
+        return True
+    try:
+        with entry.locked(), disk_errors():
+            origin.note(entry.record)
+            entry.save()
+    except UsageError:
+        return False
+    return True
 
 
 def _remember_urls(entry: Entry, urls: Sequence[str]) -> None:

@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from baremetalrt.core.errors import CapacityError, UsageError
 from baremetalrt.core.tasks import in_thread
+from baremetalrt.hosting.nearby import hub_offers
 from baremetalrt.node import events
 from baremetalrt.node.hub_models import pull_from_hub
 from baremetalrt.node.names import hint_for, meant_by
@@ -67,7 +68,9 @@ class Pulling:
         async with self._fetching:
             yield {"status": "pulling manifest"}
             work = asyncio.ensure_future(
-                in_thread(partial(pull_from_hub, source, on_event, swarm=self._swarm))
+                in_thread(
+                    partial(pull_from_hub, source, on_event, swarm=self._swarm, offers=hub_offers)
+                )
             )
             work.add_done_callback(lambda _: said.put_nowait(None))
             try:
