@@ -4,7 +4,8 @@ Three figures, everything on the loopback address, sides in turn. A second model
 first asked for, against a cold `bmrt run` of the same model and prompt. What each dialect computes
 beside the answer: processor time of the thread that serves, over loopback, against the same answer asked
 for inside the process; for a request (one token, whole), and for a token (streamed: what more tokens
-cost, divided by them). And `bmrt pull NAME` by a name of one's own, then a run, against `bmrt run MAGNET`.
+cost, divided by them). And `bmrt pull NAME` by a name of one's own, then a run, against a run of the
+magnet link.
 """
 
 import argparse
@@ -39,6 +40,7 @@ from baremetalrt.serve.openai import generation as g
 from baremetalrt.serve.openai.schema import ChatRequest, CompletionRequest
 from baremetalrt.session.session import GenerationStats
 from baremetalrt.weights.store import StoredModel, default_model
+from processes import Worker
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from commands import BMRT, ServerProcess, environment
@@ -222,8 +224,10 @@ class Measuring:
         self._ready.wait()
         try:
             print("beside the answer, processor time:")
-            for dialect in ADDRESSES:
-                self._show(dialect)
+            # In a process of its own, so that nobody waits for its interpreter lock.
+            with Worker("client_worker.py", {"port": self._port}) as self._client:
+                for dialect in ADDRESSES:
+                    self._show(dialect)
         except BaseException as error:
             self._failure = error
         finally:
@@ -257,7 +261,8 @@ class Measuring:
 
     def _asked(self, dialect: str, num_tokens: int, *, streams: bool) -> None:
         body = _body(dialect, self._model.name, num_tokens, streams=streams)
-        _post(self._port, ADDRESSES[dialect], body)
+        answer = self._client.ask({"path": ADDRESSES[dialect], "body": body})
+        assert answer["status"] == 200
 
     async def _answer(self, dialect: str, num_tokens: int) -> None:
         """What the server does to answer, without anything of HTTP."""
