@@ -49,7 +49,7 @@ metric_list:
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     home = tmp_path_factory.mktemp("measured")
-    with ServerProcess("--context", "1024", "--parallel", "1", home=home) as process:
+    with ServerProcess("--context", "1024", "--threads", "1", home=home) as process:
         yield process
 
 

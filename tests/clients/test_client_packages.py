@@ -13,8 +13,8 @@ pytestmark = pytest.mark.clients
 
 MODEL = "SmolLM2-135M-Instruct.Q4_1"
 # Its answer ends by itself: some clients take one that was cut for a failure.
-PROMPT = "Say hello."
-NUM_TOKENS = 64
+PROMPT = "What is 2+2?"
+NUM_TOKENS = 32
 SCRIPTS = (
     "litellm_client.py",
     "langchain_client.py",
@@ -30,7 +30,7 @@ SCRIPTS = (
 @pytest.fixture(scope="module")
 def tools_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     home = tmp_path_factory.mktemp("clients")
-    arguments = ("--context", "1024", "--parallel", "2", *with_tools(home))
+    arguments = ("--context", "1024", "--threads", "1", *with_tools(home))
     with ServerProcess(*arguments, home=home) as process:
         yield process
 
@@ -58,7 +58,7 @@ def test_a_client_is_answered(
     assert said["chat"].strip() == expected.strip()
     if "stream" in said:
         pieces = [piece for piece in said["stream"] if piece]
-        assert len(pieces) > 5 and "".join(pieces).strip() == expected.strip()
+        assert len(pieces) > 2 and "".join(pieces).strip() == expected.strip()
     if "response" in said:
         assert said["response"].strip() == expected.strip()
     if "call" in said:
