@@ -14,7 +14,7 @@ ROOT: Final = Path(__file__).parent
 PYTHON: Final = ROOT.parent.parent / ".venv" / "clients" / "bin" / "python"
 NODE_MODULES: Final = ROOT / "node_modules"
 # Prompts of agents are long, and machines are not always quiet.
-TIMEOUT_S: Final = 600.0
+TIMEOUT_S: Final = 1500.0
 # Nothing that a client sends leaves this machine: what tries to ends at a port where nobody listens.
 _NOWHERE: Final = "http://127.0.0.1:9"
 _QUIET: Final = {
