@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check
 
-.PHONY: run learn test lint test-slow soak test-interop test-devices bench protocol lock clean
+.PHONY: run learn test lint test-slow soak test-interop test-devices test-clients bench protocol lock clean
 .DEFAULT_GOAL := run
 
 # Nothing is installed by its name and version alone: hashes say which bytes it is.
@@ -48,6 +48,20 @@ soak: $(VENV)/test-ready
 test-interop: $(VENV)/test-ready
 	$(BIN)/pytest -m interop
 
+# Clients and agents of others, by their own packages, against a real server: in an environment of their
+# own, and in a folder that git ignores. What needs npm is left out where there is none.
+$(VENV)/clients-ready: tests/clients/requirements.txt
+	test -x $(VENV)/clients/bin/python || $(PYTHON) -m venv $(VENV)/clients
+	$(VENV)/clients/bin/python -m pip install --disable-pip-version-check --quiet --no-deps --requirement $<
+	touch $@
+
+tests/clients/node_modules: tests/clients/package.json
+	if command -v npm > /dev/null; then \
+		npm install --prefix tests/clients --no-package-lock --no-audit --no-fund && touch $@; fi
+
+test-clients: $(VENV)/test-ready $(VENV)/clients-ready tests/clients/node_modules
+	$(BIN)/pytest -m clients --timeout 1800 tests/clients
+
 # On a second device: a graphics card, or what Mesa computes in its place. Installs nothing, says what it
 # needs; without a choice of cards, Mesa's is taken.
 test-devices: $(VENV)/test-ready
@@ -72,6 +86,7 @@ bench: $(VENV)/test-ready
 	$(BIN)/python bench/kv_cache.py $(if $(QWEN),--qwen)
 	$(BIN)/python bench/streaming.py
 	$(BIN)/python bench/headline.py
+	$(BIN)/python bench/clients.py
 	$(BIN)/python bench/questions.py $(if $(QWEN),--qwen)
 
 # After a change to the protocol of the compute plane.

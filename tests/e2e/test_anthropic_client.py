@@ -9,6 +9,7 @@ import anthropic
 import pytest
 from anthropic import Anthropic
 from openai import OpenAI
+from pydantic import BaseModel
 
 from commands import ServerProcess
 
@@ -91,6 +92,24 @@ def test_a_stop_sequence_is_named(claude: Anthropic) -> None:
     assert (answer.stop_reason, answer.stop_sequence) == ("stop_sequence", stop)
 
 
+class _Fox(BaseModel):
+    name: str
+    age: int
+
+
+def test_a_schema_shapes_the_answer(claude: Anthropic) -> None:
+    """By the name that it has, and by that of the beta."""
+    limits: dict[str, Any] = GREEDY | {"max_tokens": 60}
+    asked: list[Any] = [{"role": "user", "content": "A fox, as JSON."}]
+    message = claude.messages.parse(messages=asked, output_format=_Fox, **limits)
+    assert isinstance(message.parsed_output, _Fox)
+    schema = _Fox.model_json_schema() | {"additionalProperties": False}
+    form = {"type": "json_schema", "schema": schema}
+    limits["extra_body"] = limits["extra_body"] | {"output_format": form}
+    (block,) = claude.messages.create(messages=asked, **limits).content
+    assert block.type == "text" and _Fox.model_validate_json(block.text) == message.parsed_output
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_tool_is_called_and_its_result_read(with_tools: ServerProcess, stream: bool) -> None:
     """As agents do it: a call, what came of it, and the conversation goes on."""
@@ -126,6 +145,7 @@ def test_a_tool_is_called_and_its_result_read(with_tools: ServerProcess, stream:
         ({"messages": [{"role": "user", "content": "w " * 4000}]}, anthropic.BadRequestError),
         ({"messages": [{"role": "nobody", "content": "x"}]}, anthropic.BadRequestError),
         ({"tools": [{"type": "web_search_20250305", "name": "web"}]}, anthropic.BadRequestError),
+        ({"extra_body": {"output_format": {"type": "text"}}}, anthropic.BadRequestError),
         (
             {"messages": [{"role": "user", "content": [{"type": "image", "source": {}}]}]},
             anthropic.BadRequestError,

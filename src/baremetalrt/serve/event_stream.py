@@ -5,7 +5,7 @@ from contextlib import AsyncExitStack, aclosing
 from typing import Any, Final
 
 from sse_starlette import EventSourceResponse
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from baremetalrt.core.errors import BareMetalError
 from baremetalrt.serve.json_response import to_json
@@ -73,3 +73,8 @@ class EventStream(EventSourceResponse):
         finally:
             await self._events.aclose()
             await self._held.aclose()
+
+    async def _send_with_timeout(self, send: Send, message: Message) -> None:
+        """The library's, without its timeout: connections have bounds of their own, and a scope for each
+        token costs more than its JSON."""
+        await send(message)

@@ -152,6 +152,8 @@ class KeyRing:
             for i, digest in enumerate((digest_of(key.encode()) for key in given), 1)
         }
         self._stored: dict[str, ApiKey] = {}
+        # Where it is does not change while a server runs, and to find out takes a third of a request.
+        self._file = keys_file()
         self._seen: tuple[int, ...] | None = None
         self._asks = bool(given)
         self._look()
@@ -171,7 +173,7 @@ class KeyRing:
     def _look(self) -> None:
         """Reads the file again, if it is another one."""
         try:
-            status = os.stat(keys_file())
+            status = os.stat(self._file)
             seen: tuple[int, ...] = (status.st_mtime_ns, status.st_ino, status.st_size)
         except OSError:
             seen = ()

@@ -14,6 +14,8 @@ from baremetalrt.serve.decoding import convert
 from baremetalrt.serve.openai.schema import ChatRequest, Count
 
 _CHOICES: Final = {"auto": "auto", "any": "required", "none": "none"}
+# Efforts that only this dialect has.
+_EFFORTS: Final = {"xhigh": "high", "max": "high"}
 
 
 class Block(msgspec.Struct):
@@ -52,6 +54,16 @@ class Thinking(msgspec.Struct):
     type: str
 
 
+class OutputFormat(msgspec.Struct):
+    type: str
+    schema: dict[str, Any] | None = None
+
+
+class OutputConfig(msgspec.Struct):
+    effort: str | None = None
+    format: OutputFormat | None = None
+
+
 class MessagesRequest(msgspec.Struct, kw_only=True):
     messages: Annotated[list[Message], msgspec.Meta(min_length=1)]
     model: str = ""
@@ -66,6 +78,9 @@ class MessagesRequest(msgspec.Struct, kw_only=True):
     tools: Annotated[list[AnthropicTool], msgspec.Meta(max_length=256)] | None = None
     tool_choice: ToolChoice | None = None
     thinking: Thinking | None = None
+    output_config: OutputConfig | None = None
+    # by its name of the beta
+    output_format: OutputFormat | None = None
 
 
 def as_chat(request: MessagesRequest) -> ChatRequest:
@@ -85,8 +100,14 @@ def as_chat(request: MessagesRequest) -> ChatRequest:
         "tools": [_tool(tool) for tool in request.tools or ()] or None,
         "tool_choice": _choice(request.tool_choice) if request.tools else None,
     }
+    output = request.output_config or OutputConfig()
     if request.thinking is not None:
-        fields["reasoning_effort"] = "none" if request.thinking.type == "disabled" else "medium"
+        effort = output.effort or "medium"
+        is_off = request.thinking.type == "disabled"
+        fields["reasoning_effort"] = "none" if is_off else _EFFORTS.get(effort, effort)
+    form = output.format or request.output_format
+    if form is not None:
+        fields["response_format"] = _form(form)
     return convert(fields, ChatRequest)
 
 
@@ -128,6 +149,16 @@ def _text(content: str | list[Block], where: str) -> str:
                 parameter="messages",
             )
     return "".join(block.text for block in content)
+
+
+def _form(form: OutputFormat) -> dict[str, Any]:
+    if form.type != "json_schema" or form.schema is None:
+        raise UsageError(
+            "a format of outputs is a json_schema with its schema",
+            code="request.invalid",
+            parameter="output_config.format",
+        )
+    return {"type": "json_schema", "json_schema": {"name": "output", "schema": form.schema}}
 
 
 def _tool(tool: AnthropicTool) -> dict[str, Any]:

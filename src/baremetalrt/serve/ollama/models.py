@@ -46,6 +46,8 @@ def show(name: str, path: Path, template: str | None = None) -> dict[str, Any]:
     family = str(about.get("architecture") or "")
     info = {
         "general.architecture": family,
+        # what editors call it
+        "general.basename": name,
         "general.parameter_count": about.get("parameters", 0),
         f"{family}.context_length": about.get("context", 0),
         f"{family}.embedding_length": about.get("width", 0),
