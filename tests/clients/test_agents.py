@@ -13,6 +13,7 @@ from clients_kit import require_program, run
 
 from baremetalrt.core.places import home
 from baremetalrt.serve.agents import ServedModel, start_of
+from baremetalrt.serve.looking import served_model
 from commands import ServerProcess
 
 pytestmark = pytest.mark.clients
@@ -27,7 +28,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedModel]:
         pytest.skip("`python bench/qwen.py` fetches the model first")
     folder = tmp_path_factory.mktemp("agents")
     with ServerProcess(str(path), "--context", "24576", home=folder) as process:
-        yield ServedModel(process.url, path.stem)
+        yield served_model(process.url, None, None)
 
 
 def test_codex_answers(served: ServedModel, tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from baremetalrt.serve.agents import AGENTS, ServedModel, start_of
+from baremetalrt.serve.agents import AGENTS, start_of
+from baremetalrt.serve.looking import served_model
 from baremetalrt.serve.service import service_of
 from commands import BMRT, ServerProcess, bmrt, environment
 
@@ -58,6 +59,8 @@ def test_an_agent_is_started_with_what_it_has_to_know(
     said = json.loads(variables["OPENCODE_CONFIG_CONTENT"])
     assert said["model"] == f"bmrt/{MODEL}"
     assert said["provider"]["bmrt"]["options"]["baseURL"] == f"{server.url}/v1"
+    limit = said["provider"]["bmrt"]["models"][MODEL]["limit"]
+    assert 0 < limit["output"] < limit["context"]
 
 
 @pytest.mark.parametrize("program", AGENTS)
@@ -68,7 +71,7 @@ def test_it_is_printed_as_a_shell_reads_it(
         "launch", program, "--print", "--url", server.url, "--api-key", "k'y", home=tmp_path
     )
     *exports, words = done.stdout.splitlines()
-    expected = start_of(program, ServedModel(server.url, MODEL, "k'y"))
+    expected = start_of(program, served_model(server.url, MODEL, "k'y"))
     assert tuple(shlex.split(words)) == expected.words
     pairs = [shlex.split(line)[1].partition("=") for line in exports]
     assert {name: value for name, _, value in pairs} == expected.variables

@@ -8,10 +8,12 @@ from pathlib import Path
 import libtorrent as lt
 import pytest
 
+from baremetalrt.index.known import add_name
+from baremetalrt.index.published import find_published
 from baremetalrt.weights.store import default_model
 from commands import ServerProcess, bmrt, wait_until
-from peers_kit import PeerProcess, founder, member
-from swarm_kit import LOOPBACK, make_home
+from peers_kit import PeerProcess, at_home, founder, member
+from swarm_kit import LOOPBACK, Seeder, make_home, publish_model, write_model
 
 
 @pytest.fixture
@@ -117,3 +119,23 @@ def test_a_list_is_handed_over_as_a_file(tmp_path: Path) -> None:
     assert [one["name"] for one in listed["followed"]] == ["anna"]
     assert bmrt("index", "unfollow", "anna", home=reader).returncode == 0
     assert names(reader, "tiny") == []
+
+
+def test_what_a_list_says_of_the_bytes_is_held(tmp_path: Path) -> None:
+    """A link that leads to another model is refused before anything of it is fetched."""
+    model = write_model(tmp_path / "model")
+    publisher, reader = make_home(tmp_path / "publisher"), make_home(tmp_path / "reader")
+    published(publisher, "anna")
+    metainfo = publish_model(model)
+    with at_home(publisher):
+        for name, content in (("right", metainfo.content_id), ("wrong", "1" * 64)):
+            add_name(name, metainfo.magnet, to=find_published("anna"), content=content)
+    path = publisher / "lists" / "published" / "anna" / "list.bmrt-list"
+    assert bmrt("index", "follow", str(path), home=reader).returncode == 0
+    with Seeder(metainfo.raw, model) as seed:
+        refused = bmrt("pull", "wrong", "--peer", seed.peer, home=reader)
+        assert refused.returncode != 0 and "it has other bytes" in refused.stderr
+        assert seed.uploaded_bytes == 0
+        taken = bmrt("pull", "right", "--peer", seed.peer, home=reader)
+        assert taken.returncode == 0, taken.stderr
+        assert "as the list anna has it" in taken.stderr

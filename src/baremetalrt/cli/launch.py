@@ -46,7 +46,7 @@ def command(
     # Before anybody is asked: whether it is known.
     start_of(program, ServedModel(url, ""))
     found = served_model(url, model, api_key)
-    start = start_of(program, ServedModel(url, found, api_key))
+    start = start_of(program, found)
     words = [*start.words, *arguments]
     if only_prints:
         for name, value in start.variables.items():
@@ -60,7 +60,7 @@ def command(
             code="agent.not-installed",
             hint="`bmrt launch --print` shows what it would be started with",
         )
-    output.note(f"{words[0]} with {found} at {url}")
+    output.note(f"{words[0]} with {found.model} at {url}")
     environment = {**os.environ, **start.variables}
     sys.stdout.flush()
     try:

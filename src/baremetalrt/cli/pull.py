@@ -45,19 +45,19 @@ def command(
     from baremetalrt.node.fetching import PullRequest, is_for_members, pull
     from baremetalrt.node.naming import find_torrent, is_hub_name
 
+    content: str | None = None
     if not os.path.exists(source) and find_torrent(source) is None:
-        from baremetalrt.node.names import meant_by
+        from baremetalrt.node.names import found_by
 
-        meant = meant_by(source)
-        if meant != source:
-            output.note(f"{source} is {meant}")
-            source = meant
+        if (found := found_by(source)) is not None:
+            output.note(f"{source} is {found.source}, as the list {found.publisher} has it")
+            source, content = found.source, found.content
     if is_hub_name(source):
         named = f"{source}:{file}" if file else source
-        _pull_from_hub(named, blocks, swarm, as_json=as_json)
+        _pull_from_hub(named, blocks, swarm, content, as_json=as_json)
         return
     source = with_choice(source, file) if file else source
-    request = PullRequest(source=source, blocks=blocks, swarm=swarm)
+    request = PullRequest(source=source, content=content, blocks=blocks, swarm=swarm)
 
     async def work(display: TorrentDisplay) -> "Pulled":
         if not await asyncio.to_thread(is_for_members, request):
@@ -107,10 +107,16 @@ def _hint_for(name: str) -> str | None:
 
 
 def _pull_from_hub(
-    source: str, blocks: BlockSpan | None, swarm: SwarmOptions, *, as_json: bool
+    source: str,
+    blocks: BlockSpan | None,
+    swarm: SwarmOptions,
+    content: str | None,
+    *,
+    as_json: bool,
 ) -> None:
     from baremetalrt.hosting.nearby import hub_offers
     from baremetalrt.node.hub_models import pull_from_hub
+    from baremetalrt.node.names import require_content
 
     if blocks is not None:
         raise UsageError(
@@ -122,6 +128,7 @@ def _pull_from_hub(
     with TorrentDisplay() as display:
         pulled = pull_from_hub(source, display.on_event, swarm=swarm, offers=hub_offers)
     metainfo = pulled.torrent.metainfo
+    require_content(content, metainfo)
     if as_json:
         output.print_json(
             {

@@ -8,6 +8,7 @@ from pathlib import Path
 from baremetalrt.blocks.needs import span_needs
 from baremetalrt.core.spans import BlockSpan
 from baremetalrt.node.events import Checking, OnEvent
+from baremetalrt.node.names import require_content
 from baremetalrt.node.watching import watched
 from baremetalrt.swarm.client import SwarmClient
 from baremetalrt.swarm.fetching import (
@@ -22,9 +23,13 @@ from baremetalrt.swarm.options import SwarmOptions
 
 @dataclass(frozen=True, kw_only=True)
 class PullRequest:
-    """`source` names a torrent; `blocks` are all that is wanted of it, None for the whole model."""
+    """`source` names a torrent; `blocks` are all that is wanted of it, None for the whole model.
+
+    `content` names the bytes that are meant, as `Metainfo.content_id` does, where a list says it.
+    """
 
     source: str
+    content: str | None = None
     blocks: BlockSpan | None = None
     swarm: SwarmOptions = field(default_factory=SwarmOptions)
 
@@ -60,7 +65,7 @@ async def pull(request: PullRequest, on_event: OnEvent) -> Pulled:
 
     Raises:
         UsageError: nothing is called that, or the model has fewer blocks.
-        IntegrityError: what was sent, or is here, is damaged.
+        IntegrityError: what was sent, or is here, is damaged, or not what a list means.
         CapacityError: the disk is full or failing.
     """
     started = time.monotonic()
@@ -71,6 +76,7 @@ async def pull(request: PullRequest, on_event: OnEvent) -> Pulled:
         watched(client, request.source, on_event) as watch,
     ):
         stored, peers = await obtain(client, request.source, peers=swarm.peers, swarm=swarm.swarm)
+        require_content(request.content, stored.metainfo)
         watch.waiting = Checking()
         torrent = await client.add(stored, peers=peers)
         if stored.entry.record.is_unchecked:

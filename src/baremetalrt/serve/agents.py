@@ -13,15 +13,21 @@ from baremetalrt.core.errors import UsageError
 # Programs ask for a key, whether or not the server does.
 _NO_KEY: Final = "none"
 _KEY_VARIABLE: Final = "BMRT_API_KEY"
+# Programs that know of no limit ask for tens of thousands of tokens, and a small model may give them.
+_MAX_ANSWER: Final = 4096
 
 
 @dataclass(frozen=True)
 class ServedModel:
-    """Where a model is asked. `url` is that of the server, without a path."""
+    """Where a model is asked. `url` is that of the server, without a path.
+
+    `context`: how many tokens a text may have, where the server says it.
+    """
 
     url: str
     model: str
     key: str | None = None
+    context: int | None = None
 
     @property
     def base_url(self) -> str:
@@ -48,7 +54,9 @@ def _codex(served: ServedModel) -> Start:
         provider["env_key"] = _KEY_VARIABLE
         variables[_KEY_VARIABLE] = served.key
     table = ", ".join(f"{name} = {json.dumps(value)}" for name, value in provider.items())
-    settings = ("model_provider=bmrt", f"model_providers.bmrt={{ {table} }}")
+    settings: tuple[str, ...] = ("model_provider=bmrt", f"model_providers.bmrt={{ {table} }}")
+    if served.context:
+        settings += (f"model_context_window={served.context}",)
     words = [word for one in settings for word in ("-c", one)]
     return Start(("codex", *words, "-m", served.model), variables)
 
@@ -68,11 +76,15 @@ def _claude(served: ServedModel) -> Start:
 
 
 def _opencode(served: ServedModel) -> Start:
+    model: dict[str, object] = {"name": served.model}
+    if served.context:
+        answer = min(_MAX_ANSWER, served.context // 4)
+        model["limit"] = {"context": served.context, "output": answer}
     provider = {
         "npm": "@ai-sdk/openai-compatible",
         "name": "BareMetalRT",
         "options": {"baseURL": served.base_url, "apiKey": served.any_key},
-        "models": {served.model: {"name": served.model}},
+        "models": {served.model: model},
     }
     settings = {"provider": {"bmrt": provider}, "model": f"bmrt/{served.model}"}
     return Start(("opencode",), {"OPENCODE_CONFIG_CONTENT": json.dumps(settings)})

@@ -7,14 +7,15 @@ from typing import Final
 
 from baremetalrt.core.errors import UsageError
 from baremetalrt.core.ids import folded
+from baremetalrt.serve.agents import ServedModel
 
 _DEADLINE_S: Final = 10.0
 _MAX_BYTES: Final = 1 << 20
 _UNAUTHORIZED: Final = 401
 
 
-def served_model(url: str, model: str | None, key: str | None) -> str:
-    """The model that is meant, or the first one.
+def served_model(url: str, model: str | None, key: str | None) -> ServedModel:
+    """The model that is meant, or the first one, and how long its texts may be, if it is loaded.
 
     Raises:
         UsageError: no server answers there, it asks for another key, or has no such model.
@@ -26,7 +27,7 @@ def served_model(url: str, model: str | None, key: str | None) -> str:
     try:
         with opener.open(request, timeout=_DEADLINE_S) as answer:
             listed = json.loads(answer.read(_MAX_BYTES))
-        names = [str(card["id"]) for card in listed["data"]]
+        contexts = {str(card["id"]): card.get("context_length") for card in listed["data"]}
     except urllib.error.HTTPError as error:
         error.close()
         is_key = error.code == _UNAUTHORIZED
@@ -35,17 +36,17 @@ def served_model(url: str, model: str | None, key: str | None) -> str:
             code="agent.refused",
             hint="give it by --api-key, or in BMRT_API_KEY" if is_key else None,
         ) from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(
             f"no server answers at {url}",
             code="agent.no-server",
             hint="start one beside: `bmrt serve`; or say where it is, by --url",
         ) from error
-    if model is None and names:
-        return names[0]
-    found = [name for name in names if folded(name) == folded(model or "")]
+    names = list(contexts)
+    found = [name for name in names if model is None or folded(name) == folded(model)]
     if found:
-        return found[0]
+        context = contexts[found[0]]
+        return ServedModel(url, found[0], key, context if isinstance(context, int) else None)
     raise UsageError(
         f"the server at {url} has no model" + (f" {model!r}" if model else " for who asks"),
         code="model.not-found",
