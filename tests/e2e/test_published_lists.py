@@ -123,7 +123,7 @@ def test_a_list_is_handed_over_as_a_file(tmp_path: Path) -> None:
 
 def test_what_a_list_says_of_the_bytes_is_held(tmp_path: Path) -> None:
     """A link that leads to another model is refused before anything of it is fetched."""
-    model = write_model(tmp_path / "model")
+    model = write_model(tmp_path)
     publisher, reader = make_home(tmp_path / "publisher"), make_home(tmp_path / "reader")
     published(publisher, "anna")
     metainfo = publish_model(model)
