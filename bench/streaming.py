@@ -122,16 +122,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--tokens", type=int, default=8)
+    parser.add_argument("--only", choices=("dense", "mixture"))
     given = parser.parse_args()
     if not available():
         print(
             "streaming: needs control groups of version 1, and rights to make them", file=sys.stderr
         )
         return
-    for name, model, num_tokens in (
-        ("dense", large_model.dense(), given.tokens),
-        ("mixture of experts", large_model.mixture(), 8 * given.tokens),
+    for name, make, num_tokens in (
+        ("dense", large_model.dense, given.tokens),
+        ("mixture", large_model.mixture, 8 * given.tokens),
     ):
+        if given.only not in (None, name):
+            continue
+        model = make()
         size = model.stat().st_size
         print(f"{name}, {size / 1e6:.0f} MB, in {SHARE * size / MIB:.0f} MiB")
         for rate_mb in RATES_MB:
