@@ -43,7 +43,7 @@ def parse_list_link(text: str) -> tuple[str, str | None]:
             "that is no link of a list of models",
             code="index.link",
             parameter="link",
-            hint="`bmrt index ls --published` says a publisher's: magnet:?xs=urn:btpk:…",
+            hint="`bmrt index lists` on the machine that publishes says it: magnet:?xs=urn:btpk:…",
         )
     topics = [v for name, v in said if name == "xt" and _V1_TOPIC.fullmatch(v)]
     return keys[0], f"magnet:?xt={topics[0]}" if topics else None
