@@ -39,6 +39,7 @@ _COMMANDS: Final = {
     "engine": "Faster builds of the library: list, install, use, remove.",
     "doctor": "Check library, devices, memory and store.",
     "bench": "Measure the speed of a model on this machine.",
+    "eval": "Measure how good a model is, on a text or on questions.",
     "completion": "Print a completion script for your shell.",
 }
 
