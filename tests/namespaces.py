@@ -76,7 +76,14 @@ class _Namespace:
         self.prefix = ["nsenter", f"--target={self.pid}", *enter, "--"]
 
     def run(self, *command: str) -> None:
-        done = subprocess.run([*self.prefix, *command], capture_output=True, text=True, timeout=120)
+        done = subprocess.run(
+            [*self.prefix, *command],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            # Where tools of the system are, for those whose path leaves them out.
+            env=os.environ | {"PATH": f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"},
+        )
         if done.returncode:
             raise NotPermitted(f"{' '.join(command)}: {done.stderr.strip()}")
 

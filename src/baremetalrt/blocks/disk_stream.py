@@ -49,11 +49,17 @@ class DiskStream:
         """The part is in its slot until the block ends; raises what reading it raised."""
         with self._changed:
             self._failures.pop(part, None)
+            # A read that was begun ahead may fail of what is over by now: it is tried once more.
+            was_ahead = self._unread.get(part, 0) > 0
             while not self._ahead.request(part):
                 self._read_on(part)
-                if part in self._failures:
-                    raise self._failures.pop(part)
-                self._changed.wait()
+                failure = self._failures.pop(part, None)
+                if failure is None:
+                    self._changed.wait()
+                elif was_ahead:
+                    was_ahead = False
+                else:
+                    raise failure
             if self.reads_ahead:
                 self._read_on()
         try:
