@@ -55,14 +55,8 @@ async def compare(addresses: list[str]) -> None:
         caller.close()
 
 
-@pytest.mark.parametrize(
-    "num_stages",
-    [
-        2,
-        pytest.param(3, marks=pytest.mark.slow),
-        pytest.param(5, marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("num_stages", [2, 3, 5])
 def test_as_many_stages_as_there_are_say_the_same(tmp_path: Path, num_stages: int) -> None:
     caller = founder(tmp_path / "caller")
     stored = default_model()
