@@ -16,7 +16,7 @@ from baremetalrt.index.links import is_list_link, list_link, parse_list_link
 from baremetalrt.index.lists import ListedModel
 from baremetalrt.index.published import PublishedList, create_list, find_published, published_lists
 from baremetalrt.index.signed import MAX_LIST_BYTES, SignedList, read_signed, sign_list
-from baremetalrt.node.published_lists import infohash_in, item_of
+from baremetalrt.node.published_lists import create, infohash_in, item_of
 
 NOW = datetime(2026, 11, 28, 12, tzinfo=UTC)
 KEY = Ed25519PrivateKey.generate()
@@ -107,6 +107,14 @@ def test_names_of_lists_do_not_pass_for_each_other() -> None:
     for alias in ("anna", "a-nna", "bundled", "own", "0wn", "bund1ed"):
         with pytest.raises(UsageError, match="is the name of another"):
             follow("2" * 64, alias)
+    for alias in ("../x", "a/b", "", "\u0430", "A"):
+        with pytest.raises(UsageError, match="cannot be the name"):
+            follow("2" * 64, alias)
+    create_list("ben", datetime.now(UTC))
+    with pytest.raises(UsageError, match="is the name of another"):
+        follow("2" * 64, "ben")
+    with pytest.raises(UsageError, match="is the name of another"):
+        create("anna")
 
 
 def test_a_list_is_published_and_its_names_are_known() -> None:

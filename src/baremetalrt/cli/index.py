@@ -56,16 +56,16 @@ def add_command(
     name: str, source: str, description: str, list_name: str | None, as_json: bool
 ) -> None:
     """Give a model a name of your own, which goes before all others; or put it on a published list."""
-    from baremetalrt.node.names import add_name
-    from baremetalrt.node.published_lists import add_to
+    if list_name:
+        from baremetalrt.node.published_lists import add_to
 
-    made = (
-        add_to(list_name, name, source, description)
-        if list_name
-        else add_name(name, source, description)
-    )
+        made = add_to(list_name, name, source, description)
+    else:
+        from baremetalrt.node.names import add_name
+
+        made = add_name(name, source, description)
     if as_json:
-        output.print_json(_as_json("own", made))
+        output.print_json(_as_json(list_name or "own", made))
     elif list_name:
         output.note(f"{list_name} has {name} from now on; `bmrt serve` publishes it")
     else:
@@ -77,13 +77,14 @@ def add_command(
 @click.option("--from", "list_name", metavar="LIST", help="A list of yours that others follow.")
 def remove_command(name: str, list_name: str | None) -> None:
     """Take a name of your own off the list, or off a published one."""
-    from baremetalrt.node.names import remove_name
-    from baremetalrt.node.published_lists import remove_from
-
     if list_name:
+        from baremetalrt.node.published_lists import remove_from
+
         remove_from(list_name, name)
         output.note(f"{list_name} has no {name} any more")
     else:
+        from baremetalrt.node.names import remove_name
+
         remove_name(name)
         output.note(f"{name} is no name of yours any more")
 

@@ -1,5 +1,6 @@
 """Lists of others that this machine follows, each by its publisher's key and under a name of its own."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,7 +12,8 @@ import msgspec
 from baremetalrt.core.errors import IntegrityError, UsageError
 from baremetalrt.core.files import disk_errors, write_durably
 from baremetalrt.core.places import lists_folder
-from baremetalrt.index.lists import BUNDLED, OWN, skeleton
+from baremetalrt.index.lists import BUNDLED, NAME_PATTERN, OWN, skeleton
+from baremetalrt.index.published import published_lists
 from baremetalrt.index.signed import SignedList, read_signed
 
 _SUFFIX: Final = ".bmrt-list"
@@ -74,25 +76,38 @@ def find_followed(text: str) -> FollowedList | None:
     return next((one for one in _followed() if wanted in (one.alias, one.key)), None)
 
 
+def require_free(alias: str) -> None:
+    """Raises `UsageError` for what is no name of a list, or that of another, or looks like it."""
+    if not re.fullmatch(NAME_PATTERN, alias, re.ASCII):
+        raise UsageError(
+            f"{alias[:80]!r} cannot be the name of a list",
+            code="index.name",
+            parameter="name",
+            hint="small letters, digits, '.', '_' and '-'",
+        )
+    shape = skeleton(alias)
+    published = (one.name for one in published_lists())
+    taken = [OWN, BUNDLED, *published, *(one.alias for one in _followed())]
+    if near := next((one for one in taken if skeleton(one) == shape), None):
+        raise UsageError(
+            f"{alias} cannot be the name of a list: {near} is the name of another",
+            code="index.name-taken",
+            parameter="link",
+            hint="choose another: `bmrt index follow … --as NAME`",
+        )
+
+
 def follow(key: str, alias: str) -> FollowedList:
     """Follows a key from now on, under a name that no other list has or looks like.
 
     Raises:
-        UsageError: another list has that name.
+        UsageError: it is no name, or another list has it.
         CapacityError: the disk is full or forbidden.
     """
     known = find_followed(key)
     if known is not None:
         return known
-    shape = skeleton(alias)
-    taken = [OWN, BUNDLED, *(one.alias for one in _followed())]
-    if near := next((one for one in taken if skeleton(one) == shape), None):
-        raise UsageError(
-            f"the list calls itself {alias}, and {near} is the name of another",
-            code="index.name-taken",
-            parameter="link",
-            hint="`--as NAME` gives it another name here",
-        )
+    require_free(alias)
     made = FollowedList(alias, key, 0)
     _remember(made)
     return made

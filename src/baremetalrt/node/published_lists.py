@@ -14,8 +14,7 @@ from baremetalrt.core.files import open_regular
 from baremetalrt.index import followed as follows
 from baremetalrt.index.followed import find_followed, followed_lists
 from baremetalrt.index.known import add_name, remove_name
-from baremetalrt.index.links import is_list_link as is_list_link
-from baremetalrt.index.links import list_link, parse_list_link
+from baremetalrt.index.links import is_list_link, list_link, parse_list_link
 from baremetalrt.index.lists import ListedModel
 from baremetalrt.index.published import create_list, find_published, published_lists
 from baremetalrt.index.signed import MAX_LIST_BYTES, SignedList, read_signed
@@ -43,7 +42,8 @@ class PublishedAs:
 
 
 def create(name: str) -> PublishedAs:
-    """A new list, under a new key; raises like `create_list`."""
+    """A new list, under a new key; raises like `create_list`, and for the name of a followed one."""
+    follows.require_free(name.strip().lower())
     return _published(create_list(name, _now()).name)
 
 
@@ -120,11 +120,8 @@ async def follow(
         raw = await asyncio.to_thread(_read_file, text)
         return await asyncio.to_thread(_take, raw, alias, text)
     key, _ = parse_list_link(text)
-    if ask is not None:
-        for raw in await ask({key: 0}):
-            with contextlib.suppress(IntegrityError):
-                if read_signed(raw, "the list", _now()).key == key:
-                    return await asyncio.to_thread(_take, raw, alias, "the list")
+    if ask is not None and (newest := _newest(key, await ask({key: 0}))) is not None:
+        return await asyncio.to_thread(_take, newest.raw, alias, "the list")
     async with SwarmClient(swarm.config()) as client:
         raw = await find_list(client, text, swarm.peers)
     signed = read_signed(raw, "the list", _now())
@@ -133,6 +130,17 @@ async def follow(
             "what came is the list of another publisher", code="index.forged", source=text[:200]
         )
     return await asyncio.to_thread(_take, raw, alias, "the list")
+
+
+def _newest(key: str, lists: Iterable[bytes]) -> SignedList | None:
+    """The newest list of a key among what members sent, whatever else is among it."""
+    sound = []
+    for raw in lists:
+        with contextlib.suppress(IntegrityError):
+            signed = read_signed(raw, "a list of a member's", _now())
+            if signed.key == key:
+                sound.append(signed)
+    return max(sound, key=lambda one: one.number, default=None)
 
 
 def newer_than(known: Mapping[str, int]) -> list[bytes]:
